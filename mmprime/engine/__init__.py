@@ -1,0 +1,25 @@
+"""The method of mmprime: codecs, canvas, schedules, plans, likelihoods, sampling. Needs torch only.
+
+Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-token is visible; a hidden sub-token is -1.
+"""
+
+from .canvas import Canvas, Span
+from .codec import MASK_ID, Codec
+from .cooccurrence import ppmi_vectors
+from .denoiser import Condition, Denoiser
+from .exact import ExactLikelihood
+from .grid import log_mass
+from .guidance import Guided
+from .law import LAWS
+from .likelihood import joint_loss, nelbo, plan_nats
+from .masking import corrupt, partial_states, transition_matrix
+from .plan import ABSENT, Plan, halton_order
+from .rng import mix
+from .sampling import Sample, Trace, sample
+from .schedule import AlphaValue, Schedule
+
+__all__ = [
+    "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "Codec", "Condition", "Denoiser", "ExactLikelihood",
+    "Guided", "Plan", "Sample", "Schedule", "Span", "Trace", "corrupt", "halton_order", "joint_loss", "log_mass",
+    "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "transition_matrix",
+]  # fmt: skip

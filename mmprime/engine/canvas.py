@@ -1,0 +1,155 @@
+"""The canvas: how one example lies on a flat row of N sub-tokens.
+
+A canvas is a list of spans (a modality, its length or grid, its codec). The engine sees the flat row; a span is
+viewed as (B, L, S). Order on the row: spans in order, tokens in raster order, digits in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .codec import MASK_ID, Codec
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of tokens of one modality: `length` is a count, or (height, width) for a grid."""
+
+    name: str
+    length: int | tuple[int, int]
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        sides = (self.length,) if isinstance(self.length, int) else tuple(self.length)
+        if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+            raise ValueError(f"span {self.name!r}: length {self.length!r} must be a positive count or (height, width)")
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(height, width), or None for a sequence."""
+        return None if isinstance(self.length, int) else (self.length[0], self.length[1])
+
+    @property
+    def num_tokens(self) -> int:
+        return self.length if isinstance(self.length, int) else math.prod(self.length)
+
+    @property
+    def num_subtokens(self) -> int:
+        return self.num_tokens * self.codec.num_digits
+
+
+class Canvas:
+    """The layout of one example. Raises ValueError on no spans or a repeated name."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self.spans: tuple[Span, ...] = tuple(spans)
+        names = [span.name for span in self.spans]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"a canvas needs spans of different names, got {names}")
+        self._token_start: dict[str, int] = {}
+        self._subtoken_start: dict[str, int] = {}
+        token, digit, span_of = [], [], []
+        tokens = subtokens = 0
+        for index, span in enumerate(self.spans):
+            self._token_start[span.name], self._subtoken_start[span.name] = tokens, subtokens
+            places = span.codec.num_digits
+            token.append(torch.arange(tokens, tokens + span.num_tokens).repeat_interleave(places))
+            digit.append(torch.arange(places).repeat(span.num_tokens))
+            span_of.append(torch.full((span.num_subtokens,), index))
+            tokens, subtokens = tokens + span.num_tokens, subtokens + span.num_subtokens
+        self.num_tokens, self.num_subtokens = tokens, subtokens
+        self.token_of = torch.cat(token)
+        self.digit_of = torch.cat(digit)
+        self.span_of = torch.cat(span_of)
+
+    def has(self, name: str) -> bool:
+        return name in self._token_start
+
+    def span(self, name: str) -> Span:
+        """The span of that name. Raises ValueError naming the spans there are."""
+        for span in self.spans:
+            if span.name == name:
+                return span
+        raise ValueError(f"no span {name!r} on this canvas; it has {[span.name for span in self.spans]}")
+
+    def token_slice(self, name: str) -> slice:
+        """Where the span's tokens lie among all L tokens."""
+        span = self.span(name)
+        return slice(self._token_start[name], self._token_start[name] + span.num_tokens)
+
+    def subtoken_slice(self, name: str) -> slice:
+        """Where the span's sub-tokens lie among all N."""
+        span = self.span(name)
+        return slice(self._subtoken_start[name], self._subtoken_start[name] + span.num_subtokens)
+
+    def pack(self, codes: Mapping[str, Tensor]) -> Tensor:
+        """{"name": (B, L) or (B, h, w) codes} -> y (B, N). A span that is left out is hidden (`MASK_ID`)."""
+        if not codes:
+            raise ValueError("nothing to pack: give the codes of at least one span")
+        for name in codes:
+            self.span(name)
+        first = next(iter(codes.values()))
+        rows = []
+        for span in self.spans:
+            if span.name not in codes:
+                rows.append(torch.full((len(first), span.num_subtokens), MASK_ID, device=first.device))
+                continue
+            x = codes[span.name].flatten(1)
+            if x.shape != (len(first), span.num_tokens):
+                shape = tuple(codes[span.name].shape)
+                raise ValueError(f"span {span.name!r} holds {len(first)} x {span.num_tokens} codes, got shape {shape}")
+            rows.append(span.codec.encode(x).flatten(1))
+        return torch.cat(rows, 1)
+
+    def unpack(self, y: Tensor) -> dict[str, Tensor]:
+        """y (B, N) -> {"name": (B, L) codes}. Raises ValueError if a digit is still hidden."""
+        return {span.name: span.codec.decode(self.view(y, span.name)) for span in self.spans}
+
+    def view(self, y: Tensor, name: str) -> Tensor:
+        """The span of a row (..., N) as (..., L, S)."""
+        self.check(y)
+        span = self.span(name)
+        return y[..., self.subtoken_slice(name)].unflatten(-1, (span.num_tokens, span.codec.num_digits))
+
+    def check(self, y: Tensor) -> None:
+        if y.shape[-1] != self.num_subtokens:
+            raise ValueError(f"expected {self.num_subtokens} sub-tokens on the last axis, got shape {tuple(y.shape)}")
+
+    def mask(
+        self,
+        name: str | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        digits: Sequence[int] | None = None,
+    ) -> Tensor:
+        """A region as (N,) bool: a span, a box (x0, y0, x1, y1) of its grid (x1, y1 excluded), some digit places.
+
+        Raises ValueError on a box outside the grid or without a grid to lie on.
+        """
+        region = torch.ones(self.num_subtokens, dtype=torch.bool)
+        if name is not None:
+            region = self.span_of == [span.name for span in self.spans].index(self.span(name).name)
+        if box is not None:
+            region = region & self._box(name, box)
+        if digits is not None:
+            region = region & torch.isin(self.digit_of, torch.tensor(list(digits)))
+        return region
+
+    def _box(self, name: str | None, box: tuple[int, int, int, int]) -> Tensor:
+        grid = None if name is None else self.span(name).grid
+        if name is None or grid is None:
+            raise ValueError(f"box {box} needs a span with a grid, got {name!r}")
+        x0, y0, x1, y1 = box
+        if not (0 <= x0 < x1 <= grid[1] and 0 <= y0 < y1 <= grid[0]):
+            raise ValueError(f"box {box} (x0, y0, x1, y1) lies outside the {grid[1]} x {grid[0]} grid of {name!r}")
+        place = self.token_of - self._token_start[name]
+        row, column = place // grid[1], place % grid[1]
+        return (row >= y0) & (row < y1) & (column >= x0) & (column < x1)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{s.name}: {s.length} x {s.codec.radices}" for s in self.spans)
+        return f"Canvas({parts})"

@@ -1,0 +1,87 @@
+"""Distributions over one token's digit grid.
+
+For a token with joint logits g over the grid [b_1, ..., b_S] and a partly visible row y of digits,
+
+    p(cell | y) = softmax of g over the cells that agree with y                 `log_posterior`
+    log p(y_after | y) = logsumexp of log p(cell | y) over the cells that agree with y_after too     `log_mass`
+
+Agreement with y is a sum of one small vector per axis (0 or -inf), so no (tokens, codes, digits) tensor is built.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .rng import categorical
+
+
+def constrain(grid: Tensor, y: Tensor) -> Tensor:
+    """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
+    for axis, radix in enumerate(grid.shape[1:]):
+        digit = y[:, axis]
+        if not bool((digit >= 0).any()):  # nothing of this place is visible
+            continue
+        place = torch.arange(radix, device=grid.device)
+        clash = (digit[:, None] >= 0) & (digit[:, None] != place)
+        shape = [len(grid)] + [1] * (grid.ndim - 1)
+        shape[axis + 1] = radix
+        bias = torch.zeros(clash.shape, dtype=grid.dtype, device=grid.device).masked_fill(clash, -math.inf)
+        grid = grid + bias.view(shape)
+    return grid
+
+
+def log_posterior(grid: Tensor, y: Tensor) -> Tensor:
+    """log p(cell | visible digits y): (M, b_1, ..., b_S), (M, S) -> (M, b_1, ..., b_S)."""
+    return torch.log_softmax(constrain(grid, y).flatten(1), -1).view(grid.shape)
+
+
+def log_mass(grid: Tensor, y: Tensor) -> Tensor:
+    """log of the mass of the cells that agree with y: (M, b_1, ..., b_S), (M, S) -> (M,)."""
+    if bool((y >= 0).all()):  # complete rows name one cell each
+        cell = torch.zeros_like(y[:, 0])
+        for axis, radix in enumerate(grid.shape[1:]):
+            cell = cell * radix + y[:, axis]
+        return grid.flatten(1).gather(1, cell[:, None])[:, 0]
+    return torch.logsumexp(constrain(grid, y).flatten(1), -1)
+
+
+def draw(
+    grid: Tensor, y: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a whole cell for each token from p(cell | y): exact in float64.
+
+    grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
+    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the law drawn from.
+    temperature 0 takes the most probable cell. top_p keeps the smallest set of cells of at least that probability.
+    """
+    logits = constrain(grid, y).flatten(1).double()
+    if temperature > 0:
+        logits = logits / temperature
+    probs = torch.softmax(logits, -1)
+    if temperature == 0:
+        probs = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
+    if top_p < 1:
+        probs = _nucleus(probs, top_p)
+    cell = categorical(probs, u.to(probs.device))
+    entropy = -torch.special.xlogy(probs, probs).sum(-1)
+    return cell, probs.gather(-1, cell[:, None])[:, 0], entropy
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of cells whose probability reaches top_p; renormalise."""
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = torch.zeros_like(probs).scatter_(-1, index, ordered.masked_fill(before >= top_p, 0.0))
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:
+    """Flat grid index (M,) -> digits (M, S)."""
+    digits = []
+    for radix in reversed(radices):
+        digits.append(cell % radix)
+        cell = cell // radix
+    return torch.stack(digits[::-1], -1)

@@ -1,0 +1,154 @@
+"""Schedules: α(t), the chance that a sub-token is visible at time t, with its derivative.
+
+    t = 0 clean, t = 1 masked;   α(0) = 1, α(1) = 0, α decreasing
+    w(t) = -α'(t) / (1 - α(t))                    the weight of the bound
+    τ = α^{-1}(u), u ~ U(0, 1)                    the time at which a sub-token is revealed, going from 1 to 0
+
+Sources: Sahoo et al. (MDLM), arXiv 2406.07524, eq. 10; Shi et al. (MD4), arXiv 2406.04329, table 1 (cosine and
+polynomial). Region-wise: α_r(t) = α(clip((t - a_r) / (b_r - a_r), 0, 1)).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .canvas import Canvas
+
+
+class AlphaValue(NamedTuple):
+    """α(t) and dα/dt."""
+
+    alpha: Tensor
+    derivative: Tensor
+
+
+class Schedule(ABC):
+    """A distribution of reveal times. `at` gives α with its derivative, `inverse` gives the time at which α = a."""
+
+    @abstractmethod
+    def at(self, t: Tensor) -> AlphaValue:
+        """α(t) and α'(t), elementwise (region-wise schedules broadcast t over the last axis N)."""
+
+    @abstractmethod
+    def inverse(self, a: Tensor) -> Tensor:
+        """The time t with α(t) = a."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.at(t).alpha
+
+    def weight(self, t: Tensor) -> Tensor:
+        """w(t) = -α'(t) / (1 - α(t)), and 0 where nothing can be hidden (α = 1)."""
+        alpha, derivative = self.at(t)
+        hidden = 1 - alpha
+        return torch.where(hidden > 0, -derivative / hidden.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
+
+    @staticmethod
+    def linear() -> Schedule:
+        """α = 1 - t."""
+        return Polynomial(1.0)
+
+    @staticmethod
+    def polynomial(power: float) -> Schedule:
+        """α = 1 - t^p."""
+        return Polynomial(power)
+
+    @staticmethod
+    def cosine() -> Schedule:
+        """α = 1 - cos(π/2 (1 - t)): few at first, many at the end (MaskGIT)."""
+        return Cosine()
+
+    @staticmethod
+    def regions(parts: Mapping[str, Schedule] | Sequence[tuple[Tensor, Schedule]], canvas: Canvas) -> Schedule:
+        """A schedule for each region: span names, or (mask (N,), schedule) pairs; together they tile the canvas."""
+        pairs = (
+            [(canvas.mask(name), schedule) for name, schedule in parts.items()]
+            if isinstance(parts, Mapping)
+            else list(parts)
+        )
+        return Regions(tuple(pairs))
+
+    def window(self, start: float, stop: float) -> Schedule:
+        """This schedule squeezed into the times [start, stop] (t = 1 is the beginning of sampling)."""
+        return Windowed(self, start, stop)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    power: float
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"a polynomial schedule needs a power > 0, got {self.power}")
+
+    def at(self, t: Tensor) -> AlphaValue:
+        return AlphaValue(1 - t**self.power, -self.power * t ** (self.power - 1))
+
+    def inverse(self, a: Tensor) -> Tensor:
+        return (1 - a) ** (1 / self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    def at(self, t: Tensor) -> AlphaValue:
+        angle = math.pi / 2 * (1 - t)
+        return AlphaValue(1 - torch.cos(angle), -math.pi / 2 * torch.sin(angle))
+
+    def inverse(self, a: Tensor) -> Tensor:
+        return 1 - torch.arccos((1 - a).clamp(-1, 1)) / (math.pi / 2)
+
+
+@dataclass(frozen=True)
+class Windowed(Schedule):
+    base: Schedule
+    start: float
+    stop: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= 1:
+            raise ValueError(f"a window needs 0 <= start < stop <= 1, got [{self.start}, {self.stop}]")
+
+    def at(self, t: Tensor) -> AlphaValue:
+        width = self.stop - self.start
+        alpha, derivative = self.base.at(((t - self.start) / width).clamp(0, 1))
+        inside = (t >= self.start) & (t <= self.stop)
+        return AlphaValue(alpha, torch.where(inside, derivative / width, torch.zeros_like(derivative)))
+
+    def inverse(self, a: Tensor) -> Tensor:
+        return self.start + (self.stop - self.start) * self.base.inverse(a)
+
+
+class Regions(Schedule):
+    """One schedule for each region of a flat row; t broadcasts over the last axis N."""
+
+    def __init__(self, parts: tuple[tuple[Tensor, Schedule], ...]) -> None:
+        cover = torch.stack([mask.long() for mask, _ in parts]).sum(0)
+        if not (cover == 1).all():
+            place = int((cover != 1).nonzero()[0])
+            raise ValueError(f"regions must tile the canvas: sub-token {place} lies in {int(cover[place])} of them")
+        self.parts = parts
+
+    def constant_on(self, group_of: Tensor) -> bool:
+        """Whether every group of positions (group_of: (N,) ids) lies inside one region."""
+        which = torch.stack([mask.long() * i for i, (mask, _) in enumerate(self.parts)]).sum(0)
+        same = group_of.diff() == 0
+        return not bool((which.diff()[same] != 0).any())
+
+    def at(self, t: Tensor) -> AlphaValue:
+        values = [schedule.at(t) for _, schedule in self.parts]
+        return AlphaValue(self._merge([v.alpha for v in values]), self._merge([v.derivative for v in values]))
+
+    def inverse(self, a: Tensor) -> Tensor:
+        return self._merge([schedule.inverse(a) for _, schedule in self.parts])
+
+    def _merge(self, values: list[Tensor]) -> Tensor:
+        merged = torch.zeros((), dtype=values[0].dtype, device=values[0].device)
+        for (mask, _), value in zip(self.parts, values):
+            merged = torch.where(mask.to(value.device), value, merged)
+        return merged
