@@ -1,0 +1,85 @@
+"""The only place where names in a config become objects: task, device, processes, Trainer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmprime.training import distributed, rng
+from mmprime.training.config import ConfigError
+from mmprime.training.distributed import World
+from mmprime.training.loop import Trainer
+from mmprime.training.schema import Config
+from mmprime.training.task import Task
+
+
+def build_device(config: Config) -> torch.device:
+    """The device ``run.device`` names (this process's own GPU under torchrun), and the number of CPU threads set."""
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    if config.run.deterministic:
+        torch.use_deterministic_algorithms(True)
+    name = config.run.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"run.device={name} is no device; use auto, cpu, cuda or cuda:0") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"run.device={name}, but torch sees no CUDA device; use run.device=cpu")
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
+def build_task(config: Any, device: torch.device | str = "cpu", cache: Path | None = None) -> Task:
+    """The task of a config, with its data loaded and its model initialised from ``run.seed``.
+
+    ``cache``: folder where what is costly to build (clustered codecs) is kept for the next start; None: built anew.
+    """
+    rng.seed_globals(config.run.seed, "build")
+    if config.task == "toy":
+        from mmprime.training.toy_task import ToyTask
+
+        return ToyTask(config, device)
+    if config.task == "diffusion":
+        from mmprime.training.diffusion_task import DiffusionTask
+
+        return DiffusionTask.from_config(config, device, cache)
+    if config.task == "tokenizer":
+        from mmprime.training.tokenizer_task import TokenizerTask
+
+        return TokenizerTask(config, device)
+    raise ConfigError(f"task={config.task} is unknown")
+
+
+def build_trainer(config: Any) -> Trainer:
+    """Everything from a config to a Trainer that is ready to run (and has resumed, if there was what to resume)."""
+    device = build_device(config)
+    world = distributed.start(device)
+    with world.main_first():
+        task = build_task(config, device, Path(config.run.dir))
+    return Trainer(task, config, world, device)
+
+
+def dry_run(config: Any) -> dict[str, float]:
+    """Build all, compute the losses of the first micro-batch, write nothing; returns sizes and losses."""
+    device = build_device(config)
+    task = build_task(config, device)
+    trainer_order = torch.arange(min(config.train.batch, task.num_examples), device=device)
+    generator = rng.generator_for("cpu", config.run.seed, "dry run")
+    numbers: dict[str, float] = {"examples": task.num_examples}
+    for name, parameters in task.parameter_groups().items():
+        numbers[f"parameters/{name}"] = sum(p.numel() for p in parameters)
+    for name, loss, _ in task.losses(trainer_order, generator, 0):
+        numbers[f"loss/{name}"] = float(loss.detach())
+    return numbers
+
+
+__all__ = ["World", "build_device", "build_task", "build_trainer", "dry_run"]

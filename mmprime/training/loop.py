@@ -1,0 +1,346 @@
+"""The Trainer: steps of a Task, with everything a long run needs around them.
+
+    step k:  for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
+             sum over processes; stop if anything is not finite; clip; AdamW at lr(k); EMA
+    then, where due: log · validate and draw samples with averaged weights · checkpoint
+
+Stopped by Ctrl-C, SIGTERM or kill -9 and started again, a run continues to bitwise the same weights: what a step
+computes depends on the stored state and on (seed, k, m) only.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmprime.training import rng
+from mmprime.training.checkpoint import (
+    Checkpoints,
+    optimizer_tensors,
+    restore_optimizer,
+    under_prefix,
+    with_prefix,
+)
+from mmprime.training.config import as_dict
+from mmprime.training.data_order import DataOrder
+from mmprime.training.distributed import World
+from mmprime.training.ema import EMA
+from mmprime.training.log import Progress, RunLog, Window, numbers
+from mmprime.training.optim import build_optimizer, learning_rate
+from mmprime.training.schema import Config
+from mmprime.training.signals import StopRequest
+from mmprime.training.task import Task
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or gradient was not finite; the message says where the batch was saved."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; stored in each checkpoint."""
+
+    step: int = 0  # steps done; also the data position
+    events_step: int = -1  # the last step whose validation and samples are done
+    best_step: int | None = None
+    best_value: float = math.inf
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How :meth:`Trainer.run` ended. ``signal`` is the number of the signal that stopped it, or None."""
+
+    step: int
+    metrics: dict[str, float]
+    signal: int | None = None
+
+
+class Trainer:
+    """Trains ``task`` as ``config`` says, in ``config.run.dir``; continues a run that stands there.
+
+    Raises:
+        ValueError: micro-batches that cannot be shared out; a run.dir against ``run.resume``; a checkpoint that does
+            not fit the task.
+    """
+
+    def __init__(
+        self, task: Task, config: Config, world: World | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self.task, self.config, self.train = task, config, config.train
+        self.world, self.device = world or World(), torch.device(device)
+        self.directory = Path(config.run.dir)
+        self.order = DataOrder(
+            task.num_examples,
+            self.train.batch,
+            self.train.accumulate,
+            config.run.seed,
+            self.world.rank,
+            self.world.size,
+        )
+        self.groups = task.parameter_groups()
+        self.optimizers = {name: build_optimizer(list(group), self.train) for name, group in self.groups.items()}
+        self.names = {id(p): name for name, p in task.modules.named_parameters()}
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
+        self.at, self.window = Position(), Window()
+        self.stop = StopRequest()
+        self.world.broadcast(task.modules)
+        self.ema = EMA(task.modules, self.train.ema)
+        self._resume()
+
+    def run(self) -> Outcome:
+        """Train to ``train.steps`` or until a signal, which saves a checkpoint first."""
+        main = self.world.is_main
+        done = self.at.events_step == self.at.step
+        self.log = RunLog(self.directory if main else None, self.at.step, done)
+        self.progress = Progress(self.train.steps, self.order.samples_per_step, self.at.step, main)
+        try:
+            with self.stop.listening():
+                return self._loop()
+        finally:
+            self.progress.close()
+            self.log.close()
+
+    def export(self, directory: Path) -> None:
+        """Write the task's model directory from the averaged weights."""
+        if self.world.is_main:
+            with self._averaged():
+                self.task.export(directory)
+        self.world.barrier()
+
+    def _loop(self) -> Outcome:
+        while True:
+            improved = self.at.events_step < self.at.step and self._events()
+            if self._save_due(improved):
+                self.save()
+            if self.at.step >= self.train.steps:
+                return Outcome(self.at.step, self.at.metrics)
+            stopped = self._step()
+            self.progress.advance()
+            if self.at.step % self.train.log_every == 0:
+                self._log()
+            if stopped:
+                path = self.save()
+                self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
+                return Outcome(self.at.step, self.at.metrics, self.stop.signal or signal.SIGTERM)
+
+    # one step
+
+    def _step(self) -> bool:
+        """One optimizer step; True if any process was told to stop."""
+        self.task.modules.train()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        bad: list[int] = []
+        for micro in self.order.own_micro_batches():
+            if not self._backward(micro):
+                bad.append(micro)
+        for parameters in self.groups.values():
+            self.world.sum_gradients(parameters)
+        stats = self.world.sum(torch.tensor([float(len(bad)), float(self.stop.signal is not None)], device=self.device))
+        norms = {name: self._clip(parameters) for name, parameters in self.groups.items()}
+        if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
+            self._stop_non_finite(bad, norms)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.at.step, self.train) * self.train.lr_scale.get(name, 1.0)
+            optimizer.step()
+        self.world.average_buffers(self.task.modules)
+        self.ema.update(self.at.step)
+        self.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
+        self.at.step += 1
+        return bool(stats[1] > 0)
+
+    def _backward(self, micro: int) -> bool:
+        """Gradients of one micro-batch; False if a loss is not finite."""
+        seed, step = self.config.run.seed, self.at.step
+        rng.seed_globals(seed, "global", step, micro)
+        generator = rng.generator_for("cpu", seed, "step", step, micro)
+        terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
+        while True:
+            with self._precision():
+                term = next(terms, None)
+            if term is None:
+                return True
+            name, loss, metrics = term
+            value = float(loss.detach())
+            self.window.add({f"loss/{name}": value, **metrics})
+            if not math.isfinite(value):
+                return False
+            inputs = [p for p in self.groups[name] if p.requires_grad] if len(self.groups) > 1 else None
+            torch.autograd.backward(loss / self.train.accumulate, inputs=inputs)
+
+    def _clip(self, parameters: list[nn.Parameter]) -> float:
+        limit = self.train.grad_clip or math.inf
+        return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+
+    def _precision(self) -> Any:
+        wanted = self.config.run.precision
+        use = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
+
+    def _stop_non_finite(self, bad: list[int], norms: dict[str, float]) -> None:
+        """Save the micro-batches at fault (all own ones if only a gradient is) and raise NonFiniteLoss."""
+        step, own = self.at.step, list(self.order.own_micro_batches())
+        micros = bad or own
+        indices = torch.cat([self.order.indices(step, micro) for micro in micros])
+        tensors: dict[str, Tensor] = {"indices": indices, "micro_batches": torch.tensor(micros)}
+        if hasattr(self.task, "inspect"):
+            tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices.to(self.device)).items()}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"nonfinite_step{step}_rank{self.world.rank}.safetensors"
+        save_file(tensors, path, metadata={"step": str(step), "seed": str(self.config.run.seed)})
+        what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
+        raise NonFiniteLoss(
+            f"step {step}: {what} is not finite; batch saved in {path}; no weight was changed. "
+            "The last checkpoint stands: lower train.lr or train.grad_clip, or look at the batch"
+        )
+
+    # what happens between steps
+
+    def _log(self) -> None:
+        self._merge_windows()
+        if not self.world.is_main:
+            return
+        step, means = self.at.step, self.window.means()
+        self.window = Window()
+        rate, lr = self.progress.rate(step), learning_rate(step - 1, self.train)
+        counts = {"samples": step * self.order.samples_per_step, "lr": lr}
+        self.log.write("train", step, counts | means | {"samples_per_second": round(rate, 2)})
+        losses = {name: value for name, value in means.items() if name.startswith("loss/")}
+        self.progress.bar.set_postfix_str(numbers(losses), refresh=False)
+        if self.progress.bar.disable:
+            speed = f"{rate:.4g} samples/s, {self.progress.left(step)} left"
+            self.progress.say(f"step {step}/{self.train.steps}  {numbers(losses)}  lr {lr:.3g}  {speed}")
+
+    def _events(self) -> bool:
+        """Validation and samples of this step, where due, on process 0; True at a new best."""
+        step, improved = self.at.step, False
+        validate, draw = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
+        if validate and self.world.is_main:
+            improved = self._validate()
+        if draw and self.world.is_main:
+            with self._averaged():
+                self.task.write_samples(self.directory / "samples", step)
+        if validate or draw:
+            self.world.barrier()
+        self.at.events_step = step
+        return improved
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.at.step % every == 0 or self.at.step >= self.train.steps)
+
+    def _validate(self) -> bool:
+        began = time.monotonic()
+        with self._averaged():
+            metrics = self.task.validate(rng.generator_for("cpu", self.config.run.seed, "validate"))
+        step, self.at.metrics = self.at.step, metrics
+        self.log.write("validate", step, {**metrics, "seconds": round(time.monotonic() - began, 2)})
+        report = self.task.report(metrics, step) if hasattr(self.task, "report") else numbers(metrics)
+        self.progress.say(f"step {step}: {report}")
+        value = metrics[self.task.best_metric]
+        if step == 0 or not value < self.at.best_value:
+            return False
+        self.at.best_step, self.at.best_value = step, value
+        return True
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
+        tensors, values = rng.capture()
+        self.task.modules.eval()
+        with self.ema.swapped_in(), torch.no_grad(), self._precision():
+            yield
+        self.task.modules.train()
+        rng.restore(tensors, values)
+
+    # checkpoints
+
+    def save(self) -> Path:
+        """Write the checkpoint of the current step (process 0) and return its folder."""
+        self._merge_windows()
+        if self.world.is_main:
+            globals_tensors, globals_values = rng.capture()
+            tensors = with_prefix("model", self.task.modules.state_dict())
+            tensors |= with_prefix("ema", self.ema.average) | with_prefix("rng", globals_tensors)
+            for name, optimizer in self.optimizers.items():
+                tensors |= with_prefix(f"optimizer/{name}", optimizer_tensors(optimizer, self.names))
+            values = {
+                "position": vars(self.at) | {"best_value": self.at.best_value if self.at.best_step else None},
+                "rng": globals_values,
+                "window": self.window.sums,
+                "config": as_dict(self.config),
+                "fingerprint": self._fingerprint(),
+            }
+            self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
+        self.world.barrier()
+        return self.checkpoints.path(self.at.step)
+
+    def _save_due(self, improved: bool) -> bool:
+        last = self.at.step >= self.train.steps
+        due = self.at.step > 0 and (improved or last or self._due(self.train.save_every))
+        flags = self.world.sum(torch.tensor([float(due)], device=self.device))  # only process 0 knows of a new best
+        return bool(flags[0] > 0)
+
+    def _resume(self) -> None:
+        mode, steps = self.config.run.resume, self.checkpoints.steps()
+        if mode == "never" and steps:
+            raise ValueError(
+                f"run.resume=never, but {self.directory} holds a run at step {steps[-1]}; take another run.dir"
+            )
+        found = self.checkpoints.newest()
+        if found is None:
+            if mode == "must":
+                raise ValueError(f"run.resume=must, but {self.checkpoints.directory} has no readable checkpoint")
+            return
+        step, (tensors, values) = found
+        if values["fingerprint"] != self._fingerprint():
+            raise ValueError(f"{self.checkpoints.path(step)} belongs to another model or data; take another run.dir")
+        try:
+            self.task.modules.load_state_dict(under_prefix("model", tensors))
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:300]
+            raise ValueError(f"{self.checkpoints.path(step)} does not fit the configured model: {line}") from error
+        self.ema.load(under_prefix("ema", tensors))
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, under_prefix(f"optimizer/{name}", tensors), self.names)
+        rng.restore(under_prefix("rng", tensors), values["rng"])
+        position = values["position"]
+        position["best_value"] = math.inf if position["best_value"] is None else position["best_value"]
+        self.at = Position(**position)
+        self.window = Window(values["window"] if self.world.is_main else None)
+        self._warn_of_changes(values["config"])
+
+    def _warn_of_changes(self, stored: dict[str, Any]) -> None:
+        now = as_dict(self.config)
+        changed = [
+            f"{section}.{key}: {stored[section].get(key)} -> {value}"
+            for section in ("train", "run")
+            for key, value in now[section].items()
+            if key not in ("dir", "resume", "log_every") and stored[section].get(key) != value
+        ]
+        if self.world.is_main:
+            print(f"resuming {self.directory} at step {self.at.step} of {self.train.steps}")
+            if changed:
+                print("changed since the checkpoint: " + "; ".join(changed))
+
+    def _fingerprint(self) -> dict[str, str]:
+        return {"task": self.task.name, **(self.task.fingerprint() if hasattr(self.task, "fingerprint") else {})}
+
+    def _merge_windows(self) -> None:
+        """Process 0 gets the sum of all windows, the others begin anew."""
+        if self.world.size > 1:
+            parts = self.world.gather(self.window.sums)
+            self.window = Window()
+            for part in parts if self.world.is_main else []:
+                self.window.merge(part)

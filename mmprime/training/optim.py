@@ -1,0 +1,35 @@
+"""AdamW with linear warm-up and cosine decay.
+
+``lr(k) = lr · (k+1)/warmup`` for k < warmup, then ``lr · (r + (1-r)·(1+cos(π p))/2)`` where p runs from 0 to 1 over the
+rest of the steps and r is ``final_lr_ratio``. A pure function of the step, so it needs no place in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mmprime.training.schema import TrainConfig
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Learning rate of the update that follows ``step`` earlier ones."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
+
+
+def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices (two axes or more) only, never on gains, biases and scales."""
+    trainable = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.betas[0], config.betas[1])
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=True)

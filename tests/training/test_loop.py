@@ -1,0 +1,192 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_world import LineTask, small_config, weights
+
+from mmprime.training.distributed import World
+from mmprime.training.loop import NonFiniteLoss, Trainer
+
+
+def entries(directory: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("samples_per_second", None)
+        line.pop("seconds", None)
+    return lines
+
+
+def run_in_pieces(directory: Path, stops: list[int]) -> tuple[LineTask, list[dict]]:
+    """Train with a stop asked for during each of the steps ``stops``; then to the end."""
+    for stop in [*stops, None]:
+        task = LineTask()
+        trainer = Trainer(task, small_config(directory))
+        losses = task.losses
+
+        def interrupting(indices, generator, step, losses=losses, stop=stop, trainer=trainer):
+            if step == stop:
+                trainer.stop.signal = signal.SIGTERM
+            return losses(indices, generator, step)
+
+        task.losses = interrupting
+        outcome = trainer.run()
+        assert outcome.signal == (None if stop is None else signal.SIGTERM)
+        assert outcome.step == (12 if stop is None else stop + 1)
+    return task, entries(directory)
+
+
+def test_stop_and_resume_is_bitwise_the_same_run_and_log(tmp_path):
+    straight, straight_log = run_in_pieces(tmp_path / "a", [])
+    pieces, pieces_log = run_in_pieces(tmp_path / "b", [1, 3, 8])
+    for name, value in weights(straight).items():
+        assert torch.equal(value, weights(pieces)[name]), name
+    assert straight_log == pieces_log
+    one = load_file(tmp_path / "a/checkpoints/step_00000012/state.safetensors")
+    two = load_file(tmp_path / "b/checkpoints/step_00000012/state.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_kill_between_checkpoints_repeats_the_lost_steps_and_cuts_the_log(tmp_path):
+    straight, straight_log = run_in_pieces(tmp_path / "a", [])
+
+    class Killed(Exception):
+        pass
+
+    task = LineTask()
+    losses = task.losses
+
+    def dying(indices, generator, step):
+        if step == 8:
+            raise Killed
+        return losses(indices, generator, step)
+
+    task.losses = dying
+    with pytest.raises(Killed):
+        Trainer(task, small_config(tmp_path / "b")).run()
+    again = LineTask()
+    trainer = Trainer(again, small_config(tmp_path / "b"))
+    assert trainer.at.step == 8  # saved as a new best; step 6 by the clock
+    trainer.run()
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(straight).items())
+    assert entries(tmp_path / "b") == straight_log
+
+
+def test_accumulated_halves_equal_two_processes_share(tmp_path):
+    """What two processes compute, summed by hand, is what one process computes."""
+    whole = Trainer(LineTask(), small_config(tmp_path / "a", accumulate=2))
+    whole._step()
+    total = [torch.zeros_like(p) for p in whole.task.modules.parameters()]
+    for rank in (0, 1):
+        trainer = Trainer(LineTask(), small_config(tmp_path / "b", accumulate=2))
+        trainer.order.rank, trainer.order.world = rank, 2
+        for micro in trainer.order.own_micro_batches():
+            trainer._backward(micro)
+        total = [a + p.grad for a, p in zip(total, trainer.task.modules.parameters())]
+    for ours, parameter in zip(total, whole.task.modules.parameters()):
+        factor = parameter.grad.norm() / ours.norm()  # the whole step was clipped
+        torch.testing.assert_close(parameter.grad, ours * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_each_loss_reaches_its_own_group_only(tmp_path):
+    task = LineTask()
+    trainer = Trainer(task, small_config(tmp_path, grad_clip=0.0))
+    trainer._backward(0)
+    together = task.modules["head"].weight.grad.clone()
+    alone = LineTask()
+    alone.parameter_groups = lambda: {"head": list(alone.modules["head"].parameters())}
+    losses = alone.losses
+    alone.losses = lambda *arguments: iter([next(losses(*arguments))])
+    other = Trainer(alone, small_config(tmp_path, grad_clip=0.0))
+    other._backward(0)
+    assert torch.equal(together, alone.modules["head"].weight.grad)
+    assert task.modules["tail"].weight.grad.abs().sum() > 0
+
+
+def test_non_finite_loss_stops_before_the_step_and_saves_the_batch(tmp_path):
+    task = LineTask(poison_step=5)
+    trainer = Trainer(task, small_config(tmp_path))
+    with pytest.raises(NonFiniteLoss, match="nonfinite_step5"):
+        trainer.run()
+    assert all(torch.isfinite(value).all() for value in weights(task).values())
+    saved = load_file(tmp_path / "nonfinite_step5_rank0.safetensors")
+    assert torch.equal(saved["indices"], trainer.order.indices(5))
+    assert torch.equal(saved["x"], task.x[saved["indices"]])
+    assert Trainer(LineTask(), small_config(tmp_path)).at.step == 4  # the last checkpoint stands
+
+
+def test_resume_modes(tmp_path):
+    config = small_config(tmp_path)
+    config.run.resume = "must"
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        Trainer(LineTask(), config)
+    Trainer(LineTask(), small_config(tmp_path)).run()
+    config.run.resume = "never"
+    with pytest.raises(ValueError, match="holds a run at step 12"):
+        Trainer(LineTask(), config)
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path):
+    Trainer(LineTask(), small_config(tmp_path)).run()
+    other = LineTask()
+    other.fingerprint = lambda: {"codec": "other"}
+    with pytest.raises(ValueError, match="another model or data"):
+        Trainer(other, small_config(tmp_path))
+
+
+def test_validation_improves_and_best_is_kept(tmp_path):
+    trainer = Trainer(LineTask(), small_config(tmp_path))
+    outcome = trainer.run()
+    validations = [e for e in entries(tmp_path) if e["kind"] == "validate"]
+    assert [e["step"] for e in validations] == [0, 4, 8, 12]
+    assert validations[-1]["error"] < validations[0]["error"]
+    assert outcome.metrics["error"] == min(e["error"] for e in validations)
+    assert trainer.at.best_step in trainer.checkpoints.steps()
+    assert (tmp_path / "samples/6.txt").exists()
+
+
+WORKER = """
+import sys; sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from training_world import LineTask, small_config
+from mmprime.training import distributed
+from mmprime.training.loop import Trainer
+world = distributed.start(torch.device("cpu"))
+task = LineTask()
+if world.rank: task.modules["head"].weight.data.zero_()  # the start must come from process 0
+trainer = Trainer(task, small_config(Path(sys.argv[1]), accumulate=2, steps=int(sys.argv[2])), world)
+trainer.run()
+distributed.stop(world)
+"""
+
+
+def test_two_processes_train_the_same_weights_as_one(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    here = Path(__file__).resolve()
+    arguments = [str(tmp_path / "two"), "6", str(here.parents[1]), str(here.parents[2])]
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29517",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(tmp_path / "worker.py"), *arguments]
+    workers = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    one = LineTask()
+    Trainer(one, small_config(tmp_path / "one", accumulate=2, steps=6), World()).run()
+    two = load_file(tmp_path / "two/checkpoints/step_00000006/state.safetensors")
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, two[f"model/{name}"], rtol=1e-5, atol=1e-6)
+    logged = [[e["loss/head"] for e in entries(tmp_path / run) if e["kind"] == "train"] for run in ("one", "two")]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
+    assert len(logged[0]) == 1
