@@ -58,7 +58,9 @@ def reveal_nats(
     for span in canvas.spans:
         shown, aim = canvas.view(before, span.name), canvas.view(after, span.name)
         batch, token = (aim != shown).any(-1).any(0).nonzero(as_tuple=True)
-        rows = hidden[:, canvas.token_slice(span.name)][batch, token]
+        rows = hidden.flatten(0, 1).index_select(
+            0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
+        )
         parts = [
             _chunk_nats(denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part])
             for part in chunks(len(rows), span)
