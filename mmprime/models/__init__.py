@@ -1,0 +1,20 @@
+"""The network: a transformer that embeds digits and predicts whole tokens."""
+
+from .attention import Segments, attention
+from .checkpoint import load_model, save_model
+from .config import DiTConfig
+from .dit import PrimeDiT
+from .precision import autocast
+from .presets import PRESETS, Preset
+
+__all__ = [
+    "PRESETS",
+    "DiTConfig",
+    "Preset",
+    "PrimeDiT",
+    "Segments",
+    "attention",
+    "autocast",
+    "load_model",
+    "save_model",
+]

@@ -1,0 +1,78 @@
+"""The options of a `PrimeDiT`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .attention import BACKENDS
+from .presets import preset
+
+MLPS = ("swiglu", "gelu")
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Options of the trunk. `width`, `depth`, `heads` of 0 take the preset's; `resolve` fills them in.
+
+    Conditioning (adaLN-zero) exists only where one of `num_classes`, `mask_rate`, `guidance_scale` asks for it.
+    `attention` and `checkpointing` are switches of a run: they change speed and memory, not the function.
+    """
+
+    preset: str = "tiny"
+    width: int = 0
+    depth: int = 0
+    heads: int = 0
+    mlp: str = "swiglu"
+    mlp_ratio: float = 4.0  # hidden size / width of a plain MLP; SwiGLU takes 2/3 of it, for as many parameters
+    qk_norm: bool = True
+    token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
+    dropout: float = 0.0  # on the output of each residual branch; draws from torch's global generator
+    num_classes: int | None = None
+    mask_rate: bool = False  # tell the model the share of hidden sub-tokens
+    guidance_scale: bool = False  # tell the model a guidance scale, cond["guidance"] (B,)
+    attention: str = "auto"
+    checkpointing: bool = False
+
+    RUN_SWITCHES = ("attention", "checkpointing")
+
+    @property
+    def is_conditional(self) -> bool:
+        return self.num_classes is not None or self.mask_rate or self.guidance_scale
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden size of the MLP, rounded up to a multiple of 64."""
+        hidden = self.width * self.mlp_ratio * (2 / 3 if self.mlp == "swiglu" else 1)
+        return 64 * math.ceil(hidden / 64 - 1e-6)
+
+    def resolve(self) -> DiTConfig:
+        """The same config with the preset's sizes filled in and every value checked (ValueError)."""
+        size = preset(self.preset)
+        full = replace(
+            self,
+            width=self.width or size.width,
+            depth=self.depth or size.depth,
+            heads=self.heads or size.heads,
+        )
+        full._check()
+        return full
+
+    def _check(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1:
+            raise ValueError(f"width, depth and heads must be positive, got {self.width}, {self.depth}, {self.heads}")
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"width {self.width} / heads {self.heads} must be a multiple of 4 (rotary pairs on two axes); "
+                f"set both width and heads"
+            )
+        if self.mlp not in MLPS:
+            raise ValueError(f"unknown mlp {self.mlp!r}; there are {', '.join(MLPS)}")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes must be None or positive, got {self.num_classes}")
+        if self.attention not in BACKENDS:
+            raise ValueError(f"unknown attention {self.attention!r}; there are {', '.join(BACKENDS)}")

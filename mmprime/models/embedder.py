@@ -1,0 +1,68 @@
+"""From sub-tokens to one vector for each token.
+
+    e_i = Σ_j E_j[y^i_j] + 1{all digits of i visible} · W[x_i] + modality + position(i),     E_j[b_j] = "hidden"
+
+The sequence length stays the number of tokens, however many digits a token has.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmprime.engine import Span
+
+from .rotary import PositionEmbedding
+
+EMBEDDING_STD = 0.1
+
+
+class TokenEmbedder(nn.Module):
+    """The embedder of one modality: digits (B, L, S), -1 where hidden -> (B, L, D).
+
+    `digits.weight` has b_1 + 1 rows for the first place (the last of them for "hidden"), then b_2 + 1 for the second,
+    and so on. `tokens.weight` has a row for each code and one more, always zero, for a token not wholly visible. With
+    one digit a token the digit table already is a table of whole tokens, so there is no second one.
+    """
+
+    offset: Tensor
+    radix: Tensor
+    stride: Tensor
+    code_at: Tensor
+
+    def __init__(self, span: Span, width: int, token_embedding: bool = True) -> None:
+        super().__init__()
+        codec = span.codec
+        self.name = span.name
+        radix = torch.tensor(codec.radices)
+        self.register_buffer("radix", radix, persistent=False)
+        self.register_buffer("offset", (radix + 1).cumsum(0) - radix - 1, persistent=False)
+        self.digits = nn.Embedding(int((radix + 1).sum()), width)
+        self.modality = nn.Parameter(torch.randn(width) * EMBEDDING_STD)
+        self.position = PositionEmbedding(width, EMBEDDING_STD)
+        nn.init.normal_(self.digits.weight, std=EMBEDDING_STD * codec.num_digits**-0.5)
+        self.tokens: nn.Embedding | None = None
+        if token_embedding and codec.num_digits > 1:
+            cells = torch.where(codec.code_at < 0, codec.num_codes, codec.code_at)
+            stride = torch.tensor([int(radix[j + 1 :].prod()) for j in range(codec.num_digits)])
+            self.register_buffer("code_at", cells, persistent=False)
+            self.register_buffer("stride", stride, persistent=False)
+            self.tokens = nn.Embedding(codec.num_codes + 1, width, padding_idx=codec.num_codes)
+            nn.init.normal_(self.tokens.weight[:-1].detach(), std=EMBEDDING_STD)
+
+    def forward(self, y: Tensor, span: Span) -> Tensor:
+        """Raises ValueError on a digit outside [-1, b_j)."""
+        bad = ((y < -1) | (y >= self.radix)).any(-1)
+        if bad.any():
+            raise ValueError(f"span {self.name!r}: digits {y[bad][0].tolist()} outside radices {self.radix.tolist()}")
+        rows = torch.where(y < 0, self.radix, y) + self.offset
+        bags = F.embedding_bag(rows.flatten(0, -2), self.digits.weight, mode="sum")
+        x = bags.view(*y.shape[:-1], -1) + (self.modality + self.position(span))
+        return x if self.tokens is None else x + self.tokens(self._codes(y))
+
+    def _codes(self, y: Tensor) -> Tensor:
+        """(..., S) -> (...): the code of a wholly visible token, C for any other."""
+        complete = (y >= 0).all(-1)
+        cell = (y.clamp(min=0) * self.stride).sum(-1)
+        return torch.where(complete, self.code_at[cell], self.code_at.new_tensor(self.tokens.num_embeddings - 1))  # type: ignore[union-attr]
