@@ -1,0 +1,304 @@
+"""Dataset folders: webdataset shards plus an index that makes every byte accountable.
+
+    DIR/index.json          format, kind, licences, splits, and for each shard: split, counts, bytes, sha256
+    DIR/SPLIT-UNIT.tar.gz   samples KEY.ext, grouped by KEY; keys hold no dots
+
+A dataset is built from *units* (a vendor, a block of files). A unit has a *recipe*, a hash of everything that
+decides its content. Shards are written under a temporary name and renamed; finished units are noted in
+`index.partial.json`. So an interrupted build goes on where it stopped, and a second build of the same recipe
+writes nothing. Tar members carry no time and no owner, so equal content means equal bytes.
+
+A damaged tar may silently lose its tail, therefore reading checks size, sha256 and counts first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+FORMAT = 1
+KINDS = ("images", "codes", "text")
+INDEX, PARTIAL = "index.json", "index.partial.json"
+_PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
+_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.gz")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One webdataset sample: `key` (letters, digits, `_`, `-`), its files by extension, and how many examples it packs."""
+
+    key: str
+    files: dict[str, bytes]
+    examples: int = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a dataset that is built as a whole.
+
+    `make()` yields (split, sample); `recipe` names its content without building it; `about` is copied into the
+    index entry of each of its shards (for instance the vendor).
+    """
+
+    name: str
+    recipe: str
+    make: Callable[[], Iterable[tuple[str, Sample]]]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def safe_key(name: str) -> str:
+    """A key without dots or separators, injective: anything but letters, digits, `-` and `_` becomes `_hex_`.
+
+    >>> safe_key("a.b/c")
+    'a_2e_b_2f_c'
+    """
+    return re.sub(r"[^A-Za-z0-9\-]", lambda m: f"_{ord(m.group()):x}_" if m.group() != "_" else "__", name)
+
+
+def digest(*parts: bytes | str) -> str:
+    """sha256 over parts, each preceded by its length so that no two lists of parts collide."""
+    h = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return h.hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """Compact UTF-8 JSON with sorted keys: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+class _ShardWriter:
+    """One shard under a temporary name; `finish` renames it and returns its index entry."""
+
+    def __init__(self, folder: Path, file: str) -> None:
+        self.path = folder / file
+        self.temporary = folder / f".{file}.tmp"
+        self.entries = self.examples = 0
+        self._raw = self.temporary.open("wb")
+        self._gzip = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def add(self, sample: Sample) -> None:
+        if not _PLAIN.fullmatch(sample.key):
+            raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
+        for extension, data in sample.files.items():
+            member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+        self.entries += 1
+        self.examples += sample.examples
+
+    def finish(self) -> dict[str, Any]:
+        self._tar.close()
+        self._gzip.close()
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        self._raw.close()
+        data = self.temporary.read_bytes()
+        os.replace(self.temporary, self.path)
+        return {
+            "file": self.path.name,
+            "entries": self.entries,
+            "examples": self.examples,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    def abort(self) -> None:
+        self._raw.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+def _write_unit(folder: Path, unit: Unit) -> list[dict[str, Any]]:
+    writers: dict[str, _ShardWriter] = {}
+    try:
+        for split, sample in unit.make():
+            if split not in writers:
+                name = f"{split}-{unit.name}"
+                if not _PLAIN.fullmatch(name):
+                    raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
+                writers[split] = _ShardWriter(folder, f"{name}.tar.gz")
+            writers[split].add(sample)
+        return [
+            {**writer.finish(), "split": split, "unit": unit.name, "recipe": unit.recipe, **unit.about}
+            for split, writer in writers.items()
+        ]
+    finally:
+        for writer in writers.values():
+            writer.abort()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write indented JSON under a temporary name and rename it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """What an earlier build left: the units it finished and the shards they made."""
+    for name in (PARTIAL, INDEX):
+        if (folder / name).exists():
+            try:
+                return cast(dict[str, Any], json.loads((folder / name).read_text(encoding="utf-8")))
+            except json.JSONDecodeError:
+                continue
+    return {}
+
+
+def _intact(folder: Path, entry: dict[str, Any]) -> bool:
+    path = folder / entry["file"]
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+
+
+def build_dataset(
+    out: str | Path,
+    kind: str,
+    units: Sequence[Unit],
+    header: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Build (or finish, or confirm) the dataset folder `out` and return its index.
+
+    Units whose shards are there with the right recipe and hash are kept. Shards of an earlier index that no unit
+    makes any more are deleted; files the index does not know are never touched.
+
+    Raises ValueError for an unknown kind, doubled unit names, a folder holding another kind of dataset, or no samples.
+    """
+    folder = Path(out)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    if len({unit.name for unit in units}) != len(units):
+        raise ValueError(f"unit names must differ, got {[unit.name for unit in units]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _noted(folder)
+    if before and before.get("kind") != kind:
+        raise ValueError(f"{folder} already holds a dataset of kind {before.get('kind')!r}; choose another folder")
+
+    old: dict[str, list[dict[str, Any]]] = {}
+    for entry in before.get("shards", []):
+        old.setdefault(entry["unit"], []).append(entry)
+    empty: set[str] = set(before.get("empty", []))
+    shards: list[dict[str, Any]] = []
+    for unit in units if not progress else _bar(units):
+        entries = old.get(unit.name, [])
+        kept = bool(entries) and all(e["recipe"] == unit.recipe and _intact(folder, e) for e in entries)
+        if not kept and f"{unit.name}:{unit.recipe}" not in empty:
+            entries = _write_unit(folder, unit)
+            if entries:
+                old[unit.name] = entries
+            else:
+                old.pop(unit.name, None)
+                empty.add(f"{unit.name}:{unit.recipe}")
+            known = [entry for group in old.values() for entry in group]
+            write_json(folder / PARTIAL, {"kind": kind, "shards": known, "empty": sorted(empty)})
+        shards += old.get(unit.name, [])
+    if not shards:
+        raise ValueError(f"nothing to write into {folder}: the source holds no samples")
+    for name in {entry["file"] for entry in before.get("shards", [])} - {entry["file"] for entry in shards}:
+        (folder / name).unlink(missing_ok=True)
+
+    splits: dict[str, int] = {}
+    for entry in shards:
+        splits[entry["split"]] = splits.get(entry["split"], 0) + entry["examples"]
+    names = {unit.name for unit in units}
+    index = {"format": FORMAT, "kind": kind, **(header or {}), "splits": splits, "shards": shards}
+    if gone := sorted(note for note in empty if note.split(":")[0] in names):
+        index["empty"] = gone
+    if not (folder / INDEX).exists() or json.loads((folder / INDEX).read_text(encoding="utf-8")) != index:
+        write_json(folder / INDEX, index)
+    (folder / PARTIAL).unlink(missing_ok=True)
+    return index
+
+
+def _bar(units: Sequence[Unit]) -> Iterable[Unit]:
+    from tqdm import tqdm
+
+    return cast(Iterable[Unit], tqdm(units, unit="part", desc="shards"))
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The index of a dataset folder. Raises ValueError if it is absent, unreadable, unfinished or of another kind."""
+    file = Path(path) / INDEX
+    if not file.is_file():
+        half = " (an unfinished build lies there: run the same prepare command again)"
+        raise ValueError(
+            f"{path} is no dataset folder: {INDEX} is missing{half if (Path(path) / PARTIAL).exists() else ''}"
+        )
+    try:
+        index = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not readable JSON: {error}") from error
+    if index.get("format") != FORMAT:
+        raise ValueError(f"{file} has format {index.get('format')!r}; this version reads format {FORMAT}")
+    if kind is not None and index.get("kind") != kind:
+        raise ValueError(f"{path} holds {index.get('kind')!r}, but {kind!r} was asked for")
+    return index
+
+
+def split_shards(index: dict[str, Any], split: str | None) -> list[dict[str, Any]]:
+    """Index entries of one split (None: all). Raises ValueError for a split that does not exist."""
+    if split is not None and split not in index["splits"]:
+        raise ValueError(f"no split {split!r}; this dataset has {sorted(index['splits'])}")
+    return [entry for entry in index["shards"] if split in (None, entry["split"])]
+
+
+def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {extension: bytes}) of one verified shard, through webdataset.
+
+    Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    if not _SHARD.fullmatch(entry["file"]):
+        raise ValueError(f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar.gz")
+    path = Path(folder) / entry["file"]
+    if not path.is_file():
+        raise ValueError(f"shard {path} is missing: copy the folder again or rebuild it with tools/prepare.py")
+    data = path.read_bytes()
+    if len(data) != entry["bytes"]:
+        raise ValueError(f"shard {path} has {len(data)} bytes, its index says {entry['bytes']}: truncated or altered")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError(f"shard {path} is corrupt: its sha256 differs from the index")
+    files = ({**file, "__url__": path.name} for file in tar_file_iterator(io.BytesIO(data)))
+    count = 0
+    try:
+        for sample in group_by_keys(files, lcase=False):
+            count += 1
+            yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"shard {path} is not a readable tar: {error}") from error
+    if count != entry["entries"]:
+        raise ValueError(f"shard {path} holds {count} samples, its index says {entry['entries']}")
+
+
+def read_samples(path: str | Path, split: str | None = None) -> Iterator[tuple[str, str, dict[str, bytes]]]:
+    """Yield (split, key, files) over all verified shards of a dataset folder."""
+    for entry in split_shards(read_index(path), split):
+        for key, files in read_shard(path, entry):
+            yield entry["split"], key, files
+
+
+def field_of(files: dict[str, bytes], extension: str, where: str) -> bytes:
+    """The bytes of one member of a sample; ValueError naming the sample if it is absent."""
+    if extension not in files:
+        raise ValueError(f"{where} has no .{extension} (only {sorted(files)})")
+    return files[extension]
