@@ -4,18 +4,28 @@ Floor 2: knows the engine only. Tokenizers arrive as arguments, never as imports
 """
 
 from .codes import CodeDataset, CodeTokenizer, encode_dataset, encode_images, write_codes
+from .doctor import Report, check_dataset
 from .images import ImageDataset, prepare_folder
 from .shards import build_dataset, read_index, read_samples
+from .text import Document, load_documents, pack_documents, prepare_text, read_documents, training_texts
 
 __all__ = [
     "CodeDataset",
     "CodeTokenizer",
+    "Document",
     "ImageDataset",
+    "Report",
     "build_dataset",
+    "check_dataset",
     "encode_dataset",
     "encode_images",
+    "load_documents",
+    "pack_documents",
     "prepare_folder",
+    "prepare_text",
+    "read_documents",
     "read_index",
     "read_samples",
+    "training_texts",
     "write_codes",
 ]

@@ -187,7 +187,7 @@ def write_codes(
         positions = [i for i, other in enumerate(images.splits) if other == split]
         for start in range(0, len(positions), BLOCK):
             part = images.select(positions[start : start + BLOCK])
-            name = f"{split}_{start // BLOCK:05d}"
+            name = f"{split}-{start // BLOCK:05d}"
             labels = None if part.labels is None else part.labels.tolist()
             content = canonical_json([part.keys, part.captions, part.tags, part.vendors, labels])
             recipe = digest("codes 1", tokenizer.fingerprint(), content, part.images.numpy().tobytes())
@@ -210,8 +210,8 @@ def encode_dataset(
     units = []
     for entry in index["shards"]:
         about = {"vendor": entry["vendor"]} if "vendor" in entry else {}
-        name = entry["file"].removesuffix(".tar.gz").removeprefix(f"{entry['split']}-")
+        name = entry["file"].removesuffix(".tar.gz")
         recipe = digest("codes 1", tokenizer.fingerprint(), entry["sha256"])
-        units.append(Unit(f"{name}-{entry['split']}", recipe, maker(entry, name), about))
+        units.append(Unit(name, recipe, maker(entry, name), about))
     more = {key: index[key] for key in ("name", "image_size", "sources", "licences") if key in index}
     return build_dataset(out, "codes", units, _header(tokenizer, list(index.get("classes", ())), **more), progress)

@@ -140,7 +140,7 @@ class EmojiSource:
 
     @functools.cached_property
     def hexcode_of_name(self) -> dict[str, str]:
-        """Icon name to hexcode: official label first, then the names of sets with a `chars` map, then without dashes."""
+        """Icon name to hexcode: official label, else a name from a set with a `chars` map, else without dashes."""
         table = {_slug(emoji.caption): code for code, emoji in reversed(self.catalogue.items())}
         for vendor in NAME_SOURCES:
             icons = self.icon_set(vendor)

@@ -34,7 +34,8 @@ FOLDER_EXTENSIONS = (*EXTENSIONS, "bmp", "gif", "tif", "tiff")
 UNIT_IMAGES = 1000
 
 
-def _known_image(files: dict[str, bytes], where: str) -> bytes:
+def known_image(files: dict[str, bytes], where: str) -> bytes:
+    """The image bytes of a sample, whatever their format. Raises ValueError naming `where` if there are none."""
     for extension in EXTENSIONS:
         if extension in files:
             return files[extension]
@@ -121,7 +122,7 @@ class ImageDataset:
         for entry in shards:
             for key, files in read_shard(path, entry):
                 where = f"{entry['file']}: {key}"
-                image = decode_image(_known_image(files, where), where)
+                image = decode_image(known_image(files, where), where)
                 if images and image.shape != images[0].shape:
                     raise ValueError(
                         f"{where} is {image.shape[1]}×{image.shape[0]} px, but {keys[0]} is "

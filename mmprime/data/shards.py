@@ -34,7 +34,7 @@ _SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.gz")
 
 @dataclass(frozen=True)
 class Sample:
-    """One webdataset sample: `key` (letters, digits, `_`, `-`), its files by extension, and how many examples it packs."""
+    """One webdataset sample: `key` (letters, digits, `_`, `-`), its files by extension, the examples it packs."""
 
     key: str
     files: dict[str, bytes]
@@ -91,7 +91,7 @@ class _ShardWriter:
         self.entries = self.examples = 0
         self._raw = self.temporary.open("wb")
         self._gzip = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
-        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.TarFile(fileobj=self._gzip, mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, sample: Sample) -> None:
         if not _PLAIN.fullmatch(sample.key):
@@ -129,7 +129,7 @@ def _write_unit(folder: Path, unit: Unit) -> list[dict[str, Any]]:
     try:
         for split, sample in unit.make():
             if split not in writers:
-                name = f"{split}-{unit.name}"
+                name = unit.name if unit.name.startswith(f"{split}-") else f"{split}-{unit.name}"
                 if not _PLAIN.fullmatch(name):
                     raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
                 writers[split] = _ShardWriter(folder, f"{name}.tar.gz")
@@ -208,6 +208,8 @@ def build_dataset(
             known = [entry for group in old.values() for entry in group]
             write_json(folder / PARTIAL, {"kind": kind, "shards": known, "empty": sorted(empty)})
         shards += old.get(unit.name, [])
+    if len({entry["file"] for entry in shards}) != len(shards):
+        raise ValueError(f"two units make the same shard: {sorted(entry['file'] for entry in shards)}")
     if not shards:
         raise ValueError(f"nothing to write into {folder}: the source holds no samples")
     for name in {entry["file"] for entry in before.get("shards", [])} - {entry["file"] for entry in shards}:
