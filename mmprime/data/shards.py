@@ -1,7 +1,7 @@
 """Dataset folders: webdataset shards plus an index that makes every byte accountable.
 
     DIR/index.json          format, kind, licences, splits, and for each shard: split, counts, bytes, sha256
-    DIR/SPLIT-UNIT.tar.gz   samples KEY.ext, grouped by KEY; keys hold no dots
+    DIR/SPLIT-UNIT.tar.gz   samples KEY.ext, grouped by KEY; keys hold no dots (text: .tar.xz, a third smaller)
 
 A dataset is built from *units* (a vendor, a block of files). A unit has a *recipe*, a hash of everything that
 decides its content. Shards are written under a temporary name and renamed; finished units are noted in
@@ -17,19 +17,22 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 FORMAT = 1
 KINDS = ("images", "codes", "text")
 INDEX, PARTIAL = "index.json", "index.partial.json"
 _PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
-_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.gz")
+_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.(gz|xz)")
+_COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,12 @@ class _ShardWriter:
         self.temporary = folder / f".{file}.tmp"
         self.entries = self.examples = 0
         self._raw = self.temporary.open("wb")
-        self._gzip = gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
-        self._tar = tarfile.TarFile(fileobj=self._gzip, mode="w", format=tarfile.USTAR_FORMAT)
+        self._packer: gzip.GzipFile | lzma.LZMAFile = (
+            lzma.LZMAFile(self._raw, "wb", preset=6)
+            if file.endswith(".xz")
+            else gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
+        )
+        self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._packer), mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, sample: Sample) -> None:
         if not _PLAIN.fullmatch(sample.key):
@@ -105,7 +112,7 @@ class _ShardWriter:
 
     def finish(self) -> dict[str, Any]:
         self._tar.close()
-        self._gzip.close()
+        self._packer.close()
         self._raw.flush()
         os.fsync(self._raw.fileno())
         self._raw.close()
@@ -124,7 +131,7 @@ class _ShardWriter:
         self.temporary.unlink(missing_ok=True)
 
 
-def _write_unit(folder: Path, unit: Unit) -> list[dict[str, Any]]:
+def _write_unit(folder: Path, unit: Unit, compression: str) -> list[dict[str, Any]]:
     writers: dict[str, _ShardWriter] = {}
     try:
         for split, sample in unit.make():
@@ -132,7 +139,7 @@ def _write_unit(folder: Path, unit: Unit) -> list[dict[str, Any]]:
                 name = unit.name if unit.name.startswith(f"{split}-") else f"{split}-{unit.name}"
                 if not _PLAIN.fullmatch(name):
                     raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
-                writers[split] = _ShardWriter(folder, f"{name}.tar.gz")
+                writers[split] = _ShardWriter(folder, f"{name}.tar.{compression}")
             writers[split].add(sample)
         return [
             {**writer.finish(), "split": split, "unit": unit.name, "recipe": unit.recipe, **unit.about}
@@ -199,7 +206,7 @@ def build_dataset(
         entries = old.get(unit.name, [])
         kept = bool(entries) and all(e["recipe"] == unit.recipe and _intact(folder, e) for e in entries)
         if not kept and f"{unit.name}:{unit.recipe}" not in empty:
-            entries = _write_unit(folder, unit)
+            entries = _write_unit(folder, unit, _COMPRESSION[kind])
             if entries:
                 old[unit.name] = entries
             else:
@@ -271,7 +278,9 @@ def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str,
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
     if not _SHARD.fullmatch(entry["file"]):
-        raise ValueError(f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar.gz")
+        raise ValueError(
+            f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar.gz or NAME.tar.xz"
+        )
     path = Path(folder) / entry["file"]
     if not path.is_file():
         raise ValueError(f"shard {path} is missing: copy the folder again or rebuild it with tools/prepare.py")
@@ -286,7 +295,7 @@ def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str,
         for sample in group_by_keys(files, lcase=False):
             count += 1
             yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"shard {path} is not a readable tar: {error}") from error
     if count != entry["entries"]:
         raise ValueError(f"shard {path} holds {count} samples, its index says {entry['entries']}")

@@ -7,6 +7,7 @@ the source: of n documents a fraction f, one every 1/f.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,10 +142,11 @@ def write_documents(
     documents: Sequence[Document], out: str | Path, header: dict[str, Any] | None = None, progress: bool = False
 ) -> dict[str, Any]:
     """Write documents into text shards under `out`; return the index. Raises ValueError if two share a name."""
-    names = [document.name for document in documents]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"two documents are called {twice[0]!r}; give the common parent folder instead")
+    if not documents:
+        raise ValueError("there are no documents to write")
+    name, count = max(Counter(document.name for document in documents).items(), key=lambda item: item[1])
+    if count > 1:
+        raise ValueError(f"{count} documents are called {name!r}; give their common parent folder instead")
 
     def maker(block: list[Document]) -> Callable[[], Iterable[tuple[str, Sample]]]:
         def make() -> Iterator[tuple[str, Sample]]:
@@ -157,7 +159,7 @@ def write_documents(
     units = []
     for number, block in enumerate(_blocks(documents)):
         content = canonical_json([[doc.name, doc.text, doc.about, doc.split] for doc in block])
-        units.append(Unit(f"{number:05d}", digest("text 1", content), maker(block)))
+        units.append(Unit(f"{number:05d}", digest("text 2", content), maker(block)))
     return build_dataset(out, "text", units, header, progress)
 
 
