@@ -22,7 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 run.dir=runs/trial")
     parser.add_argument("--dry-run", action="store_true", help="build all, compute one loss, write nothing")
     parser.add_argument("--export", metavar="DIR", help="write the model of the newest checkpoint to DIR and stop")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

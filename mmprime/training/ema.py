@@ -30,8 +30,8 @@ class EMA:
     @torch.no_grad()
     def update(self, updates: int) -> None:
         """Move the average towards the weights; ``updates`` counts the earlier calls (it is the step)."""
-        names = list(self._live)
-        averages, weights = [self.average[n] for n in names], [self._live[n] for n in names]
+        weights: list[Tensor] = list(self._live.values())
+        averages = [self.average[name] for name in self._live]
         torch._foreach_lerp_(averages, weights, 1 - self.decay_at(updates))
 
     @contextmanager

@@ -10,11 +10,12 @@ computes depends on the stored state and on (seed, k, m) only.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmprime.models.precision import autocast
 from mmprime.training import rng
 from mmprime.training.checkpoint import (
     Checkpoints,
@@ -30,6 +32,7 @@ from mmprime.training.checkpoint import (
     restore_optimizer,
     under_prefix,
     with_prefix,
+    write_text,
 )
 from mmprime.training.config import as_dict
 from mmprime.training.data_order import DataOrder
@@ -112,10 +115,18 @@ class Trainer:
             self.log.close()
 
     def export(self, directory: Path) -> None:
-        """Write the task's model directory from the averaged weights."""
+        """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
         if self.world.is_main:
             with self._averaged():
                 self.task.export(directory)
+            origin = {
+                "step": self.at.step,
+                "samples": self.at.step * self.order.samples_per_step,
+                "metrics": self.at.metrics,
+                "fingerprint": self._fingerprint(),
+                "config": as_dict(self.config),
+            }
+            write_text(directory / "training.json", json.dumps(origin, indent=1) + "\n")
         self.world.barrier()
 
     def _loop(self) -> Outcome:
@@ -184,10 +195,8 @@ class Trainer:
         limit = self.train.grad_clip or math.inf
         return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
 
-    def _precision(self) -> Any:
-        wanted = self.config.run.precision
-        use = wanted == "bf16" or (wanted == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use)
+    def _precision(self) -> AbstractContextManager[object]:
+        return autocast(self.config.run.precision, self.device)
 
     def _stop_non_finite(self, bad: list[int], norms: dict[str, float]) -> None:
         """Save the micro-batches at fault (all own ones if only a gradient is) and raise NonFiniteLoss."""

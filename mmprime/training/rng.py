@@ -37,9 +37,9 @@ def seed_globals(*parts: int | str) -> None:
 
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of the global generators as (tensors, JSON values)."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     version, internal, gauss = random.getstate()
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys.astype(np.int64))}
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     for index in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         tensors[f"cuda{index}"] = torch.cuda.get_rng_state(index)
     values = {

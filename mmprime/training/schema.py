@@ -142,7 +142,6 @@ class ToyConfig:
     tokens: int = 3
     codes: int = 4
     sharpness: float = 2.0  # standard deviation of the log probabilities
-    monte_carlo: int = 64  # draws per state for the learned bound
 
 
 @dataclass
@@ -152,7 +151,8 @@ class TokenizerLossConfig:
     l1: float = 1.0
     l2: float = 0.0
     perceptual: float = 0.0
-    perceptual_weights: str = _path()  # a timm model's weights
+    perceptual_model: str = "tf_efficientnet_lite0"  # a timm architecture
+    perceptual_weights: str = _path()  # a file of its weights
     adversarial: float = 0.0
     adversarial_start: int = 0  # first step of the adversary
     quantizer: float = 1.0  # the quantizer's own loss (commitment, entropy)

@@ -24,9 +24,12 @@ class Task(Protocol):
     """
 
     name: str
-    modules: nn.Module  # everything with weights; its state_dict is checkpointed
     num_examples: int  # the Trainer draws indices in [0, num_examples)
     best_metric: str  # the key of validate() that is minimised
+
+    @property
+    def modules(self) -> nn.Module:
+        """Everything with weights; its state_dict is checkpointed."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by group; each group has an optimizer."""

@@ -1,0 +1,218 @@
+"""Masked diffusion over a canvas of text and image spans, as a Task.
+
+Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode). Objectives:
+``joint`` is a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps.
+Validation always prints NELBOs, in nats per token.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmprime.engine import Canvas, joint_loss, nelbo
+from mmprime.models import PrimeDiT, save_model
+from mmprime.training.codecs import build_canvas
+from mmprime.training.conditions import Conditions, scored_tokens
+from mmprime.training.config import ConfigError, resolve
+from mmprime.training.examples import Corpus, Examples, load_corpus
+from mmprime.training.models import build_model
+from mmprime.training.sample_files import write_samples
+from mmprime.training.schema import DiffusionConfig, ObjectiveConfig
+from mmprime.training.task import LossTerm
+
+CHUNK = 64  # examples of one validation batch
+WORD = re.compile(r"[^\W_]+")
+
+
+class DiffusionTask:
+    """Train ``model`` on ``corpus`` over ``canvas``; see the module's head."""
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        corpus: Corpus,
+        canvas: Canvas,
+        model: PrimeDiT,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.corpus, self.canvas = config, corpus, canvas
+        self.device = torch.device(device)
+        self.modules = model.to(self.device)
+        if config.run.compile:
+            model.compile_blocks()
+        self.conditions = Conditions(canvas, config.conditions)
+        self.num_examples = len(corpus.train)
+        self.views = _views(canvas)
+        self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
+        self._independent = config.conditions.independent_times and len(canvas.spans) > 1
+        if config.objective.kind != "joint" and self._independent:
+            raise ConfigError(
+                f"objective.kind={config.objective.kind} gives all spans one time; "
+                "set conditions.independent_times=false"
+            )
+
+    @classmethod
+    def from_config(
+        cls, config: DiffusionConfig, device: torch.device | str = "cpu", cache: Path | None = None
+    ) -> DiffusionTask:
+        """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
+        corpus = load_corpus(config.data, config.run.seed)
+        canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache)
+        return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": list(self.modules.parameters())}
+
+    def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
+        y0, cond = self._batch(self.corpus.train, indices.cpu())
+        mode = self.conditions.draw(len(y0), generator)
+        cond = self._drop_labels(cond, generator)
+        given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
+        nats = self._objective(y0, given, absent, generator, cond)
+        per_token = nats / self.conditions.tokens[mode].to(nats)
+        yield "model", per_token.mean(), self._by_mode(per_token.detach(), mode)
+
+    def validate(self, generator: torch.Generator) -> dict[str, float]:
+        """For each split: the NELBO of each view with its standard error, and for the first view also the
+        token-synchronous NELBO and the joint loss. Nats per token."""
+        metrics: dict[str, float] = {}
+        for split, examples in self.corpus.validation.items():
+            for number, (view, given) in enumerate(self.views.items()):
+                law = self.config.objective.law
+                values = {_key(view): self._score(examples, given, generator, "nelbo", law)}
+                if number == 0:
+                    values["nelbo_token_synchronous"] = self._score(
+                        examples, given, generator, "nelbo", "token_synchronous"
+                    )
+                    values["joint_loss"] = self._score(examples, given, generator, "joint", law)
+                for key, nats in values.items():
+                    metrics[f"{split}/{key}"] = float(nats.mean())
+                    metrics[f"{split}/{key}_se"] = float(nats.std() / math.sqrt(len(nats)))
+        return metrics
+
+    def report(self, metrics: dict[str, float], step: int) -> str:
+        """One line a split; before the first step each NELBO beside its ln C."""
+        lines = []
+        for split in self.corpus.validation:
+            parts = []
+            for view, given in self.views.items():
+                key = f"{split}/{_key(view)}"
+                text = f"NELBO{'' if view == 'all' else f' of {view}'} {metrics[key]:.4f} ± {metrics[key + '_se']:.4f}"
+                parts.append(text + (f" (ln C = {self._uniform_nats(given):.4f})" if step == 0 else ""))
+            synchronous = metrics[f"{split}/nelbo_token_synchronous"]
+            joint = metrics[f"{split}/joint_loss"]
+            parts += [f"token-synchronous NELBO {synchronous:.4f}", f"joint loss (no bound) {joint:.4f}"]
+            lines.append(f"{'untrained, ' if step == 0 else ''}{split}, nats/token: " + "; ".join(parts))
+        return "\n".join(lines)
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        write_samples(self, directory, step)
+
+    def export(self, directory: Path) -> None:
+        """The model folder, half precision; tokenizers and data are named relative to it, and the caption words."""
+        data = self.config.data
+        references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
+        extra: dict[str, Any] = {
+            "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
+            "data": _relative(data.path, directory),
+            "law": self.config.objective.law,
+        }
+        if self.canvas.has("text") and self.corpus.train.captions:
+            words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
+            extra["words"] = sorted(words)
+        save_model(directory, self.modules, self.canvas, extra, torch.float16)
+
+    def inspect(self, indices: Tensor) -> dict[str, Tensor]:
+        return {"y0": self._batch(self.corpus.train, indices.cpu())[0]}
+
+    def fingerprint(self) -> dict[str, str]:
+        codecs = {f"codec/{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
+        return {"data": self.corpus.fingerprint, **codecs}
+
+    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """y0 (B, N) and the condition of some examples, on the device."""
+        y0 = self.canvas.pack({name: codes[indices].long() for name, codes in examples.codes.items()})
+        cond = None if examples.labels is None else {"label": examples.labels[indices].to(self.device)}
+        return y0.to(self.device), cond
+
+    def _drop_labels(self, cond: dict[str, Tensor] | None, generator: torch.Generator) -> dict[str, Tensor] | None:
+        if cond is None or not self.config.conditions.label_dropout:
+            return cond
+        label = cond["label"]
+        drop = torch.rand(len(label), generator=generator) < self.config.conditions.label_dropout
+        null = self.modules.null_condition(cond)["label"]
+        return {"label": torch.where(drop.to(label.device), null, label)}
+
+    def _objective(
+        self, y0: Tensor, given: Tensor, absent: Tensor, generator: torch.Generator, cond: dict[str, Tensor] | None
+    ) -> Tensor:
+        """(B,) nats of the configured objective."""
+        goal: ObjectiveConfig = self.config.objective
+        masks: dict[str, Any] = {
+            "given": given,
+            "absent": absent,
+            "generator": generator,
+            "law": goal.law,
+            "cond": cond,
+        }
+        if goal.kind == "joint":
+            return joint_loss(self.modules, self.canvas, y0, independent_spans=self._independent, **masks)
+        return nelbo(self.modules, self.canvas, y0, steps=goal.steps if goal.kind == "finite" else None, **masks)
+
+    def _by_mode(self, per_token: Tensor, mode: Tensor) -> dict[str, float]:
+        """Mean loss of each mode that occurs."""
+        if len(self.conditions.names) == 1:
+            return {}
+        per_token = per_token.cpu()
+        return {
+            f"{self.config.objective.kind}/{name}": float(per_token[mode == number].mean())
+            for number, name in enumerate(self.conditions.names)
+            if (mode == number).any()
+        }
+
+    def _score(self, examples: Examples, given: Tensor, generator: torch.Generator, kind: str, law: str) -> Tensor:
+        """Nats per token of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
+        measure = nelbo if kind == "nelbo" else joint_loss
+        parts = []
+        for indices in torch.arange(len(examples)).split(CHUNK):
+            y0, cond = self._batch(examples, indices)
+            region = given.to(self.device)
+            nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)
+            parts.append(nats.double().cpu())
+        return torch.cat(parts) / scored_tokens(self.canvas, given)
+
+    def _uniform_nats(self, given: Tensor) -> float:
+        """ln C, averaged over the tokens outside ``given``: the NELBO of a model that knows nothing."""
+        scored = [span for span in self.canvas.spans if not given[self.canvas.subtoken_slice(span.name)].all()]
+        tokens = sum(span.num_tokens for span in scored)
+        return sum(span.num_tokens * math.log(span.codec.num_codes) for span in scored) / tokens
+
+
+def _views(canvas: Canvas) -> dict[str, Tensor]:
+    """What validation scores: each span given the others (images first), then all; with one span just that."""
+    everything = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
+    if len(canvas.spans) == 1:
+        return {"all": everything}
+    views = {}
+    for span in sorted(canvas.spans, key=lambda s: s.name != "image"):
+        others = "+".join(s.name for s in canvas.spans if s is not span)
+        views[f"{span.name}|{others}"] = ~canvas.mask(span.name)
+    return {**views, "joint": everything}
+
+
+def _key(view: str) -> str:
+    return "nelbo" if view == "all" else f"nelbo/{view}"
+
+
+def _relative(path: str, directory: Path) -> str:
+    return Path(os.path.relpath(resolve(path), directory)).as_posix()

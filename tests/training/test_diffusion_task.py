@@ -1,0 +1,191 @@
+import math
+
+import pytest
+import torch
+
+from mmprime.models import load_model
+from mmprime.training.codecs import build_canvas
+from mmprime.training.conditions import Conditions
+from mmprime.training.config import ConfigError
+from mmprime.training.diffusion_task import DiffusionTask
+from mmprime.training.examples import Corpus, Examples
+from mmprime.training.loop import Trainer
+from mmprime.training.models import build_model
+from mmprime.training.schema import (
+    CodecConfig,
+    ConditionsConfig,
+    DataConfig,
+    DiffusionConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RunConfig,
+    SamplesConfig,
+    TrainConfig,
+)
+
+TEXT, IMAGE = 18, 32
+
+
+def corpus(num_classes=None) -> Corpus:
+    """The image is decided by the first word, so that captions help."""
+
+    def part(count: int, seed: int) -> Examples:
+        generator = torch.Generator().manual_seed(seed)
+        text = torch.randint(0, TEXT, (count, 4), generator=generator)
+        image = (text[:, :1] + torch.arange(9)) % IMAGE
+        labels = None if num_classes is None else text[:, 0] % num_classes
+        return Examples({"text": text.int(), "image": image.int()}, labels, [f"word {i}" for i in range(count)])
+
+    return Corpus(
+        train=part(200, 0),
+        validation={"val": part(40, 1)},
+        num_codes={"text": TEXT, "image": IMAGE},
+        lengths={"text": 4, "image": (3, 3)},
+        num_classes=num_classes,
+        text_tokenizer=None,
+        fingerprint="made up",
+    )
+
+
+def task(directory, num_classes=None, conditions=None, objective=None) -> DiffusionTask:
+    config = DiffusionConfig(
+        task="diffusion",
+        run=RunConfig(dir=str(directory)),
+        train=TrainConfig(
+            steps=40, batch=32, lr=5e-3, warmup=5, ema=0.9, validate_every=40, samples_every=40, save_every=20
+        ),
+        data=DataConfig(path=str(directory), image_tokenizer="", text_tokenizer=""),
+        model=ModelConfig(preset="nano", width=32, depth=2, heads=2),
+        objective=objective or ObjectiveConfig(),
+        conditions=conditions or ConditionsConfig(text_given=0.5, text_absent=0.1, image_given=0.2),
+        samples=SamplesConfig(count=3, steps=4),
+    )
+    data = corpus(num_classes)
+    torch.manual_seed(0)
+    canvas = build_canvas(data, {"image": CodecConfig(), "text": CodecConfig(kind="shuffled", digits=2)})
+    return DiffusionTask(config, data, canvas, build_model(canvas, config.model, num_classes))
+
+
+def test_untrained_bounds_are_ln_c_and_are_told_beside_it(tmp_path):
+    untrained = task(tmp_path)
+    with torch.no_grad():
+        metrics = untrained.validate(torch.Generator().manual_seed(0))
+    assert metrics["val/nelbo/image|text"] == pytest.approx(math.log(IMAGE), rel=0.1)
+    assert metrics["val/nelbo/text|image"] == pytest.approx(math.log(TEXT), rel=0.1)
+    assert metrics["val/nelbo_token_synchronous"] == pytest.approx(math.log(IMAGE), rel=0.02)
+    report = untrained.report(metrics, 0)
+    assert "untrained" in report
+    assert f"(ln C = {math.log(IMAGE):.4f})" in report
+    assert "joint loss (no bound)" in report
+    assert untrained.best_metric in metrics
+
+
+def test_each_mode_shows_hides_and_scores_what_its_name_says(tmp_path):
+    built = task(tmp_path)
+    text, image = built.canvas.mask("text"), built.canvas.mask("image")
+    rows = {
+        name: (built.conditions.given[i], built.conditions.absent[i]) for i, name in enumerate(built.conditions.names)
+    }
+    assert torch.equal(rows["text_given"][0], text)
+    assert torch.equal(rows["text_absent"][1], text)
+    assert torch.equal(rows["image_given"][0], image)
+    assert not (rows["joint"][0] | rows["joint"][1]).any()
+    assert dict(zip(built.conditions.names, built.conditions.tokens.tolist())) == {
+        "text_given": 9, "text_absent": 9, "image_given": 4, "joint": 13
+    }  # fmt: skip
+    seen = []
+    forward = built.modules.forward
+    built.modules.forward = lambda y, canvas, cond=None: (seen.append(y), forward(y, canvas, cond))[1]
+    generator = torch.Generator().manual_seed(1)
+    _, _, metrics = next(iter(built.losses(torch.arange(64), generator, 0)))
+    assert {"joint/text_given", "joint/text_absent", "joint/image_given", "joint/joint"} == set(metrics)
+    shown = (seen[0][:, text] >= 0).float().mean(-1)
+    assert (shown == 1).sum() >= 32  # half of 64 have the text given
+    assert (shown == 0).sum() >= 6  # a tenth has it absent
+
+
+def test_shares_of_modes_are_exact_in_a_batch(tmp_path):
+    built = task(tmp_path)
+    counts = built.conditions.draw(100, torch.Generator().manual_seed(0)).bincount()
+    assert dict(zip(built.conditions.names, counts.tolist())) == pytest.approx(
+        {"text_given": 50, "text_absent": 10, "image_given": 20, "joint": 20}, abs=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_given": 0.8, "image_given": 0.3}, "more than 1"),
+        ({"text_given": -0.1}, "text_given"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Conditions(task(tmp_path).canvas, ConditionsConfig(**settings))
+
+
+def test_a_bound_objective_refuses_independent_times(tmp_path):
+    with pytest.raises(ConfigError, match="independent_times=false"):
+        task(tmp_path, objective=ObjectiveConfig(kind="marginal"))
+
+
+@pytest.mark.parametrize("kind", ["marginal", "finite"])
+def test_the_other_objectives_are_the_named_bounds(tmp_path, kind):
+    conditions = ConditionsConfig(independent_times=False)
+    built = task(tmp_path, conditions=conditions, objective=ObjectiveConfig(kind=kind, steps=4))
+    losses = [next(iter(built.losses(torch.arange(200), torch.Generator().manual_seed(i), 0)))[1] for i in range(8)]
+    uniform = (4 * math.log(TEXT) + 9 * math.log(IMAGE)) / 13
+    assert float(torch.stack(losses).mean()) == pytest.approx(uniform, rel=0.05)
+
+
+def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
+    built = task(tmp_path)
+    trainer = Trainer(built, built.config)
+    with torch.no_grad():
+        before = built.validate(torch.Generator().manual_seed(0))
+    outcome = trainer.run()
+    key = built.best_metric
+    assert outcome.metrics[key] < before[key] - 0.3
+    assert (tmp_path / "samples/step_00000040.safetensors").exists()
+    trainer.export(tmp_path / "model")
+    model, canvas, config = load_model(tmp_path / "model")
+    assert config["data"] == ".."
+    assert config["words"][-1] == "word"
+    y = torch.full((2, canvas.num_subtokens), -1)
+    with trainer.ema.swapped_in(), torch.no_grad():
+        torch.testing.assert_close(model(y, canvas), built.modules(y, canvas), rtol=2e-2, atol=2e-2)
+    assert (tmp_path / "model/training.json").exists()
+
+
+def test_labels_are_dropped_at_their_rate(tmp_path):
+    built = task(tmp_path, num_classes=5, conditions=ConditionsConfig(label_dropout=0.25))
+    cond = built._drop_labels({"label": torch.zeros(4000, dtype=torch.int64)}, torch.Generator().manual_seed(0))
+    assert set(cond["label"].tolist()) == {0, 5}
+    assert float((cond["label"] == 5).float().mean()) == pytest.approx(0.25, abs=0.03)
+    _, loss, _ = next(iter(built.losses(torch.arange(32), torch.Generator().manual_seed(0), 0)))
+    assert torch.isfinite(loss)
+
+
+def test_a_clustered_codec_is_kept_and_read_back(tmp_path):
+    data = corpus()
+    first = build_canvas(data, {}, cache=tmp_path).span("image").codec
+    stored = list((tmp_path / "codecs").glob("image-*.safetensors"))
+    assert len(stored) == 1
+    assert first.num_digits == 2
+    other = corpus()
+    other.train.codes["image"].random_(0, IMAGE)  # what is stored wins over what would be built now
+    assert build_canvas(other, {}, cache=tmp_path).span("image").codec == first
+    assert build_canvas(other, {}).span("image").codec != first
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"imgae": CodecConfig()}, "nearest: image"),
+        ({"text": CodecConfig(source="codebook")}, "source=codebook"),
+        ({"image": CodecConfig(kind="mixed_radix", radices=[2, 3])}, "model.codec.image"),
+    ],
+)
+def test_codec_mistakes_name_their_key(section, message):
+    with pytest.raises(ConfigError, match=message):
+        build_canvas(corpus(), section)
