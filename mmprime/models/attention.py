@@ -84,7 +84,8 @@ def attention(
     if segments is not None and segments.ids.shape != q.shape[:2]:
         raise ValueError(f"segments must be {tuple(q.shape[:2])}, got {tuple(segments.ids.shape)}")
     chosen = "sdpa" if backend == "auto" else backend
-    _announce(chosen, q.device.type)
+    if not torch.compiler.is_compiling():
+        _announce(chosen, q.device.type)
     return {"sdpa": _sdpa, "xformers": _xformers, "reference": _reference}[chosen](q, k, v, segments)
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import IMAGE, TEXT, MakeModel, make_canvas, random_state
+from model_world import IMAGE, TEXT, make_canvas, make_model, random_state
 
 from mmprime.engine import Canvas, Codec, Span, nelbo, sample
 from mmprime.engine.plan import Plan
@@ -19,7 +19,7 @@ def all_logits(model: PrimeDiT, y: torch.Tensor, canvas: Canvas, **cond: torch.T
 
 
 @pytest.mark.parametrize("law", ["independent", "nested", "token_synchronous"])
-def test_untrained_model_costs_exactly_ln_c_per_token(law: str, make_model: MakeModel) -> None:
+def test_untrained_model_costs_exactly_ln_c_per_token(law: str) -> None:
     canvas = Canvas([Span("text", 4, Codec.base(16, 2)), Span("image", (2, 3), Codec.shuffled(16, 2, seed=1))])
     model = make_model(canvas, randomise=False)
     y0 = random_state(canvas, hidden=0.0)
@@ -28,7 +28,7 @@ def test_untrained_model_costs_exactly_ln_c_per_token(law: str, make_model: Make
 
 
 @pytest.mark.parametrize("token_embedding", [True, False])
-def test_every_digit_and_its_hiding_matter(token_embedding: bool, make_model: MakeModel) -> None:
+def test_every_digit_and_its_hiding_matter(token_embedding: bool) -> None:
     canvas = make_canvas(length=2, grid=(1, 2))
     model = make_model(canvas, token_embedding=token_embedding)
     y = torch.zeros(1, canvas.num_subtokens, dtype=torch.int64)
@@ -41,7 +41,7 @@ def test_every_digit_and_its_hiding_matter(token_embedding: bool, make_model: Ma
             assert (model(changed, canvas) - hidden)[0, token].abs().max() > 1e-3, (n, value)
 
 
-def test_whole_token_embedding_is_added_only_when_complete(make_model: MakeModel) -> None:
+def test_whole_token_embedding_is_added_only_when_complete() -> None:
     canvas = make_canvas(length=1, grid=(1, 1))
     model = make_model(canvas)
     embedder = model.embedders["image"]
@@ -55,14 +55,14 @@ def test_whole_token_embedding_is_added_only_when_complete(make_model: MakeModel
     assert embedder._codes(states)[:, 0].tolist() == [int(code), IMAGE.num_codes, IMAGE.num_codes]
 
 
-def test_hidden_canvas_still_knows_positions(make_model: MakeModel) -> None:
+def test_hidden_canvas_still_knows_positions() -> None:
     canvas = make_canvas()
     hidden = make_model(canvas)(torch.full((1, canvas.num_subtokens), -1), canvas)
     image = hidden[0, canvas.token_slice("image")]
     assert torch.pdist(image).min() > 1e-3
 
 
-def test_spans_in_another_order_give_the_same_tokens(make_model: MakeModel) -> None:
+def test_spans_in_another_order_give_the_same_tokens() -> None:
     canvas = make_canvas()
     other = Canvas(canvas.spans[::-1])
     model = make_model(canvas)
@@ -73,7 +73,7 @@ def test_spans_in_another_order_give_the_same_tokens(make_model: MakeModel) -> N
         torch.testing.assert_close(a[:, canvas.token_slice(name)], b[:, other.token_slice(name)], atol=1e-5, rtol=1e-4)
 
 
-def test_examples_do_not_see_each_other(make_model: MakeModel) -> None:
+def test_examples_do_not_see_each_other() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=4)
     y, label = random_state(canvas, batch=4), torch.tensor([0, 1, 2, 4])
@@ -83,7 +83,7 @@ def test_examples_do_not_see_each_other(make_model: MakeModel) -> None:
     torch.testing.assert_close(whole[order], shuffled, atol=1e-5, rtol=1e-4)
 
 
-def test_no_modulation_without_a_condition(make_model: MakeModel) -> None:
+def test_no_modulation_without_a_condition() -> None:
     canvas = make_canvas()
     names = [name for name, _ in make_model(canvas).named_parameters()]
     assert not [name for name in names if "modulation" in name or "condition" in name or "final" in name]
@@ -92,7 +92,7 @@ def test_no_modulation_without_a_condition(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
-def test_conditional_blocks_start_as_the_identity(mlp: str, make_model: MakeModel) -> None:
+def test_conditional_blocks_start_as_the_identity(mlp: str) -> None:
     canvas = make_canvas()
     model = make_model(canvas, randomise=False, mask_rate=True, mlp=mlp)
     x = torch.randn(2, canvas.num_tokens, 64)
@@ -101,7 +101,7 @@ def test_conditional_blocks_start_as_the_identity(mlp: str, make_model: MakeMode
     torch.testing.assert_close(block, x)
 
 
-def test_every_condition_matters_and_the_null_class_is_no_label(make_model: MakeModel) -> None:
+def test_every_condition_matters_and_the_null_class_is_no_label() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=3, guidance_scale=True)
     y = random_state(canvas)
@@ -113,14 +113,14 @@ def test_every_condition_matters_and_the_null_class_is_no_label(make_model: Make
     torch.testing.assert_close(all_logits(model, y, canvas, **null), all_logits(model, y, canvas))
 
 
-def test_mask_rate_is_read_from_the_state(make_model: MakeModel) -> None:
+def test_mask_rate_is_read_from_the_state() -> None:
     model = make_model(make_canvas(), mask_rate=True)
     y = torch.tensor([[0, -1], [-1, -1], [1, 0]])
     read = model.conditioning(y, None)[:, 0]
     torch.testing.assert_close(read, model.conditioning.mask_rate(torch.tensor([0.5, 1.0, 0.0])))
 
 
-def test_checkpointing_gives_the_same_gradients(make_model: MakeModel) -> None:
+def test_checkpointing_gives_the_same_gradients() -> None:
     canvas = make_canvas()
     y = random_state(canvas)
     grads = []
@@ -133,7 +133,20 @@ def test_checkpointing_gives_the_same_gradients(make_model: MakeModel) -> None:
         torch.testing.assert_close(grad, grads[1][name], msg=name)
 
 
-def test_every_weight_learns(make_model: MakeModel) -> None:
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same() -> None:
+    canvas = make_canvas()
+    y = random_state(canvas)
+    plain, compiled = make_model(canvas), make_model(canvas)
+    compiled.compile_blocks()
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for model in (plain, compiled):
+        all_logits(model, y, canvas).square().mean().backward()
+    for (name, a), b in zip(plain.named_parameters(), compiled.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_every_weight_learns() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=2, mask_rate=True)
     all_logits(model, random_state(canvas, hidden=0.2), canvas).square().mean().backward()
@@ -141,7 +154,7 @@ def test_every_weight_learns(make_model: MakeModel) -> None:
     assert idle == []
 
 
-def test_head_rows_lie_in_code_order(make_model: MakeModel) -> None:
+def test_head_rows_lie_in_code_order() -> None:
     canvas = Canvas([Span("text", 3, Codec.shuffled(10, 2, seed=3))])
     model = make_model(canvas, randomise=False)
     with torch.no_grad():
@@ -151,7 +164,7 @@ def test_head_rows_lie_in_code_order(make_model: MakeModel) -> None:
     assert (canvas.unpack(drawn.y)["text"] == 7).all()
 
 
-def test_class_guidance_runs_and_changes_the_sample(make_model: MakeModel) -> None:
+def test_class_guidance_runs_and_changes_the_sample() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=3)
     plan = Plan.first_hitting(canvas, batch=2, generator=torch.Generator().manual_seed(0))
@@ -160,7 +173,7 @@ def test_class_guidance_runs_and_changes_the_sample(make_model: MakeModel) -> No
     assert (plain != guided).any()
 
 
-def test_float64_model_agrees_with_float32(make_model: MakeModel) -> None:
+def test_float64_model_agrees_with_float32() -> None:
     canvas = make_canvas()
     model = make_model(canvas)
     y = random_state(canvas)
@@ -170,7 +183,7 @@ def test_float64_model_agrees_with_float32(make_model: MakeModel) -> None:
     torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=1e-3)
 
 
-def test_bfloat16_is_near_and_the_residual_stays_float32(make_model: MakeModel) -> None:
+def test_bfloat16_is_near_and_the_residual_stays_float32() -> None:
     canvas = make_canvas()
     model = make_model(canvas)
     y = random_state(canvas)
@@ -184,7 +197,7 @@ def test_bfloat16_is_near_and_the_residual_stays_float32(make_model: MakeModel) 
         autocast("fp8", "cpu")
 
 
-def test_bad_input_is_named(make_model: MakeModel) -> None:
+def test_bad_input_is_named() -> None:
     canvas = make_canvas()
     model = make_model(canvas)
     y = random_state(canvas)

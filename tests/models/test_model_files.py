@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeModel, make_canvas, random_state
+from model_world import make_canvas, make_model, random_state
 from safetensors.torch import load_file, save_file
 
 from mmprime.engine import Canvas, Codec, Span
@@ -16,7 +16,7 @@ EXTRA = {"tokenizers": {"image": "../emoji_tokenizer"}}
 
 
 @pytest.fixture
-def saved(tmp_path: Path, make_model: MakeModel) -> Path:
+def saved(tmp_path: Path) -> Path:
     canvas = make_canvas()
     save_model(tmp_path / "m", make_model(canvas, num_classes=2), canvas, EXTRA)
     return tmp_path / "m"
@@ -35,7 +35,7 @@ def edit_weights(directory: Path, change) -> None:
     edit_config(directory, weights_sha256=_sha256(path))
 
 
-def test_float32_round_trip_is_bitwise(saved: Path, make_model: MakeModel) -> None:
+def test_float32_round_trip_is_bitwise(saved: Path) -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=2)
     state = torch.get_rng_state()
@@ -53,14 +53,14 @@ def test_float32_round_trip_is_bitwise(saved: Path, make_model: MakeModel) -> No
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_clustered_codec_comes_back_with_the_model(tmp_path: Path, make_model: MakeModel) -> None:
+def test_a_clustered_codec_comes_back_with_the_model(tmp_path: Path) -> None:
     codec = Codec.clustered(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)))
     canvas = Canvas([Span("text", 4, codec)])
     save_model(tmp_path, make_model(canvas))
     assert load_model(tmp_path)[1].span("text").codec.fingerprint() == codec.fingerprint()
 
 
-def test_half_precision_storage_halves_the_file(tmp_path: Path, make_model: MakeModel) -> None:
+def test_half_precision_storage_halves_the_file(tmp_path: Path) -> None:
     canvas = make_canvas()
     model = make_model(canvas)
     save_model(tmp_path / "full", model, canvas)
@@ -73,14 +73,14 @@ def test_half_precision_storage_halves_the_file(tmp_path: Path, make_model: Make
         assert torch.equal(value, model.state_dict()[name].half().float())
 
 
-def test_switches_of_a_run_are_not_saved(tmp_path: Path, make_model: MakeModel) -> None:
+def test_switches_of_a_run_are_not_saved(tmp_path: Path) -> None:
     canvas = make_canvas()
     save_model(tmp_path, make_model(canvas, attention="xformers", checkpointing=True), canvas)
     loaded, _, _ = load_model(tmp_path)
     assert (loaded.config.attention, loaded.config.checkpointing) == ("auto", False)
 
 
-def test_saving_refuses_what_it_could_not_read_back(tmp_path: Path, make_model: MakeModel) -> None:
+def test_saving_refuses_what_it_could_not_read_back(tmp_path: Path) -> None:
     canvas = make_canvas()
     model = make_model(canvas)
     with pytest.raises(ValueError, match="canvas"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import MakeModel, make_canvas, random_state
+from model_world import make_canvas, make_model, random_state
 
 from mmprime.models import PrimeDiT
 
@@ -22,7 +22,7 @@ def gradient(model: PrimeDiT, hiddens: list[torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "reference"])
-def test_packed_equals_padded_equals_alone(conditional: bool, attention: str, make_model: MakeModel) -> None:
+def test_packed_equals_padded_equals_alone(conditional: bool, attention: str) -> None:
     ys, canvases = examples()
     options = {"num_classes": 3, "mask_rate": True} if conditional else {}
     model = make_model(canvases[0], attention=attention, **options)
@@ -41,7 +41,7 @@ def test_packed_equals_padded_equals_alone(conditional: bool, attention: str, ma
         torch.testing.assert_close(gradient(model, hiddens), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_one_canvas_for_each_example(make_model: MakeModel) -> None:
+def test_one_canvas_for_each_example() -> None:
     ys, canvases = examples()
     model = make_model(canvases[0])
     with pytest.raises(ValueError, match="got 3 and 2"):

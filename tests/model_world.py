@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import pytest
 import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import DiTConfig, PrimeDiT
 
-MakeModel = Callable[..., PrimeDiT]
 TEXT, IMAGE = Codec.base(30, 2), Codec.mixed_radix((2, 3, 4))
 
 
@@ -30,22 +26,12 @@ def random_state(canvas: Canvas, batch: int = 3, hidden: float = 0.5, seed: int 
     return torch.where(torch.rand(y.shape, generator=generator) < hidden, -1, y)
 
 
-@pytest.fixture
-def canvas() -> Canvas:
-    return make_canvas()
-
-
-@pytest.fixture
-def make_model() -> MakeModel:
-    """Build a nano model with every weight random, so that nothing is hidden by a zero."""
-
-    def build(canvas: Canvas, randomise: bool = True, **options: object) -> PrimeDiT:
-        torch.manual_seed(0)
-        model = PrimeDiT(canvas, DiTConfig(preset="nano", **options))  # type: ignore[arg-type]
-        if randomise:
-            for parameter in model.parameters():
-                if not parameter.any():
-                    torch.nn.init.normal_(parameter, std=0.1)
-        return model.eval()
-
-    return build
+def make_model(canvas: Canvas, randomise: bool = True, **options: object) -> PrimeDiT:
+    """A nano model with every weight random, so that nothing is hidden by a zero; or at its start."""
+    torch.manual_seed(0)
+    model = PrimeDiT(canvas, DiTConfig(preset="nano", **options))  # type: ignore[arg-type]
+    if randomise:
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
