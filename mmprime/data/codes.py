@@ -26,8 +26,13 @@ BLOCK = 16 * PACK
 class CodeTokenizer(Protocol):
     """What is asked of an image tokenizer."""
 
-    num_codes: int
-    grid: tuple[int, int]
+    @property
+    def num_codes(self) -> int:
+        """Size C of the code book."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the codes of one image."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Float images (B, 3, H, W) in [0, 1] to int64 codes (B, h, w)."""

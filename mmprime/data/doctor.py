@@ -186,7 +186,8 @@ def _check_text(path: str | Path, tokenizer: TextCoder | None, report: Report, l
             outside.append(document.name)
             continue
         counts += torch.bincount(ids, minlength=tokenizer.vocab_size)
-        if tokenizer.decode(ids.tolist()) != document.text:
+        expected = document.text.lower() if getattr(tokenizer, "lowercase", False) else document.text
+        if tokenizer.decode(ids.tolist()) != expected:
             lossy.append(document.name)
     report.complain(f"documents with ids outside the vocabulary of {tokenizer.vocab_size}", outside)
     report.complain("documents the tokenizer does not give back as they are (unknown pieces)", lossy)

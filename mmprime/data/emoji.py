@@ -233,19 +233,30 @@ def encode_webp(image: Image, quality: int = LOSSY_QUALITY) -> bytes:
 
 
 def _render_encoded(size: int, drawing: Drawing) -> tuple[str, bytes]:
-    image = render(drawing, size)
+    try:
+        image = render(drawing, size)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the drawing of {drawing.emoji.caption!r} cannot be rendered: {error}") from error
     return hashlib.sha256(image.tobytes()).hexdigest(), encode_webp(image)
 
 
-def vendor_samples(vendor: str, drawings: list[Drawing], size: int, workers: int = 1) -> Iterator[tuple[str, Sample]]:
+def vendor_samples(
+    vendor: str, drawings: list[Drawing], size: int, workers: int = 1, progress: bool = False
+) -> Iterator[tuple[str, Sample]]:
     """Render one vendor's drawings; yield (split, sample), leaving out images seen before."""
     job = functools.partial(_render_encoded, size)
     rendered: Iterable[tuple[str, bytes]]
+
+    def bar(results: Iterable[tuple[str, bytes]]) -> Iterable[tuple[str, bytes]]:
+        from tqdm import tqdm
+
+        return tqdm(results, desc=vendor, total=len(drawings), unit="image", leave=False, disable=not progress)
+
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            rendered = list(pool.map(job, drawings, chunksize=16))
+            rendered = list(bar(pool.map(job, drawings, chunksize=16)))
     else:
-        rendered = map(job, drawings)
+        rendered = bar(map(job, drawings))
     seen: set[str] = set()
     for drawing, (pixels, webp) in zip(drawings, rendered):
         if pixels in seen:
@@ -284,7 +295,7 @@ def prepare_emoji(
         raise ValueError(f"unknown vendors {unknown}; choose from {list(VENDORS)}")
 
     def maker(vendor: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
-        return lambda: vendor_samples(vendor, source.drawings(vendor), size, workers)
+        return lambda: vendor_samples(vendor, source.drawings(vendor), size, workers, progress)
 
     units = [Unit(v, source.recipe(v, size), maker(v), {"vendor": v}) for v in vendors]
     header = {

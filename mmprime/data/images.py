@@ -234,7 +234,10 @@ def centre_crop(image: Image, size: int) -> Image:
 
     upright = ImageOps.exif_transpose(image).convert("RGBA")
     white = Pillow.new("RGBA", upright.size, "#ffffff")
-    return ImageOps.fit(Pillow.alpha_composite(white, upright).convert("RGB"), (size, size), Pillow.Resampling.BICUBIC)
+    side = min(upright.size)
+    left, top = (upright.width - side) // 2, (upright.height - side) // 2
+    square = Pillow.alpha_composite(white, upright).convert("RGB").crop((left, top, left + side, top + side))
+    return square.resize((size, size), Pillow.Resampling.BICUBIC)
 
 
 def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:

@@ -94,7 +94,7 @@ class _ShardWriter:
         self.entries = self.examples = 0
         self._raw = self.temporary.open("wb")
         self._packer: gzip.GzipFile | lzma.LZMAFile = (
-            lzma.LZMAFile(self._raw, "wb", preset=6)
+            lzma.LZMAFile(self._raw, "wb", preset=6)  # noqa: SIM115 (closed by finish)
             if file.endswith(".xz")
             else gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
         )
@@ -197,42 +197,37 @@ def build_dataset(
     if before and before.get("kind") != kind:
         raise ValueError(f"{folder} already holds a dataset of kind {before.get('kind')!r}; choose another folder")
 
-    old: dict[str, list[dict[str, Any]]] = {}
+    done: dict[str, list[dict[str, Any]]] = {}
     for entry in before.get("shards", []):
-        old.setdefault(entry["unit"], []).append(entry)
-    empty: set[str] = set(before.get("empty", []))
-    shards: list[dict[str, Any]] = []
-    for unit in units if not progress else _bar(units):
-        entries = old.get(unit.name, [])
-        kept = bool(entries) and all(e["recipe"] == unit.recipe and _intact(folder, e) for e in entries)
-        if not kept and f"{unit.name}:{unit.recipe}" not in empty:
-            entries = _write_unit(folder, unit, _COMPRESSION[kind])
-            if entries:
-                old[unit.name] = entries
-            else:
-                old.pop(unit.name, None)
-                empty.add(f"{unit.name}:{unit.recipe}")
-            known = [entry for group in old.values() for entry in group]
-            write_json(folder / PARTIAL, {"kind": kind, "shards": known, "empty": sorted(empty)})
-        shards += old.get(unit.name, [])
+        done.setdefault(entry["unit"], []).append(entry)
+    obsolete = {*before.get("obsolete", []), *(entry["file"] for entry in before.get("shards", []))}
+    for unit in _bar(units) if progress else units:
+        entries = done.get(unit.name, [])
+        if not entries or any(e["recipe"] != unit.recipe or not _intact(folder, e) for e in entries):
+            done[unit.name] = _write_unit(folder, unit, _COMPRESSION[kind])
+            known = [entry for group in done.values() for entry in group]
+            write_json(folder / PARTIAL, {"kind": kind, "shards": known, "obsolete": sorted(obsolete)})
+    shards = [entry for unit in units for entry in done[unit.name]]
     if len({entry["file"] for entry in shards}) != len(shards):
         raise ValueError(f"two units make the same shard: {sorted(entry['file'] for entry in shards)}")
     if not shards:
         raise ValueError(f"nothing to write into {folder}: the source holds no samples")
-    for name in {entry["file"] for entry in before.get("shards", [])} - {entry["file"] for entry in shards}:
-        (folder / name).unlink(missing_ok=True)
+    index = {"format": FORMAT, "kind": kind, **(header or {}), "splits": _count(shards), "shards": shards}
+    if (folder / PARTIAL).exists() or before != index:
+        write_json(folder / INDEX, index)
+        for name in obsolete - {entry["file"] for entry in shards}:
+            if _SHARD.fullmatch(name):
+                (folder / name).unlink(missing_ok=True)
+        (folder / PARTIAL).unlink(missing_ok=True)
+    return index
 
+
+def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Examples by split."""
     splits: dict[str, int] = {}
     for entry in shards:
         splits[entry["split"]] = splits.get(entry["split"], 0) + entry["examples"]
-    names = {unit.name for unit in units}
-    index = {"format": FORMAT, "kind": kind, **(header or {}), "splits": splits, "shards": shards}
-    if gone := sorted(note for note in empty if note.split(":")[0] in names):
-        index["empty"] = gone
-    if not (folder / INDEX).exists() or json.loads((folder / INDEX).read_text(encoding="utf-8")) != index:
-        write_json(folder / INDEX, index)
-    (folder / PARTIAL).unlink(missing_ok=True)
-    return index
+    return splits
 
 
 def _bar(units: Sequence[Unit]) -> Iterable[Unit]:
@@ -247,11 +242,10 @@ def _bar(units: Sequence[Unit]) -> Iterable[Unit]:
 def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """The index of a dataset folder. Raises ValueError if it is absent, unreadable, unfinished or of another kind."""
     file = Path(path) / INDEX
+    if (Path(path) / PARTIAL).exists():
+        raise ValueError(f"{path} is an unfinished build: run the same prepare command again to finish it")
     if not file.is_file():
-        half = " (an unfinished build lies there: run the same prepare command again)"
-        raise ValueError(
-            f"{path} is no dataset folder: {INDEX} is missing{half if (Path(path) / PARTIAL).exists() else ''}"
-        )
+        raise ValueError(f"{path} is no dataset folder: {INDEX} is missing (make one with tools/prepare.py)")
     try:
         index = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

