@@ -15,7 +15,7 @@ from mmprime.engine import Span
 
 from .rotary import PositionEmbedding
 
-EMBEDDING_STD = 0.1
+EMBEDDING_STD = 0.3  # of 0.02, 0.1 and 0.3 the lowest NELBO after 250 steps of a small byte model
 
 
 class TokenEmbedder(nn.Module):
