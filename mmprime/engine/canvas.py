@@ -120,6 +120,17 @@ class Canvas:
         if y.shape[-1] != self.num_subtokens:
             raise ValueError(f"expected {self.num_subtokens} sub-tokens on the last axis, got shape {tuple(y.shape)}")
 
+    def check_digits(self, y: Tensor) -> None:
+        """Raises ValueError when a digit of y (B, N) reaches its radix (a wrong cell would be scored in silence)."""
+        self.check(y)
+        for span in self.spans:
+            outside = self.view(y, span.name) >= torch.tensor(span.codec.radices, device=y.device)
+            if outside.any():
+                b, n = outside.flatten(1).nonzero()[0].tolist()
+                n += self._subtoken_start[span.name]
+                radices = f"radices {span.codec.radices} of span {span.name!r}"
+                raise ValueError(f"digit {int(y[b, n])} at sub-token {n} of example {b} is outside the {radices}")
+
     def mask(
         self,
         name: str | None = None,

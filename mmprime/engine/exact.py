@@ -17,7 +17,8 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
 from .law import LAWS
-from .schedule import Schedule
+from .plan import check_law
+from .schedule import Regions, Schedule
 
 _MAX_PLANS = 200_000
 
@@ -42,10 +43,23 @@ def exact_likelihood(
 ) -> ExactLikelihood:
     """Enumerate all plans of a law (all orders, or all grid ranks for finite T). given: (N,) bool.
 
-    Raises ValueError when there are more than 200,000 plans.
+    Raises ValueError when there are more than 200,000 plans, on hidden sub-tokens in y0, steps < 1, a `given` of
+    another shape, or a schedule by regions in continuous time (its orders are not equally likely).
     """
+    canvas.check_digits(y0)
+    if (y0 < 0).any():
+        raise ValueError(f"sub-token {(y0 < 0).nonzero()[0, 1]} is hidden in the data; there is no exact value")
+    if given is not None and given.shape != (canvas.num_subtokens,):
+        raise ValueError(f"given is bool ({canvas.num_subtokens},), got {tuple(given.shape)}")
     free = torch.ones(canvas.num_subtokens, dtype=torch.bool) if given is None else ~given
-    plans = _time_plans(canvas, law, free, steps, schedule) if steps else _order_plans(canvas, law, free)
+    if schedule is not None:
+        check_law(canvas, law, schedule)
+    if steps is not None:
+        plans = _time_plans(canvas, law, free, steps, schedule or Schedule.linear())
+    elif isinstance(schedule, Regions):
+        raise ValueError("continuous time by regions has no exact value here; give steps, or estimate by `nelbo(...)`")
+    else:
+        plans = _order_plans(canvas, law, free)
     cache: dict[tuple[frozenset[int], frozenset[int]], Tensor] = {}
 
     def step_nats(shown: frozenset[int], revealed: frozenset[int]) -> Tensor:
@@ -111,13 +125,13 @@ def _order_plans(canvas: Canvas, law: str, free: Tensor) -> dict[tuple[int, ...]
     return {rank: count / math.factorial(len(units)) for rank, count in plans.items()}
 
 
-def _time_plans(
-    canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Schedule | None
-) -> dict[tuple[int, ...], float]:
+def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Schedule) -> dict[tuple[int, ...], float]:
+    if steps < 1:
+        raise ValueError(f"a plan needs at least one step, got {steps}")
     units = _units(canvas, law, free)
     _limit(steps ** len(units))
     times = 1 - torch.arange(steps + 1, dtype=torch.float64)[:, None] / steps
-    alpha = (schedule or Schedule.linear()).alpha(times).expand(-1, canvas.num_subtokens)
+    alpha = schedule.alpha(times).expand(-1, canvas.num_subtokens)
     chance = alpha.diff(dim=0)  # (T, N): of being revealed at each step
     plans: dict[tuple[int, ...], float] = {}
     for ranks in itertools.product(range(steps), repeat=len(units)):

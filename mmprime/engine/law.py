@@ -108,7 +108,7 @@ def hide_by_count(order: Order, u: Tensor, groups: list[Tensor]) -> tuple[Tensor
         keys = order.key.masked_fill(~leader, math.inf).sort(-1).values
         threshold = keys.gather(-1, (n - m).clamp(min=0)[:, None])
         hidden |= order.free & inside & (order.key >= threshold)
-        weight += torch.where(inside, (n / m.clamp(min=1))[:, None], 0.0)
+        weight += torch.where(inside, (n.to(weight.dtype) / m.clamp(min=1))[:, None], 0.0)
     return hidden, weight
 
 

@@ -149,7 +149,7 @@ def _step_nats(
 
 
 def _masks(canvas: Canvas, y0: Tensor, given: Tensor | None, absent: Tensor | None) -> tuple[Tensor, Tensor]:
-    canvas.check(y0)
+    canvas.check_digits(y0)
     given, absent = (as_mask(mask, canvas, len(y0), y0.device) for mask in (given, absent))
     if ((y0 < 0) & ~absent).any():
         place = ((y0 < 0) & ~absent).nonzero()[0].tolist()

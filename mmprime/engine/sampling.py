@@ -105,6 +105,7 @@ def _start(canvas: Canvas, rank: Tensor, given: Tensor | None) -> Tensor:
     y = torch.full_like(rank, MASK_ID) if given is None else given.clone()
     if y.shape != rank.shape:
         raise ValueError(f"given has shape {tuple(y.shape)}, the plan {tuple(rank.shape)}")
+    canvas.check_digits(y)
     clash = (y >= 0) != (rank == 0)
     if clash.any():
         b, n = clash.nonzero()[0].tolist()

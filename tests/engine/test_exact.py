@@ -1,0 +1,157 @@
+"""`nelbo.exact` against the oracle, the bound against the entropy, and where theory makes them equal."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import oracle
+import pytest
+import torch
+
+from mmprime.engine import LAWS, Canvas, Codec, Schedule, Span, nelbo
+
+PAIR, MIXED, PLAIN = oracle.pair_world(), oracle.mixed_world(), oracle.plain_world()
+GIVEN = torch.tensor([False, True, False, False, True, False])
+SCHEDULES = {
+    "linear": Schedule.linear(),
+    "cosine": Schedule.cosine(),
+    "regions": Schedule.regions({"text": Schedule.polynomial(0.5), "image": Schedule.cosine()}, MIXED.canvas),
+}
+
+
+def expected_bound(world: oracle.World, denoiser: oracle.TableDenoiser, **options: object) -> float:
+    return float((world.p * nelbo.exact(denoiser, world.canvas, world.y, **options).bound.detach()).sum())
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["free", "given"])
+def test_exact_by_plans_equals_exact_by_states(law: str, given: torch.Tensor | None) -> None:
+    denoiser, y = oracle.wrong(MIXED), MIXED.y[::4]
+    places = [] if given is None else given.nonzero()[:, 0].tolist()
+    value = nelbo.exact(denoiser, MIXED.canvas, y, law=law, given=given)
+    nll, bound = oracle.law_of(denoiser, MIXED.canvas, y, law, given=places)
+    assert torch.allclose(value.nll, nll, atol=1e-9)
+    assert torch.allclose(value.bound, bound, atol=1e-9)
+    assert (value.bound > value.nll + 1e-3).any()  # Jensen's gap is there to be seen
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_finite_exact_by_plans_equals_exact_by_states(law: str, name: str, steps: int) -> None:
+    denoiser, y = oracle.wrong(MIXED), MIXED.y[::8]
+    value = nelbo.exact(denoiser, MIXED.canvas, y, steps, law, schedule=SCHEDULES[name])
+    nll, bound = oracle.law_of(denoiser, MIXED.canvas, y, law, SCHEDULES[name], steps)
+    assert torch.allclose(value.nll, nll, atol=1e-9)
+    assert torch.allclose(value.bound, bound, atol=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("steps", [None, 1, 2, 4])
+@pytest.mark.parametrize("kind", ["perfect", "wrong", "table"])
+def test_the_model_is_a_law_and_the_bound_holds(law: str, steps: int | None, kind: str) -> None:
+    """exp(-nll) sums to one over all configurations; nll <= bound row by row; entropy <= E_p[nll] <= E_p[bound]."""
+    for world in (PAIR, MIXED) if steps in (None, 1, 2) else (PAIR,):
+        denoiser = {"perfect": oracle.perfect, "wrong": oracle.wrong}.get(kind, lambda w: oracle.random_table(w.canvas))
+        value = nelbo.exact(denoiser(world), world.canvas, world.y, steps, law)
+        assert float(value.nll.detach().neg().exp().sum()) == pytest.approx(1, abs=1e-9)
+        assert (value.bound >= value.nll - 1e-9).all()
+        assert float((world.p * value.nll.detach()).sum()) >= world.entropy - 1e-9
+        if kind != "perfect":
+            assert float((world.p * value.nll.detach()).sum()) > world.entropy + 1e-3
+
+
+@pytest.mark.parametrize("law", ["independent", "nested"])
+def test_singletons_of_the_perfect_denoiser_reach_the_entropy(law: str) -> None:
+    """One sub-token a step: the chain rule, for each configuration and every order."""
+    for world in (PAIR, MIXED, PLAIN):
+        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, law=law)
+        assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
+        assert torch.allclose(value.nll, -world.p.log(), atol=1e-9)
+
+
+def test_token_synchronous_singletons_reach_the_entropy_too() -> None:
+    """Whole tokens one by one, digits drawn jointly."""
+    for world in (PAIR, MIXED, PLAIN):
+        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, law="token_synchronous")
+        assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_one_token_is_exact_at_every_number_of_steps(law: str) -> None:
+    """With one token nothing is independent that should not be: digits of a token are drawn jointly."""
+    world = oracle.make_world([Span("text", 1, Codec.base(5, 3))], seed=3)
+    for steps in (None, 1, 2, 5):
+        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, steps, law)
+        assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_finite_bound_falls_towards_the_continuous_one(law: str) -> None:
+    denoiser = oracle.perfect(PAIR)
+    bounds = [expected_bound(PAIR, denoiser, steps=steps, law=law) for steps in (1, 2, 4, 8)]
+    limit = expected_bound(PAIR, denoiser, law=law)
+    assert limit == pytest.approx(PAIR.entropy, abs=1e-9)
+    gaps = [bound - limit for bound in bounds]
+    assert gaps[0] > 0.02
+    assert all(later < 0.75 * earlier for earlier, later in pairwise(gaps))
+    assert gaps[-1] < 0.25 * gaps[0]
+
+
+def test_one_step_is_the_sum_of_the_token_marginals() -> None:
+    """T = 1 knows each token alone: the bound is Σ_i -log p(x_i), the entropy plus the total correlation."""
+    value = nelbo.exact(oracle.perfect(PAIR), PAIR.canvas, PAIR.y, steps=1)
+    table = PAIR.p.view(3, 3)
+    alone = -(table.sum(1).log()[PAIR.codes[:, 0]] + table.sum(0).log()[PAIR.codes[:, 1]])
+    assert torch.allclose(value.bound, alone, atol=1e-9)
+    assert torch.allclose(value.nll, alone, atol=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_finite_exact_at_more_steps(law: str) -> None:
+    denoiser = oracle.wrong(PAIR)
+    value = nelbo.exact(denoiser, PAIR.canvas, PAIR.y, 5, law, schedule=Schedule.cosine())
+    nll, bound = oracle.law_of(denoiser, PAIR.canvas, PAIR.y, law, Schedule.cosine(), 5)
+    assert torch.allclose(value.nll, nll, atol=1e-9)
+    assert torch.allclose(value.bound, bound, atol=1e-9)
+
+
+def test_the_continuous_bound_does_not_depend_on_the_schedule_and_the_finite_one_does() -> None:
+    denoiser = oracle.wrong(PAIR)
+    plain = expected_bound(PAIR, denoiser)
+    finite = {name: expected_bound(PAIR, denoiser, steps=2, schedule=SCHEDULES[name]) for name in ("linear", "cosine")}
+    assert expected_bound(PAIR, denoiser, schedule=Schedule.cosine()) == plain
+    assert abs(finite["linear"] - finite["cosine"]) > 1e-3
+    for name in ("linear", "cosine"):
+        _, fine = oracle.law_of(denoiser, PAIR.canvas, PAIR.y, schedule=SCHEDULES[name], steps=64)
+        assert abs(float((PAIR.p * fine).sum()) - plain) < 0.1 * abs(finite[name] - plain)
+
+
+def test_everything_given_costs_nothing() -> None:
+    value = nelbo.exact(oracle.wrong(PAIR), PAIR.canvas, PAIR.y, given=torch.ones(4, dtype=torch.bool))
+    assert torch.equal(value.bound, torch.zeros(9, dtype=torch.float64))
+    nats = nelbo(oracle.wrong(PAIR), PAIR.canvas, PAIR.y, given=torch.ones(4, dtype=torch.bool))
+    assert torch.equal(nats.detach(), torch.zeros_like(nats))
+
+
+def test_refusals() -> None:
+    denoiser, canvas, y = oracle.wrong(MIXED), MIXED.canvas, MIXED.y[:2]
+    with pytest.raises(ValueError, match="at least one step, got 0"):
+        nelbo.exact(denoiser, canvas, y, steps=0)
+    with pytest.raises(ValueError, match="'diagonal'"):
+        nelbo.exact(denoiser, canvas, y, law="diagonal")
+    with pytest.raises(ValueError, match=r"\(2, 6\)"):
+        nelbo.exact(denoiser, canvas, y, given=GIVEN.expand(2, 6))
+    with pytest.raises(ValueError, match="regions"):
+        nelbo.exact(denoiser, canvas, y, schedule=SCHEDULES["regions"])
+    coarse = canvas.mask(digits=[0])
+    by_digit = Schedule.regions([(coarse, Schedule.linear()), (~coarse, Schedule.cosine())], canvas)
+    with pytest.raises(ValueError, match="'nested' needs one schedule"):
+        nelbo.exact(denoiser, canvas, y, 2, "nested", schedule=by_digit)
+    with pytest.raises(ValueError, match="sub-token 5 is hidden"):
+        nelbo.exact(denoiser, canvas, torch.where(torch.arange(6) == 5, -1, y))
+    with pytest.raises(ValueError, match="digit 9 at sub-token 0 of example 0"):
+        nelbo.exact(denoiser, canvas, torch.where(torch.arange(6) == 0, 9, y))
+    big = Canvas([Span("text", 9, Codec.base(2, 1))])
+    with pytest.raises(ValueError, match="362880 plans"):
+        nelbo.exact(denoiser, big, torch.zeros(1, 9, dtype=torch.int64))

@@ -1,0 +1,230 @@
+"""The Monte-Carlo bounds meet the exact ones, for denoisers that are wrong too (a perfect one hides mistakes)."""
+
+from __future__ import annotations
+
+import math
+
+import oracle
+import pytest
+import torch
+
+from mmprime.engine import LAWS, Plan, Schedule, joint_loss, nelbo, plan_nats
+
+WORLD = oracle.mixed_world()
+WRONG = oracle.wrong(WORLD)
+PICK = torch.tensor([0, 13, 22, 37, 44])  # configurations scored one by one
+DRAWS = 2000
+GIVEN = torch.tensor([False, True, False, False, True, False])  # digit 1 of text token 0, digit 0 of the image
+ABSENT = torch.tensor([False, False, True, False, False, True])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def check_estimate(exact: torch.Tensor, y0: torch.Tensor, seed: int, **options: object) -> None:
+    """Repeat every row of y0, estimate once for each, compare each row's mean and the mean of all with `exact`."""
+    nats = nelbo(WRONG, WORLD.canvas, y0.repeat(DRAWS, 1), generator=seeded(seed), **options).detach()
+    nats = nats.view(DRAWS, len(y0))
+    for column, value in zip(nats.T, exact.tolist()):
+        oracle.assert_mean(column, value)
+    oracle.assert_mean(nats.mean(1), float(exact.mean()))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("schedule", [None, Schedule.linear(), Schedule.cosine()], ids=["count", "linear", "cosine"])
+def test_continuous_estimate_meets_exact(law: str, schedule: Schedule | None) -> None:
+    y0 = WORLD.y[PICK]
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law)
+    check_estimate(exact, y0, 10, law=law, schedule=schedule)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_finite_estimate_meets_exact(law: str, steps: int) -> None:
+    y0 = WORLD.y[PICK]
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps)
+    check_estimate(exact, y0, 20 + steps, law=law, steps=steps)
+
+
+def test_finite_estimate_places_its_grid_by_the_schedule() -> None:
+    y0 = WORLD.y[PICK]
+    schedule = Schedule.polynomial(3.0)
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, "independent", schedule, steps=2)
+    _, linear = oracle.law_of(WRONG, WORLD.canvas, y0, "independent", steps=2)
+    assert (exact - linear).abs().max() > 0.05  # else the test would not see the schedule
+    check_estimate(exact, y0, 30, steps=2, schedule=schedule)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("steps", [None, 3])
+def test_given_and_absent_subtokens(law: str, steps: int | None) -> None:
+    y0 = WORLD.y[PICK].clone()
+    given, absent = GIVEN.nonzero()[:, 0].tolist(), ABSENT.nonzero()[:, 0].tolist()
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps, given=given, absent=absent)
+    _, all_scored = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps)
+    assert (exact - all_scored).abs().min() > 0.05
+    check_estimate(exact, y0, 40, law=law, steps=steps, given=GIVEN, absent=ABSENT)
+    y0[:, ABSENT] = -1  # an absent sub-token need not have a value, and a value it has is not seen
+    check_estimate(exact, y0, 40, law=law, steps=steps, given=GIVEN, absent=ABSENT)
+
+
+def test_given_may_differ_between_examples() -> None:
+    y0 = WORLD.y[PICK[:2]]
+    masks = torch.stack([GIVEN, ABSENT])
+    exact = [
+        oracle.law_of(WRONG, WORLD.canvas, y0[b : b + 1], given=masks[b].nonzero()[:, 0].tolist())[1] for b in range(2)
+    ]
+    check_estimate(torch.cat(exact), y0, 50, given=masks.repeat(DRAWS, 1))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_regions_with_rates_of_their_own(law: str) -> None:
+    """α = 1 - t^p: reveal times race with rate p, so the order is Plackett-Luce with weights p."""
+    y0 = WORLD.y[PICK]
+    schedule = Schedule.regions({"text": Schedule.polynomial(0.7), "image": Schedule.polynomial(2.5)}, WORLD.canvas)
+    rates = [0.7] * 4 + [2.5] * 2
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, rates=rates)
+    check_estimate(exact, y0, 60, law=law, schedule=schedule)
+    _, finite = oracle.law_of(WRONG, WORLD.canvas, y0, law, schedule, steps=3)
+    check_estimate(finite, y0, 61, law=law, schedule=schedule, steps=3)
+
+
+def test_regions_in_windows_reveal_one_region_after_the_other() -> None:
+    y0 = WORLD.y[PICK]
+    late, early = Schedule.linear().window(0.0, 0.4), Schedule.cosine().window(0.4, 1.0)
+    schedule = Schedule.regions({"text": early, "image": late}, WORLD.canvas)
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, rates=[1.0] * 4 + [1e-12] * 2)
+    check_estimate(exact, y0, 70, schedule=schedule)
+
+
+def test_digits_of_a_token_must_share_a_schedule_unless_independent() -> None:
+    canvas = WORLD.canvas
+    coarse = canvas.mask(digits=[0])
+    schedule = Schedule.regions([(coarse, Schedule.linear()), (~coarse, Schedule.cosine())], canvas)
+    for law in ("nested", "token_synchronous"):
+        for steps in (None, 2):
+            with pytest.raises(ValueError, match=law):
+                nelbo(WRONG, canvas, WORLD.y, law=law, schedule=schedule, steps=steps)
+    assert nelbo(WRONG, canvas, WORLD.y, schedule=schedule).isfinite().all()
+
+
+def test_more_samples_average() -> None:
+    y0 = WORLD.y[PICK]
+    _, exact = oracle.law_of(WRONG, WORLD.canvas, y0)
+    nats = nelbo(WRONG, WORLD.canvas, y0.repeat(1500, 1), samples=3, generator=seeded(80)).detach().view(1500, -1)
+    single = nelbo(WRONG, WORLD.canvas, y0.repeat(1500, 1), samples=1, generator=seeded(80)).detach().view(1500, -1)
+    for column, value in zip(nats.T, exact.tolist()):
+        oracle.assert_mean(column, value)
+    assert nats.var(0).sum() < single.var(0).sum() / 3  # stratified times beat independent ones
+
+
+def test_plan_nats_is_the_sum_over_steps() -> None:
+    for law in LAWS:
+        plan = Plan.first_hitting(WORLD.canvas, len(WORLD.y), 3, given=GIVEN, absent=ABSENT, law=law, steps=2)
+        nats = plan_nats(WRONG, WORLD.canvas, WORLD.y, plan)
+        for b, rank in enumerate(plan.rank.tolist()):
+            exact = -oracle.plan_log_likelihood(WRONG, WORLD.canvas, WORLD.y[b : b + 1], rank)
+            assert torch.allclose(nats[b : b + 1].detach(), exact, atol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------- the joint loss
+
+
+def test_joint_loss_of_two_equal_fair_bits_is_below_their_entropy() -> None:
+    """The documented fact: entropy ln 2 = 0.693, joint loss of the perfect model 0.347. It is no bound."""
+    world = oracle.equal_bits()
+    loss = joint_loss(oracle.perfect(world), world.canvas, world.y.repeat(1000, 1), generator=seeded(0)).detach()
+    assert world.entropy == pytest.approx(math.log(2))
+    assert float(loss.mean()) == pytest.approx(math.log(2) / 2, abs=1e-3)  # 0.347; half of the (even) times hide both
+    bound = nelbo(oracle.perfect(world), world.canvas, world.y.repeat(1000, 1), generator=seeded(0)).detach()
+    assert float(bound.mean()) == pytest.approx(math.log(2), abs=1e-3)
+
+
+def joint_by_hand(y0: torch.Tensor, world: oracle.World, denoiser: oracle.TableDenoiser) -> torch.Tensor:
+    """Σ over hidden sets of (1/n) / C(n, m) · (n/m) · -log p(all hidden | visible), independent digits."""
+    n = world.canvas.num_subtokens
+    total = torch.zeros(len(y0), dtype=torch.float64)
+    for bits in range(1, 2**n):
+        hidden = frozenset(i for i in range(n) if bits >> i & 1)
+        shown = frozenset(range(n)) - hidden
+        m = len(hidden)
+        total -= oracle.log_reveal(denoiser, world.canvas, y0, shown, hidden) / math.comb(n, m) / m
+    return total
+
+
+def test_joint_loss_value_and_that_it_lies_below_the_entropy() -> None:
+    for world in (oracle.pair_world(), WORLD):
+        exact = joint_by_hand(world.y, world, oracle.perfect(world))
+        assert float((world.p * exact).sum()) < world.entropy - 0.02
+    y0 = WORLD.y[PICK]
+    exact = joint_by_hand(y0, WORLD, WRONG)
+    loss = joint_loss(WRONG, WORLD.canvas, y0.repeat(DRAWS, 1), generator=seeded(1)).detach().view(DRAWS, -1)
+    for column, value in zip(loss.T, exact.tolist()):
+        oracle.assert_mean(column, value)
+
+
+def test_joint_loss_with_one_digit_is_the_bound() -> None:
+    world = oracle.plain_world()
+    denoiser = oracle.wrong(world)
+    _, exact = oracle.law_of(denoiser, world.canvas, world.y)
+    assert torch.allclose(joint_by_hand(world.y, world, denoiser), exact, atol=1e-9)
+    loss = joint_loss(denoiser, world.canvas, world.y.repeat(500, 1), generator=seeded(2)).detach().view(500, -1)
+    oracle.assert_mean(loss.mean(1), float(exact.mean()))
+
+
+def test_joint_loss_can_time_the_spans_apart() -> None:
+    """Independent spans: every pair (m_text, m_image) is equally likely and each span is weighted by its own n/m."""
+    y0 = WORLD.y[PICK[1:2]]
+    exact = 0.0
+    for bits in range(1, 2**6):
+        text, image = [i for i in range(4) if bits >> i & 1], [i for i in (4, 5) if bits >> i & 1]
+        if not text or not image:
+            continue  # at least one is hidden in each group
+        chance = 1 / 4 / math.comb(4, len(text)) / 2 / math.comb(2, len(image))
+        shown = frozenset(range(6)) - frozenset(text) - frozenset(image)
+        for part, n in ((text, 4), (image, 2)):
+            value = oracle.log_reveal(WRONG, WORLD.canvas, y0, shown, frozenset(part))
+            exact -= chance * n / len(part) * float(value)
+    loss = joint_loss(WRONG, WORLD.canvas, y0.repeat(20000, 1), generator=seeded(3), independent_spans=True)
+    oracle.assert_mean(loss.detach(), exact)
+
+
+def test_joint_loss_trains_to_the_right_token_posteriors() -> None:
+    """A proper loss: its minimum over all tables is at the perfect denoiser; moving away from it costs."""
+    world = oracle.pair_world()
+    best = float((world.p * joint_by_hand(world.y, world, oracle.perfect(world))).sum())
+    for seed in range(5):
+        other = joint_by_hand(world.y, world, oracle.wrong(world, seed, 0.3))
+        assert float((world.p * other).sum()) > best
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+def test_illegal_arguments_are_refused_with_their_value() -> None:
+    y = WORLD.y[:3]
+    canvas = WORLD.canvas
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        nelbo(WRONG, canvas, y, samples=0)
+    with pytest.raises(ValueError, match="at least one step, got 0"):
+        nelbo(WRONG, canvas, y, steps=0)
+    for call in (nelbo, joint_loss):
+        with pytest.raises(ValueError, match="'sideways'"):
+            call(WRONG, canvas, y, law="sideways")
+        with pytest.raises(ValueError, match=r"\(3, 5\)"):
+            call(WRONG, canvas, y[:, :5])
+        with pytest.raises(ValueError, match=r"\(5,\)"):
+            call(WRONG, canvas, y, given=GIVEN[:5])
+        with pytest.raises(ValueError, match="int64"):
+            call(WRONG, canvas, y, given=GIVEN.long())
+        with pytest.raises(ValueError, match="both given and absent"):
+            call(WRONG, canvas, y, given=GIVEN, absent=GIVEN)
+        hidden = y.clone()
+        hidden[1, 4] = -1
+        with pytest.raises(ValueError, match="sub-token 4 of example 1"):
+            call(WRONG, canvas, hidden)
+        outside = y.clone()
+        outside[2, 3] = 2
+        with pytest.raises(ValueError, match="digit 2 at sub-token 3 of example 2"):
+            call(WRONG, canvas, outside)

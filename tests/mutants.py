@@ -1,0 +1,173 @@
+"""Does every test fail when its formula is broken? Break them one at a time in a copy and see.
+
+    python tests/mutants.py              # all mutants, a Markdown table; exit status 1 if one survives
+    python tests/mutants.py joint float  # those whose name contains a word
+
+A mutant is one textual replacement in one file of `mmprime/engine`. The copy lies in a temporary folder; the test file
+named beside the mutant runs on it until its first failure. Not a test itself: run on demand (minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+def m(name: str, file: str, old: str, new: str, test: str) -> Mutant:
+    return Mutant(name, f"mmprime/engine/{file}.py", old, new, f"tests/engine/test_{test}.py")
+
+
+JOINT = "next_events(canvas, law, y0, y_t, hidden, weight)"
+MUTANTS = [
+    # codecs
+    m("base-b by a float root", "codec", "    base = max(1, round(num_codes ** (1.0 / num_digits)))",
+      "    return math.ceil(num_codes ** (1.0 / num_digits))", "codec"),
+    m("cells without a code may be drawn", "codec", "code_at < 0, -math.inf", "code_at < 0, 0.0", "codec"),
+    m("gradient of the grid in cell order", "codec", "grad.index_select(-1, cell)", "grad[..., : len(cell)]", "codec"),
+    m("clusters by the global generator", "clustering", "torch.randperm(len(points), generator=generator)",
+      "torch.randperm(len(points))", "codec"),
+    m("svd by the global generator", "cooccurrence", "with torch.random.fork_rng(devices=[]):", "if True:",
+      "cooccurrence"),
+    m("neighbours of one side only", "cooccurrence", "rows += [left, right]", "rows += [left, left]", "cooccurrence"),
+    # schedules, forward process
+    m("weight without the minus of the derivative", "schedule", "hidden > 0, -derivative", "hidden > 0, derivative",
+      "schedule"),
+    m("window does not rescale the derivative", "schedule", "inside, derivative / width", "inside, derivative",
+      "schedule"),
+    m("cosine derivative without pi/2", "schedule", "-math.pi / 2 * torch.sin(angle)", "-torch.sin(angle)", "schedule"),
+    m("transition keeps with alpha_t, not alpha_t / alpha_s", "masking", "stay = alpha_t / alpha_s", "stay = alpha_t",
+      "masking"),
+    m("corrupt shows what it should hide", "masking", "(u < alpha)", "(u > alpha)", "masking"),
+    # plans
+    m("ranks cut with ceil for floor", "plan", "(time * steps).floor()", "(time * steps).ceil()", "plan"),
+    m("compact keeps idle steps", "plan", "used.cumsum(-1)]", "torch.ones_like(used).cumsum(-1)]", "plan"),
+    m("digits of a token draw times of their own", "law", "u = u[:, token_start(canvas).to(u.device)]", "u = u.clone()",
+      "plan"),
+    m("nested times not sorted", "law", "u = _sort_in_token(canvas, u, free)", "u = u.clone()", "plan"),
+    m("nested sort counts given digits", "law", "torch.where(free, u, 1.5)", "u", "plan"),
+    m("pace off by one step", "plan", "1 - torch.arange(1, steps + 1, dtype", "1 - torch.arange(0, steps, dtype",
+      "plan"),
+    m("one seed, one stream for plan and sample", "rng", "mix(source, purpose, b)", "mix(source, b)", "sampling"),
+    m("stream depends on the batch size", "rng", "mix(source, purpose, b)", "mix(source, purpose, b, batch)", "plan"),
+    # likelihood
+    m("weight n/m replaced by 1", "law", "(n.to(weight.dtype) / m", "(m.to(weight.dtype) / m", "likelihood"),
+    m("m uniform in 0..n-1", "law", "1 + (u[:, g] * n).long()", "(u[:, g] * n).long()", "likelihood"),
+    m("threshold > for >=", "law", "(order.key >= threshold)", "(order.key > threshold)", "likelihood"),
+    m("joint loss where the bound stands", "likelihood", JOINT, JOINT.replace("law", '"token_synchronous"'),
+      "likelihood"),
+    m("nested events without multiplicity", "law", "(count * rate)[None]", "rate[None]", "likelihood"),
+    m("finite T without the factor T", "likelihood", "nats = steps * _step_nats", "nats = _step_nats", "likelihood"),
+    m("step sees itself: <= for <", "likelihood", "(rank < step[:, None])", "(rank <= step[:, None])", "likelihood"),
+    m("absent values are seen", "likelihood", "hidden | (order.key == torch.inf)", "hidden", "likelihood"),
+    m("times not stratified over samples", "likelihood", "(sample + offset) / samples", "offset / samples",
+      "likelihood"),
+    m("times drawn as u for 1 - u squared", "likelihood", "time = 1 - u ", "time = (1 - u) ** 2 ", "likelihood"),
+    m("spans timed together", "likelihood", "in canvas.spans] if independent_spans",
+      "in canvas.spans] if False", "likelihood"),
+    m("joint loss counts digits one by one", "likelihood", 'next_events(canvas, "token_synchronous",',
+      'next_events(canvas, "independent",', "likelihood"),
+    m("exact: Jensen the other way", "exact", "torch.logsumexp(log_weight - plan_nats, 0)",
+      "torch.logsumexp(log_weight + plan_nats, 0)", "exact"),
+    m("exact: chances of the grid reversed", "exact", "alpha.diff(dim=0)", "alpha.diff(dim=0).flip(0)", "exact"),
+    m("exact: nested ranks not sorted", "exact", "sorted(rank[n] for n in places)", "[rank[n] for n in places]",
+      "exact"),
+    # grid, head, sampling, guidance
+    m("carry-over on the wrong axis", "grid", "digit = y[:, axis]", "digit = y[:, -1 - axis]", "exact"),
+    m("posterior forgets what is visible", "grid", "torch.log_softmax(constrain(grid, y).flatten(1), -1)",
+      "torch.log_softmax(grid.flatten(1), -1)", "exact"),
+    m("draw forgets what is visible", "grid", "logits = constrain(grid, y)", "logits = grid", "sampling"),
+    m("temperature multiplies", "grid", "logits / temperature", "logits * temperature", "sampling"),
+    m("nucleus one code short", "grid", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)", "sampling"),
+    m("digits of a cell reversed", "grid", "torch.stack(digits[::-1], -1)", "torch.stack(digits, -1)", "sampling"),
+    m("uniforms in float32", "rng", "torch.rand(width, generator=g, dtype=torch.float64)",
+      "torch.rand(width, generator=g).double()", "sampling"),
+    m("entries of weight zero can be drawn", "rng", "right=True", "right=False", "sampling"),
+    m("idle examples are forwarded", "sampling", "active = reveal.any(-1).nonzero()[:, 0]",
+      "active = torch.arange(len(reveal))", "sampling"),
+    m("chunks misaligned", "denoiser", "aim[:, batch, token][:, part])", "aim[:, batch, token].flip(1)[:, part])",
+      "head"),
+    m("guidance w for 1 + w", "guidance", "(1 + self.scale", "(self.scale", "guidance"),
+    m("guidance ramp downwards", "guidance", "(free & (y >= 0))", "(free & (y < 0))", "guidance"),
+    m("guidance drops parts of spans", "guidance", ".all(-1, keepdim=True)", ".any(-1, keepdim=True)", "guidance"),
+    m("guidance counted once", "guidance", "passes_per_call = 2", "passes_per_call = 1", "guidance"),
+]  # fmt: skip
+
+
+def run(mutant: Mutant, folder: Path) -> tuple[bool, str]:
+    """Break the copy in `folder`, run the named file, mend the copy. Returns (killed, the first failing test)."""
+    path, log = folder / mutant.file, folder / "log.txt"
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutant.old) != 1:
+        raise SystemExit(f"mutant {mutant.name!r}: {mutant.old!r} occurs {source.count(mutant.old)} times, want 1")
+    path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(mutant.test, folder, log))
+    try:
+        process.start()
+        process.join()
+    finally:
+        path.write_text(source, encoding="utf-8")
+    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
+    if process.exitcode == 99:
+        raise SystemExit("the tests imported another copy of the package than the broken one")
+    return failed is not None, failed[1] if failed else f"status {process.exitcode}"
+
+
+def _pytest(test: str, folder: Path, log: Path) -> None:
+    """In a forked child, which has torch but not the package: the package found is the copy."""
+    os.chdir(folder)
+    with log.open("w", encoding="utf-8") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+        status = pytest.main(["-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider", test])
+        sys.stdout.flush()
+        package = sys.modules.get("mmprime.engine")
+    where = Path(str(package.__file__)).resolve() if package else None
+    os._exit(int(status) if where is None or folder.resolve() in where.parents else 99)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="*", help="run the mutants whose name contains one of these words")
+    words = parser.parse_args().word
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    survivors = 0
+    torch.set_num_threads(1)
+    sys.dont_write_bytecode = True  # a stale .pyc must not outlive a mutant
+    print("| what is broken | where | killed by |\n|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("mmprime/engine", "tests/engine"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("mmprime/__init__.py", "tests/oracle.py", "pyproject.toml"):
+            shutil.copy(ROOT / part, folder / part)
+        for mutant in chosen:
+            killed, detail = run(mutant, folder)
+            survivors += not killed
+            verdict = f"`{Path(mutant.test).name}::{detail}`" if killed else f"**survived** ({detail})"
+            print(f"| {mutant.name} | `{Path(mutant.file).name}` | {verdict} |", flush=True)
+    print(f"\n{len(chosen) - survivors} of {len(chosen)} mutants killed", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
