@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(trainer: Any, config: Any) -> int:
     from mmprime.training import distributed
+    from mmprime.training.lock import RunBusy
     from mmprime.training.loop import NonFiniteLoss
 
     main_process = trainer.world.is_main
@@ -65,6 +66,9 @@ def _train(trainer: Any, config: Any) -> int:
     except NonFiniteLoss as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except RunBusy as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if outcome.signal is not None:
         return 128 + outcome.signal
     directory = Path(config.run.dir) / "model"

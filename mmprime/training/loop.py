@@ -15,7 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from mmprime.training.config import as_dict
 from mmprime.training.data_order import DataOrder
 from mmprime.training.distributed import World
 from mmprime.training.ema import EMA
+from mmprime.training.lock import locked
 from mmprime.training.log import Progress, RunLog, Window, numbers
 from mmprime.training.optim import build_optimizer, learning_rate
 from mmprime.training.schema import Config
@@ -102,7 +103,14 @@ class Trainer:
         self._resume()
 
     def run(self) -> Outcome:
-        """Train to ``train.steps`` or until a signal, which saves a checkpoint first."""
+        """Train to ``train.steps`` or until a signal, which saves a checkpoint first.
+
+        Raises NonFiniteLoss, and RunBusy if another process trains in the same folder.
+        """
+        with locked(self.directory) if self.world.is_main else nullcontext():
+            return self._run()
+
+    def _run(self) -> Outcome:
         main = self.world.is_main
         done = self.at.events_step == self.at.step
         self.log = RunLog(self.directory if main else None, self.at.step, done)

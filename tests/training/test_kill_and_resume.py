@@ -29,7 +29,7 @@ def start(directory: Path, *overrides: str) -> subprocess.Popen:
 
 def finish(directory: Path, process: subprocess.Popen | None = None) -> dict[str, torch.Tensor]:
     process = process or start(directory)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return load_file(directory / "checkpoints" / f"step_{STEPS:08d}" / "state.safetensors")
 
@@ -37,11 +37,11 @@ def finish(directory: Path, process: subprocess.Popen | None = None) -> dict[str
 def kill_after(directory: Path, step: int, number: signal.Signals) -> int:
     """Start, wait for a checkpoint of ``step`` or later, send the signal; returns the exit code."""
     process = start(directory)
-    checkpoints, deadline = Checkpoints(directory / "checkpoints"), time.monotonic() + 120
+    checkpoints, deadline = Checkpoints(directory / "checkpoints"), time.monotonic() + 600
     while max(checkpoints.steps(), default=0) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(number)
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     return process.returncode
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
 from mmprime.training.distributed import World
+from mmprime.training.lock import RunBusy, locked
 from mmprime.training.loop import NonFiniteLoss, Trainer
 
 
@@ -121,6 +123,14 @@ def test_non_finite_loss_stops_before_the_step_and_saves_the_batch(tmp_path):
     assert Trainer(LineTask(), small_config(tmp_path)).at.step == 4  # the last checkpoint stands
 
 
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    trainer = Trainer(LineTask(), small_config(tmp_path))
+    with locked(tmp_path), pytest.raises(RunBusy, match="another process"):
+        trainer.run()
+    assert not (tmp_path / "log.jsonl").exists()
+    assert trainer.run().step == 12  # free again
+
+
 def test_resume_modes(tmp_path):
     config = small_config(tmp_path)
     config.run.resume = "must"
@@ -158,6 +168,7 @@ import torch
 torch.set_num_threads(1)
 from training_world import LineTask, small_config
 from mmprime.training import distributed
+from mmprime.training.lock import RunBusy, locked
 from mmprime.training.loop import Trainer
 world = distributed.start(torch.device("cpu"))
 task = LineTask()
@@ -172,16 +183,23 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     here = Path(__file__).resolve()
     arguments = [str(tmp_path / "two"), "6", str(here.parents[1]), str(here.parents[2])]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     environment = {
         **os.environ,
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29517",
+        "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, str(tmp_path / "worker.py"), *arguments]
     workers = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    try:
+        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
     one = LineTask()
     Trainer(one, small_config(tmp_path / "one", accumulate=2, steps=6), World()).run()
     two = load_file(tmp_path / "two/checkpoints/step_00000006/state.safetensors")

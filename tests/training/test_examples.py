@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from mmprime.data import ImageDataset, write_codes
+from mmprime.data.text import Document, write_documents
+from mmprime.tokenizers import TextTokenizer
+from mmprime.training.config import ConfigError
+from mmprime.training.examples import load_corpus
+from mmprime.training.schema import DataConfig
+
+
+class Blocks:
+    """Stands in for an image tokenizer: the code of a 4 px block is its red level."""
+
+    num_codes, grid = 16, (2, 2)
+
+    def encode(self, images):
+        return (images[:, 0, ::4, ::4] * 15).round().long()
+
+    def fingerprint(self):
+        return "blocks"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    dataset = ImageDataset(
+        images,
+        captions=[f"a red cat {i}" for i in range(12)],
+        tags=[[]] * 12,
+        vendors=["v"] * 12,
+        labels=torch.tensor([0, 1, 2, -1] * 3),
+        keys=[f"k{i:02d}" for i in range(12)],
+        splits=["train"] * 8 + ["val"] * 4,
+        classes=["x", "y", "z"],
+    )
+    write_codes(dataset, Blocks(), tmp_path / "codes")
+    TextTokenizer.bytes().save(tmp_path / "bytes")
+    return tmp_path
+
+
+def config(folder, **changes) -> DataConfig:
+    values = {"path": str(folder / "codes"), "validation": ["val"], "text_tokenizer": str(folder / "bytes")}
+    return DataConfig(**{**values, "text_length": 8, "validate_examples": 3, **changes})
+
+
+def test_codes_captions_and_labels_become_tables(folder):
+    corpus = load_corpus(config(folder, labels=True), seed=0)
+    assert list(corpus.lengths.items()) == [("text", 8), ("image", (2, 2))]
+    assert corpus.num_codes == {"text": 258, "image": 16}
+    assert corpus.num_classes == 3
+    assert corpus.train.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]  # unlabelled becomes the null class
+    tokenizer = corpus.text_tokenizer
+    assert tokenizer.decode(corpus.train.codes["text"][0].tolist()) == "a red c"  # cut short, ends with end
+    assert len(corpus.validation["val"]) == 3
+    assert "text" not in load_corpus(config(folder, text_length=0), seed=0).lengths
+
+
+def test_the_validation_subset_is_fixed_by_the_seed(folder):
+    first, again, other = (load_corpus(config(folder), seed).validation["val"].captions for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": [16, 16]}, r"data.grid=\[16, 16\], but .* has \[2, 2\]"),
+        ({"num_codes": 16384}, "data.num_codes=16384, but .* has 16"),
+        ({"labels": True, "num_classes": 1000}, "data.num_classes=1000, but .* has 3"),
+        ({"text_tokenizer": ""}, "data.text_tokenizer has no value"),
+        ({"path": ""}, "data.path has no value"),
+    ],
+)
+def test_data_other_than_expected_is_refused(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_corpus(config(folder, **changes), seed=0)
+
+
+def test_an_unknown_split_is_refused(folder):
+    with pytest.raises(ValueError, match="val_nobody"):
+        load_corpus(config(folder, validation=["val_nobody"]), seed=0)
+
+
+def test_text_becomes_rows(folder):
+    documents = [Document("a", "abcdefgh", split="train"), Document("b", "xyz" * 5, split="val")]
+    write_documents(documents, folder / "text")
+    corpus = load_corpus(config(folder, kind="text", path=str(folder / "text"), text_length=4), seed=0)
+    end = corpus.text_tokenizer.end_id
+    assert corpus.train.codes["text"].tolist() == [[97, 98, 99, 100], [101, 102, 103, 104]]
+    assert len(corpus.validation["val"]) == 3
+    assert end not in corpus.train.codes["text"]
