@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .codes import CodeDataset
-from .images import ImageDataset, decode_record
+from .images import decode_record
 from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples, safe_key
 
 SUFFIXES = (".txt", ".md", ".text")
@@ -245,10 +245,18 @@ def training_texts(path: str | Path, split: str = "train", tags: bool = False) -
     kind = read_index(path)["kind"]
     if kind == "text":
         return load_documents(path, split)
-    data = ImageDataset.load(path, split) if kind == "images" else CodeDataset.load(path, split)
-    texts = [text for text in data.captions if text]
-    if tags:
-        texts += [tag for row in data.tags for tag in row]
+    texts: list[str] = []
+    more: list[str] = []
+    if kind == "codes":
+        data = CodeDataset.load(path, split)
+        texts = [caption for caption in data.captions if caption]
+        more = [tag for row in data.tags for tag in row]
+    else:  # captions without decoding the pictures
+        for _, key, files in read_samples(path, split):
+            record = decode_record(field_of(files, "json", key), f"{path}: {key}")
+            texts += filter(None, [str(record.get("caption", ""))])
+            more += record.get("tags", ())
+    texts += more if tags else []
     if not texts:
         raise ValueError(f"split {split!r} of {path} has no captions")
     return texts
