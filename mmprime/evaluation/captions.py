@@ -1,0 +1,84 @@
+"""Caption accuracy: does the nearest real drawing of a generated one carry its caption?
+
+    accuracy = mean_i [ caption(argmax_j cos(f(generated_i), f(real_j))) = caption_i ]
+
+Ceiling: a real drawing in place of the generated one, judged against the drawings of all other vendors. Chance: the
+share of real drawings that carry the caption. Features are those of EfficientNet-Lite0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of n judgements with its binomial standard error."""
+
+    value: float
+    stderr: float
+    count: int
+
+    @classmethod
+    def of(cls, hits: Sequence[bool]) -> Accuracy:
+        """Raises ValueError on no judgements."""
+        if not hits:
+            raise ValueError("nothing to judge")
+        share = sum(hits) / len(hits)
+        return cls(share, math.sqrt(share * (1 - share) / len(hits)), len(hits))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Real drawings: features (n, d), caption and vendor of each."""
+
+    features: Tensor
+    captions: list[str]
+    vendors: list[str]
+
+    def nearest(self, queries: Tensor, allowed: Tensor | None = None) -> list[int]:
+        """Index of the drawing of the highest cosine for each of queries (m, d); allowed (m, n) bool."""
+        gallery = torch.nn.functional.normalize(self.features.float(), dim=-1)
+        cosine = torch.nn.functional.normalize(queries.float(), dim=-1) @ gallery.T
+        if allowed is not None:
+            cosine = cosine.masked_fill(~allowed, -math.inf)
+        return cosine.argmax(-1).tolist()
+
+    def accuracy(self, features: Tensor, captions: Sequence[str]) -> Accuracy:
+        """Of generated pictures with these features (m, d), drawn for these captions."""
+        found = self.nearest(features)
+        return Accuracy.of([self.captions[j] == caption for j, caption in zip(found, captions)])
+
+    def ceiling(self, captions: Sequence[str], seed: int = 0) -> Accuracy:
+        """Of one real drawing of each caption, chosen by seed, among the drawings of all other vendors."""
+        generator = torch.Generator().manual_seed(seed)
+        queries = [self._one_of(caption, generator) for caption in captions]
+        vendor = {name: number for number, name in enumerate(dict.fromkeys(self.vendors))}
+        owner = torch.tensor([vendor[name] for name in self.vendors])
+        found = self.nearest(self.features[queries], owner[queries][:, None] != owner)
+        return Accuracy.of([self.captions[j] == caption for j, caption in zip(found, captions)])
+
+    def chance(self, captions: Sequence[str]) -> float:
+        """Accuracy of drawings picked blindly."""
+        share = {caption: self.captions.count(caption) / len(self.captions) for caption in set(captions)}
+        return sum(share[caption] for caption in captions) / len(captions)
+
+    def _one_of(self, caption: str, generator: torch.Generator) -> int:
+        places = [index for index, other in enumerate(self.captions) if other == caption]
+        if not places:
+            raise ValueError(f"no real drawing carries the caption {caption!r}")
+        return places[int(torch.randint(len(places), (), generator=generator))]
+
+
+def choose_captions(captions: Sequence[str], count: int, seed: int = 0) -> list[str]:
+    """`count` different captions, drawn by seed. Raises ValueError when there are fewer."""
+    known = sorted(set(captions))
+    if count > len(known):
+        raise ValueError(f"asked for {count} captions, the data has {len(known)}")
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    return [known[index] for index in order[:count].tolist()]

@@ -1,0 +1,287 @@
+"""What a user holds: a trained model with its tokenizers, and the things one asks of it.
+
+    pipe = from_pretrained("assets/models/emoji_t2i")
+    pipe.generate("a red apple", num=4).images      pipe.caption(images).texts      pipe.inpaint(image, box).images
+    pipe.continue_text("It is").texts               pipe.fill_text("the ___ of").texts     pipe.likelihood(text=[...])
+
+Every draw has its own random stream, so a picture depends on the seed and its number, not on how many are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmprime.drawing import AT_ONCE, Draw, Pictures, Result, Texts, draw_rows
+from mmprime.engine import MASK_ID, Canvas, mix, nelbo
+from mmprime.vocabulary import collect_words
+
+if TYPE_CHECKING:
+    from mmprime.models import PrimeDiT
+    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+_BLANK = re.compile(r"_{3,}")
+_SCORE_STREAM = 3
+
+
+class Pipeline:
+    """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded)."""
+
+    def __init__(
+        self,
+        model: PrimeDiT,
+        canvas: Canvas,
+        text_tokenizer: TextTokenizer | None = None,
+        image_tokenizer: ImageTokenizer | None = None,
+        law: str = "nested",
+        words: frozenset[str] = frozenset(),
+        data: Path | None = None,
+    ) -> None:
+        self.model, self.canvas, self.law, self.words, self.data = model, canvas, law, words, data
+        self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
+        self.device = next(model.parameters()).device
+        self._check_sizes()
+
+    # ---------------------------------------------------------------- what one asks of it
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        num: int = 1,
+        draw: Draw | None = None,
+        *,
+        label: int | None = None,
+    ) -> Pictures:
+        """`num` pictures of each prompt (or of a class label, or of nothing at all), prompt after prompt.
+
+        Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt.
+        """
+        draw = draw or Draw(guidance=3.0 if prompt is not None or label is not None else None)
+        asked = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        prompts = [each for each in asked for _ in range(num)]
+        if prompt is not None:
+            _refuse_empty(prompts)
+        known = {} if prompt is None else {"text": self.encode_captions(prompts)}
+        y = self._start(len(prompts), known)
+        absent = self.canvas.mask("text") if prompt is None and self.canvas.has("text") else None
+        cond = None if label is None else {"label": torch.full((len(prompts),), label, device=self.device)}
+        return self._pictures(self._run(y, draw, absent, cond), prompts)
+
+    def caption(self, images: Tensor, num: int = 1, draw: Draw | None = None) -> Texts:
+        """`num` captions of each of the images (B, 3, H, W), image after image."""
+        codes = self.encode_images(images).repeat_interleave(num, 0)
+        result = self._run(self._start(len(codes), {"image": codes}), draw or Draw())
+        ids = self._codes(result.y, "text").tolist()
+        return Texts(**vars(result), texts=[self._text().decode(row).strip() for row in ids])
+
+    def inpaint(
+        self,
+        image: Tensor,
+        box: tuple[int, int, int, int],
+        prompt: str | None = None,
+        num: int = 1,
+        draw: Draw | None = None,
+    ) -> Pictures:
+        """Repaint a box (x0, y0, x1, y1) of the code grid (x1, y1 excluded) of one image (3, H, W).
+
+        Without a prompt the caption the model reads from the image guides it. Codes outside the box stay as they are,
+        and so do the pixels there. Raises ValueError on a box outside the grid.
+        """
+        draw = draw or Draw(guidance=3.0)
+        if prompt is not None:
+            _refuse_empty([prompt])
+        codes = self.encode_images(image[None])
+        hidden = self.canvas.mask("image", box=box)
+        known, absent = {"image": codes.expand(num, -1, -1)}, None
+        if prompt is not None:
+            known["text"] = self.encode_captions([prompt] * num)
+        elif self.canvas.has("text"):
+            read = self.caption(image[None], draw=Draw(temperature=0.0))
+            prompt = read.texts[0]
+            if prompt:
+                known["text"] = self._codes(read.y, "text").expand(num, -1)
+            else:  # nothing could be read, so nothing guides
+                absent, draw = self.canvas.mask("text"), replace(draw, guidance=None)
+        y = self._start(num, known).masked_fill(hidden.to(self.device), MASK_ID)
+        result = self._pictures(self._run(y, draw, absent), [prompt or ""] * num)
+        return self._keep_outside(result, image, box)
+
+    def continue_text(
+        self, prefix: str, num: int = 1, new_tokens: int | None = None, draw: Draw | None = None
+    ) -> Texts:
+        """`num` continuations of a prefix by `new_tokens` tokens (None: as many as the span holds).
+
+        Raises ValueError on a prefix that fills the span.
+        """
+        ids = self._text().encode(prefix)
+        room = self.canvas.span("text").num_tokens - len(ids)
+        if room < 1:
+            raise ValueError(
+                f"the prefix has {len(ids)} tokens and leaves no room in the {room + len(ids)} of the model"
+            )
+        return self._complete([*ids, *[MASK_ID] * min(room, new_tokens or room)], num, draw)
+
+    def fill_text(self, text: str, num: int = 1, blank_tokens: int = 4, draw: Draw | None = None) -> Texts:
+        """Replace each `___` by `blank_tokens` tokens. Raises ValueError without a blank, or on too long a text."""
+        parts = _BLANK.split(text)
+        if len(parts) < 2:
+            raise ValueError(f"no ___ to fill in {text!r}")
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            ids += [MASK_ID] * blank_tokens if number else []
+            last = number == len(parts) - 1
+            ids += self._text().encode(part if last else part.rstrip())  # a token carries the space before it
+        return self._complete(ids, num, draw)
+
+    @torch.no_grad()
+    def likelihood(
+        self,
+        text: Sequence[str] | None = None,
+        image: Tensor | None = None,
+        given: Sequence[str] = (),
+        steps: int | None = None,
+        law: str | None = None,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> Tensor:
+        """An unbiased estimate of the NELBO of each example, (B,) nats; spans left out are marginalised.
+
+        given: spans the others are conditioned on, e.g. ("text",). steps: None is continuous time, T is T steps.
+        """
+        known: dict[str, Tensor] = {} if text is None else {"text": self.encode_captions(text)}
+        known |= {} if image is None else {"image": self.encode_images(image)}
+        if not known or not set(given) < set(known):
+            raise ValueError(f"score {sorted(known)} given {sorted(given)}: nothing is left to score")
+        y0 = self._start(len(next(iter(known.values()))), known)
+        visible = torch.stack([self.canvas.mask(name) for name in given]).any(0) if given else None
+        generator = torch.Generator().manual_seed(mix(seed, _SCORE_STREAM))
+        law = law or self.law
+        return nelbo(
+            self.model, self.canvas, y0, steps, law, visible, samples=samples, generator=generator, absent=y0 < 0
+        )
+
+    # ---------------------------------------------------------------- in and out
+
+    def encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """(B, L) ids, each caption with its end and padding. Raises ValueError on one that is too long."""
+        length = self.canvas.span("text").num_tokens
+        return torch.tensor([self._text().encode_padded(each, length) for each in captions], device=self.device)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] of the tokenizer's size -> codes (B, h, w)."""
+        return self._images().encode(images.to(self.device))
+
+    # ---------------------------------------------------------------- parts
+
+    def _run(
+        self, y: Tensor, draw: Draw, absent: Tensor | None = None, cond: dict[str, Tensor] | None = None
+    ) -> Result:
+        return draw_rows(self.model, self.canvas, y, self.law, draw, absent, cond)
+
+    def _start(self, count: int, known: dict[str, Tensor]) -> Tensor:
+        """(B, N) rows with the known spans visible and the others hidden."""
+        if not known:
+            return torch.full((count, self.canvas.num_subtokens), MASK_ID, device=self.device)
+        return self.canvas.pack(known)
+
+    def _codes(self, y: Tensor, name: str) -> Tensor:
+        """(B, L) codes of a span that is wholly visible."""
+        return self.canvas.span(name).codec.decode(self.canvas.view(y, name))
+
+    def _complete(self, ids: list[int], num: int, draw: Draw | None) -> Texts:
+        """Draw the tokens of ids that are -1; what the span holds beyond them stays hidden for ever."""
+        span = self.canvas.span("text")
+        if len(ids) > span.num_tokens:
+            raise ValueError(f"the text has {len(ids)} tokens with its blanks, the model holds {span.num_tokens}")
+        row = torch.tensor(ids + [0] * (span.num_tokens - len(ids)), device=self.device)
+        place = self.canvas.token_of.to(self.device)
+        y = self.canvas.pack({"text": row.clamp(min=0)[None]})
+        hidden = (row == MASK_ID)[place] | (place >= len(ids))
+        absent = None if len(ids) == span.num_tokens else self.canvas.token_of >= len(ids)
+        result = self._run(y.masked_fill(hidden, MASK_ID).expand(num, -1), draw or Draw(steps=64), absent)
+        shown = span.codec.decode(self.canvas.view(result.y, "text")[:, : len(ids)])
+        return Texts(**vars(result), texts=[self._text().decode(each) for each in shown.tolist()])
+
+    def _pictures(self, result: Result, prompts: list[str]) -> Pictures:
+        span = self.canvas.span("image")
+        codes = self._codes(result.y, "image").view(-1, *(span.grid or (1, -1)))
+        images = torch.cat([self._images().decode(part) for part in codes.split(AT_ONCE)])
+        return Pictures(**vars(result), images=images, codes=codes, prompts=prompts)
+
+    def _keep_outside(self, result: Pictures, image: Tensor, box: tuple[int, int, int, int]) -> Pictures:
+        side = self._images().downsample
+        x0, y0, x1, y1 = (side * edge for edge in box)
+        images = image.to(result.images)[None].repeat(len(result.images), 1, 1, 1)
+        images[..., y0:y1, x0:x1] = result.images[..., y0:y1, x0:x1]
+        return Pictures(**{**vars(result), "images": images})
+
+    def _text(self) -> TextTokenizer:
+        if self.text_tokenizer is None:
+            raise ValueError("this model knows no text" if not self.canvas.has("text") else "it has no text tokenizer")
+        return self.text_tokenizer
+
+    def _images(self) -> ImageTokenizer:
+        if self.image_tokenizer is None:
+            known = "its image tokenizer is missing" if self.canvas.has("image") else "this model knows no images"
+            raise ValueError(known)
+        return self.image_tokenizer
+
+    def _check_sizes(self) -> None:
+        for name, codes in (
+            ("text", None if self.text_tokenizer is None else self.text_tokenizer.vocab_size),
+            ("image", None if self.image_tokenizer is None else self.image_tokenizer.num_codes),
+        ):
+            if codes is not None and self.canvas.span(name).codec.num_codes != codes:
+                wanted = self.canvas.span(name).codec.num_codes
+                raise ValueError(
+                    f"the {name} tokenizer has {codes} codes, the model {wanted}: not the one it was trained on"
+                )
+
+
+def _refuse_empty(prompts: Sequence[str]) -> None:
+    if not all(prompt.strip() for prompt in prompts):
+        raise ValueError("the prompt is empty; say what to draw")
+
+
+def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -> Pipeline:
+    """The model in `directory` with the tokenizers its config.json names (paths relative to the directory).
+
+    Raises ValueError naming the file that is missing or does not fit.
+    """
+    from mmprime.models import load_model
+
+    directory = Path(directory)
+    model, canvas, config = load_model(directory, device)
+    paths = {name: directory / path for name, path in config.get("tokenizers", {}).items()}
+    text: TextTokenizer | None = None
+    image: ImageTokenizer | None = None
+    if "text" in paths and canvas.has("text"):
+        from mmprime.tokenizers import TextTokenizer
+
+        text = TextTokenizer.load(paths["text"])
+    if "image" in paths and canvas.has("image"):
+        from mmprime.tokenizers import ImageTokenizer
+
+        image = ImageTokenizer.load(paths["image"]).to(device)
+    data = directory / config["data"] if config.get("data") else None
+    return Pipeline(model, canvas, text, image, config.get("law", "nested"), _words(config, data), data)
+
+
+def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:
+    """The words of the training captions: from the config, else from the dataset it names, else none."""
+    if "words" in config:
+        return frozenset(config["words"])
+    if data is None or not (data / "index.json").is_file():
+        return frozenset()
+    from mmprime.data import CodeDataset
+
+    try:
+        return collect_words(CodeDataset.load(data, "train").captions)
+    except ValueError:
+        return frozenset()

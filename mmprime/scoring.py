@@ -1,0 +1,121 @@
+"""A dataset as what a pipeline's model scores: rows of its canvas, conditions, and sizes in bytes and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmprime.data import CodeDataset, ImageDataset, encode_images, load_documents, pack_documents, read_index
+from mmprime.evaluation.likelihood import Sizes
+
+if TYPE_CHECKING:
+    from mmprime.pipeline import Pipeline
+    from mmprime.tokenizers import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Scored:
+    """y0 (n, N); cond as the model takes it, or None; sizes of the examples."""
+
+    y0: Tensor
+    cond: dict[str, Tensor] | None
+    sizes: Sizes
+
+
+def splits_of(data: str | Path, asked: str) -> list[str]:
+    """The split of that name, or all whose names start so. Raises ValueError naming the splits there are."""
+    known = list(read_index(data)["splits"])
+    found = [asked] if asked in known else [name for name in known if name.startswith(asked)]
+    if not found:
+        raise ValueError(f"no split {asked!r} in {data}; it has {', '.join(known)}")
+    return found
+
+
+def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int = 0) -> Scored:
+    """At most `limit` examples of a split, drawn by seed.
+
+    Raises ValueError when the data does not fit the model: another kind, grid, code book or tokenizer.
+    """
+    kind = read_index(data)["kind"]
+    if (kind == "text") == pipe.canvas.has("image"):
+        raise ValueError(f"{data} holds {kind!r}, the model has {[span.name for span in pipe.canvas.spans]}")
+    return (
+        _text_rows(pipe, data, split, limit, seed) if kind == "text" else _coded(pipe, data, split, limit, seed, kind)
+    )
+
+
+def choose(count: int, limit: int, seed: int) -> list[int]:
+    """At most `limit` of `count` positions, drawn by seed, in order."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:limit].tolist())
+
+
+def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int) -> Scored:
+    tokenizer = pipe.text_tokenizer
+    if tokenizer is None:
+        raise ValueError("the model has no text tokenizer")
+    rows = pack_documents(
+        load_documents(data, split), tokenizer.encode, tokenizer.end_id, pipe.canvas.span("text").num_tokens
+    )
+    ids = rows[choose(len(rows), limit, seed)]
+    sizes = torch.tensor([_row_bytes(tokenizer, row) for row in ids.tolist()])
+    return Scored(pipe.canvas.pack({"text": ids.to(pipe.device)}), None, Sizes(sizes))
+
+
+def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, kind: str) -> Scored:
+    if kind == "codes":
+        dataset: CodeDataset | ImageDataset = CodeDataset.load(data, split)
+        pick = choose(len(dataset), limit, seed)
+        codes = _checked_codes(pipe, dataset, data)[pick]
+    else:
+        dataset = ImageDataset.load(data, split)
+        pick = choose(len(dataset), limit, seed)
+        if pipe.image_tokenizer is None:
+            raise ValueError(f"{data} holds pictures and the model has no image tokenizer; give a folder of codes")
+        codes = encode_images(dataset.images[pick], pipe.image_tokenizer)
+    known = {"image": codes.long().to(pipe.device)}
+    captions = [dataset.captions[index] for index in pick]
+    text_bytes = None
+    if pipe.canvas.has("text"):
+        known["text"] = pipe.encode_captions(captions)
+        text_bytes = _bytes(captions)
+    pixels = 3 * pipe.image_tokenizer.image_size**2 if pipe.image_tokenizer is not None else None
+    cond = None
+    if pipe.model.config.num_classes is not None and dataset.labels is not None:
+        cond = {"label": dataset.labels[pick].to(pipe.device)}
+    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels))
+
+
+def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:
+    """The codes, if the model's own tokenizer made them."""
+    own = pipe.image_tokenizer
+    if own is not None and own.fingerprint() != dataset.tokenizer_fingerprint:
+        raise ValueError(
+            f"{data} was coded by tokenizer {dataset.tokenizer_fingerprint}, the model uses {own.fingerprint()}; "
+            "encode the images again"
+        )
+    span = pipe.canvas.span("image")
+    if (dataset.num_codes, dataset.grid) != (span.codec.num_codes, span.grid):
+        raise ValueError(
+            f"{data} has {dataset.num_codes} codes on a grid {dataset.grid}, "
+            f"the model {span.codec.num_codes} on {span.grid}"
+        )
+    return dataset.codes
+
+
+def _row_bytes(tokenizer: TextTokenizer, row: Sequence[int]) -> int:
+    """UTF-8 bytes of a row of joined documents, an end counting as one byte."""
+    total, start = 0, 0
+    for place in [*[i for i, token in enumerate(row) if token == tokenizer.end_id], len(row)]:
+        total += len(tokenizer.decode(row[start:place]).encode()) + 1
+        start = place + 1
+    return total - 1  # the row itself does not end with an end
+
+
+def _bytes(texts: Sequence[str]) -> Tensor:
+    return torch.tensor([len(text.encode()) for text in texts])
