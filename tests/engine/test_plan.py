@@ -91,6 +91,18 @@ def test_nested_orders_are_random_merges() -> None:
     oracle.assert_law(counts.double(), torch.full((6,), 1 / 6, dtype=torch.float64))
 
 
+def test_nested_times_are_those_of_the_free_digits() -> None:
+    """With one digit of a token given, its other digit is one of three times: each of the three merges has chance 1/3.
+
+    A given digit must not lend its time, or the rest of its token would come early.
+    """
+    given = torch.tensor([False, True, False, False])
+    rank = Plan.nested(oracle.pair_world().canvas, 6000, 6, given=given).rank
+    plans, counts = rank.unique(dim=0, return_counts=True)
+    assert plans.tolist() == [[1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]]
+    oracle.assert_law(counts.double(), torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
 def test_pace_says_how_many_are_shown_after_each_step() -> None:
     canvas = Canvas([Span("text", 20, Codec.base(9, 2))])
     for pace in (None, Schedule.cosine(), Schedule.polynomial(2.0)):
