@@ -62,6 +62,7 @@ class Pipeline:
 
         Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt.
         """
+        self._images()
         draw = draw or Draw(guidance=3.0 if prompt is not None or label is not None else None)
         asked = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         prompts = [each for each in asked for _ in range(num)]

@@ -168,15 +168,17 @@ def captions(options: argparse.Namespace) -> list[Any]:
         save_each(options.save, found.images)
     features = cached(real.images, judge.fingerprint, lambda: extract(judge, real.images, progress=True))
     gallery = Gallery(features, real.captions, real.vendors)
-    reached, ceiling = gallery.accuracy(extract(judge, images), wanted), gallery.ceiling(wanted, options.seed)
+    reached = gallery.accuracy(extract(judge, images), wanted)
     nfe = float(found.nfe.double().mean())
     common = ("share", len(wanted))
     print(f"{len(wanted)} pictures in {found.seconds:.1f} s of sampling; {len(real)} real drawings")
-    return [
-        Measure("caption accuracy, generated", reached.value, reached.stderr, *common, nfe, options.seed),
-        Measure("ceiling: a drawing of another vendor", ceiling.value, ceiling.stderr, *common, 0, options.seed),
-        Measure("chance", gallery.chance(wanted), None, *common, 0, options.seed),
-    ]
+    rows = [Measure("caption accuracy, generated", reached.value, reached.stderr, *common, nfe, options.seed)]
+    if len(set(real.vendors)) > 1:
+        best = gallery.ceiling(wanted, options.seed)
+        rows.append(
+            Measure("ceiling: a vendor's drawing among the others'", best.value, best.stderr, *common, 0, options.seed)
+        )
+    return [*rows, Measure("chance", gallery.chance(wanted), None, *common, 0, options.seed)]
 
 
 def save_each(folder: str, images: Any) -> None:

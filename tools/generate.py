@@ -58,12 +58,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be seen to be wrong without loading a model. Raises ValueError."""
+    if options.region is not None and options.image is None:
+        raise ValueError("--region needs the --image it is a part of")
     if options.prompt is None and options.image is None and options.label is None:
         raise ValueError("nothing is asked: give --prompt, --image or --label")
     if options.prompt is not None and not options.prompt.strip():
         raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
-    if options.region is not None and options.image is None:
-        raise ValueError("--region needs the --image it is a part of")
     if options.image is not None and options.region is None and options.prompt is not None:
         raise ValueError("--image with --prompt needs --region x0,y0,x1,y1, the box to repaint")
     if options.image is not None and not Path(options.image).is_file():

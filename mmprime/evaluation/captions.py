@@ -55,7 +55,12 @@ class Gallery:
         return Accuracy.of([self.captions[j] == caption for j, caption in zip(found, captions)])
 
     def ceiling(self, captions: Sequence[str], seed: int = 0) -> Accuracy:
-        """Of one real drawing of each caption, chosen by seed, among the drawings of all other vendors."""
+        """Of one real drawing of each caption, chosen by seed, among the drawings of all other vendors.
+
+        Raises ValueError on a caption without a drawing, and when there is one vendor only.
+        """
+        if len(set(self.vendors)) < 2:
+            raise ValueError("all drawings are of one vendor, so there is no other to compare with")
         generator = torch.Generator().manual_seed(seed)
         queries = [self._one_of(caption, generator) for caption in captions]
         vendor = {name: number for number, name in enumerate(dict.fromkeys(self.vendors))}

@@ -1,0 +1,97 @@
+"""Likelihood rows: a uniform model scores ln C in every unit, errors are those of repeated draws, names differ."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from pipeline_world import trained_looking
+
+from mmprime.engine import Canvas, Codec, Span
+from mmprime.evaluation import Measure, table, to_json
+from mmprime.evaluation.likelihood import Sizes, choose, measures, ratio, score, tasks
+from mmprime.models import DiTConfig, PrimeDiT
+
+
+@pytest.fixture
+def canvas() -> Canvas:
+    return Canvas([Span("text", 4, Codec.base(64, 2)), Span("image", (2, 2), Codec.base(16, 2))])
+
+
+def _data(canvas: Canvas, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    codes = {s.name: torch.randint(s.codec.num_codes, (count, 4), generator=generator) for s in canvas.spans}
+    return canvas.pack(codes)
+
+
+def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
+    model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+    sizes = Sizes(text_bytes=torch.tensor([8, 8, 8]), pixel_values=48)
+    rows = {(r.metric, r.unit): r for r in measures(model, canvas, _data(canvas, 3), "nested", sizes=sizes)}
+    for law in ("nested", "independent", "token_synchronous"):
+        image, text = f"nelbo image|text continuous {law}", f"nelbo text|image continuous {law}"
+        assert rows[image, "nats/token"].value == pytest.approx(math.log(16), rel=1e-5)
+        assert rows[image, "bits/code"].value == pytest.approx(4, rel=1e-5)
+        assert rows[image, "bits/dimension (of codes)"].value == pytest.approx(4 * 4 / 48, rel=1e-5)
+        assert rows[text, "nats/token"].value == pytest.approx(math.log(64), rel=1e-5)
+        assert rows[text, "perplexity (bound)"].value == pytest.approx(64, rel=1e-4)
+        assert rows[text, "bits/byte"].value == pytest.approx(6 * 4 / 8, rel=1e-5)
+        assert rows[text, "nats/token"].stderr == pytest.approx(0, abs=1e-5)
+    joint = {metric: row for (metric, _), row in rows.items() if metric.startswith("joint_loss")}
+    assert joint.keys() == {f"joint_loss {task.name} nested" for task in tasks(canvas)}
+    assert all("no bound" in row.unit for row in joint.values())
+
+
+def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:
+    model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+    rows = list(
+        measures(model, canvas, _data(canvas, 64), "nested", [2, 8], ["nested"], samples=8, only=["image|text"])
+    )
+    finite = {row.metric: row for row in rows if "T=" in row.metric and row.unit == "nats/token"}
+    assert finite.keys() == {"nelbo image|text T=2 nested", "nelbo image|text T=8 nested"}
+    for row in finite.values():
+        assert row.stderr is not None
+        assert abs(row.value - math.log(16)) < 4 * row.stderr  # a uniform model has the same bound at every T
+        assert row.nfe == 8
+
+
+def test_standard_error_is_the_spread_of_repetitions(canvas: Canvas) -> None:
+    model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
+    task = choose(tasks(canvas), ["image|text"])[0]
+    y0 = _data(canvas, 1).expand(200, -1)  # one example over and over: the spread is that of the estimator alone
+    nats = score(model, canvas, y0, task, "nested", 4, batch=1)
+    _, error = ratio(nats, torch.full_like(nats, 4))
+    blocks = nats.view(20, 10).mean(-1) / 4
+    assert error == pytest.approx(float(blocks.std()) / math.sqrt(20), rel=0.5)
+    again = score(model, canvas, y0[:40], task, "nested", 4, batch=1)
+    assert torch.equal(again, nats[:40])
+
+
+def test_ratio_of_unequal_sizes() -> None:
+    value, error = ratio(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1.0, 2.0, 3.0]))
+    assert (value, error) == (2.0, 0.0)
+    assert ratio(torch.tensor([2.0]), torch.tensor([1.0])) == (2.0, None)
+
+
+def test_mistakes_are_named(canvas: Canvas) -> None:
+    model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+    with pytest.raises(ValueError, match="unknown law 'random'"):
+        list(measures(model, canvas, _data(canvas, 1), "nested", laws=["random"]))
+    with pytest.raises(ValueError, match=r"no task 'sound'.*image\|text"):
+        list(measures(model, canvas, _data(canvas, 1), "nested", only=["sound"]))
+    with pytest.raises(ValueError, match="no example"):
+        list(measures(model, canvas, _data(canvas, 1)[:0], "nested"))
+
+
+def test_rows_as_table_and_json() -> None:
+    rows = [Measure("nelbo", 1.25, 0.5, "nats/token", 3, 1, 7, "cmd"), Measure("chance", 0.1, None, "share", 3, 0, 7)]
+    lines = table(rows).splitlines()
+    assert len(lines) == 3
+    assert "1.2500" in lines[1]
+    assert "0.5000" in lines[1]
+    assert json.loads(to_json(rows))[0] == {
+        "metric": "nelbo", "value": 1.25, "stderr": 0.5, "unit": "nats/token",
+        "num_samples": 3, "nfe": 1, "seed": 7, "command": "cmd",
+    }  # fmt: skip
