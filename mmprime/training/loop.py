@@ -16,9 +16,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,39 +25,21 @@ from torch import Tensor, nn
 
 from mmprime.models.precision import autocast
 from mmprime.training import rng
-from mmprime.training.checkpoint import (
-    Checkpoints,
-    optimizer_tensors,
-    restore_optimizer,
-    under_prefix,
-    with_prefix,
-    write_text,
-)
+from mmprime.training.checkpoint import Checkpoints, write_text
 from mmprime.training.config import as_dict
 from mmprime.training.data_order import DataOrder
 from mmprime.training.distributed import World
-from mmprime.training.ema import EMA
 from mmprime.training.lock import locked
 from mmprime.training.log import Progress, RunLog, Window, numbers
-from mmprime.training.optim import build_optimizer, learning_rate
+from mmprime.training.optim import learning_rate
 from mmprime.training.schema import Config
 from mmprime.training.signals import StopRequest
+from mmprime.training.state import Position, RunState
 from mmprime.training.task import Task
 
 
 class NonFiniteLoss(RuntimeError):
     """A loss or gradient was not finite; the message says where the batch was saved."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; stored in each checkpoint."""
-
-    step: int = 0  # steps done; also the data position
-    events_step: int = -1  # the last step whose validation and samples are done
-    best_step: int | None = None
-    best_value: float = math.inf
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
 
 
 @dataclass(frozen=True)
@@ -92,15 +73,17 @@ class Trainer:
             self.world.rank,
             self.world.size,
         )
-        self.groups = task.parameter_groups()
-        self.optimizers = {name: build_optimizer(list(group), self.train) for name, group in self.groups.items()}
-        self.names = {id(p): name for name, p in task.modules.named_parameters()}
-        self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
-        self.at, self.window = Position(), Window()
-        self.stop = StopRequest()
         self.world.broadcast(task.modules)
-        self.ema = EMA(task.modules, self.train.ema)
+        self.state = RunState(task, config)
+        self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
+        self.stop = StopRequest()
         self._resume()
+
+    @property
+    def at(self) -> Position:
+        """Where the run stands."""
+        return self.state.at
 
     def run(self) -> Outcome:
         """Train to ``train.steps`` or until a signal, which saves a checkpoint first.
@@ -131,7 +114,7 @@ class Trainer:
                 "step": self.at.step,
                 "samples": self.at.step * self.order.samples_per_step,
                 "metrics": self.at.metrics,
-                "fingerprint": self._fingerprint(),
+                "fingerprint": self.state.fingerprint(),
                 "config": as_dict(self.config),
             }
             write_text(directory / "training.json", json.dumps(origin, indent=1) + "\n")
@@ -176,7 +159,7 @@ class Trainer:
             optimizer.step()
         self.world.average_buffers(self.task.modules)
         self.ema.update(self.at.step)
-        self.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
+        self.state.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
         self.at.step += 1
         return bool(stats[1] > 0)
 
@@ -193,7 +176,7 @@ class Trainer:
                 return True
             name, loss, metrics = term
             value = float(loss.detach())
-            self.window.add({f"loss/{name}": value, **metrics})
+            self.state.window.add({f"loss/{name}": value, **metrics})
             if not math.isfinite(value):
                 return False
             inputs = [p for p in self.groups[name] if p.requires_grad] if len(self.groups) > 1 else None
@@ -229,8 +212,8 @@ class Trainer:
         self._merge_windows()
         if not self.world.is_main:
             return
-        step, means = self.at.step, self.window.means()
-        self.window = Window()
+        step, means = self.at.step, self.state.window.means()
+        self.state.window = Window()
         rate, lr = self.progress.rate(step), learning_rate(step - 1, self.train)
         counts = {"samples": step * self.order.samples_per_step, "lr": lr}
         self.log.write("train", step, counts | means | {"samples_per_second": round(rate, 2)})
@@ -287,19 +270,7 @@ class Trainer:
         """Write the checkpoint of the current step (process 0) and return its folder."""
         self._merge_windows()
         if self.world.is_main:
-            globals_tensors, globals_values = rng.capture()
-            tensors = with_prefix("model", self.task.modules.state_dict())
-            tensors |= with_prefix("ema", self.ema.average) | with_prefix("rng", globals_tensors)
-            for name, optimizer in self.optimizers.items():
-                tensors |= with_prefix(f"optimizer/{name}", optimizer_tensors(optimizer, self.names))
-            values = {
-                "position": vars(self.at) | {"best_value": self.at.best_value if self.at.best_step else None},
-                "rng": globals_values,
-                "window": self.window.sums,
-                "config": as_dict(self.config),
-                "fingerprint": self._fingerprint(),
-            }
-            self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
+            self.checkpoints.save(self.at.step, *self.state.collect(), best=self.at.best_step)
         self.world.barrier()
         return self.checkpoints.path(self.at.step)
 
@@ -320,44 +291,22 @@ class Trainer:
             if mode == "must":
                 raise ValueError(f"run.resume=must, but {self.checkpoints.directory} has no readable checkpoint")
             return
-        step, (tensors, values) = found
-        if values["fingerprint"] != self._fingerprint():
-            raise ValueError(f"{self.checkpoints.path(step)} belongs to another model or data; take another run.dir")
+        step, stored = found
         try:
-            self.task.modules.load_state_dict(under_prefix("model", tensors))
-        except RuntimeError as error:
-            line = " ".join(str(error).split())[:300]
-            raise ValueError(f"{self.checkpoints.path(step)} does not fit the configured model: {line}") from error
-        self.ema.load(under_prefix("ema", tensors))
-        for name, optimizer in self.optimizers.items():
-            restore_optimizer(optimizer, under_prefix(f"optimizer/{name}", tensors), self.names)
-        rng.restore(under_prefix("rng", tensors), values["rng"])
-        position = values["position"]
-        position["best_value"] = math.inf if position["best_value"] is None else position["best_value"]
-        self.at = Position(**position)
-        self.window = Window(values["window"] if self.world.is_main else None)
-        self._warn_of_changes(values["config"])
-
-    def _warn_of_changes(self, stored: dict[str, Any]) -> None:
-        now = as_dict(self.config)
-        changed = [
-            f"{section}.{key}: {stored[section].get(key)} -> {value}"
-            for section in ("train", "run")
-            for key, value in now[section].items()
-            if key not in ("dir", "resume", "log_every") and stored[section].get(key) != value
-        ]
-        if self.world.is_main:
-            print(f"resuming {self.directory} at step {self.at.step} of {self.train.steps}")
-            if changed:
-                print("changed since the checkpoint: " + "; ".join(changed))
-
-    def _fingerprint(self) -> dict[str, str]:
-        return {"task": self.task.name, **(self.task.fingerprint() if hasattr(self.task, "fingerprint") else {})}
+            self.state.restore(stored)
+        except ValueError as error:
+            raise ValueError(f"{self.checkpoints.path(step)}: {error}") from error
+        if not self.world.is_main:
+            self.state.window = Window()  # process 0 holds the merged one
+            return
+        print(f"resuming {self.directory} at step {step} of {self.train.steps}")
+        if changed := self.state.changes(stored[1]["config"]):
+            print("changed since the checkpoint: " + "; ".join(changed))
 
     def _merge_windows(self) -> None:
         """Process 0 gets the sum of all windows, the others begin anew."""
         if self.world.size > 1:
-            parts = self.world.gather(self.window.sums)
-            self.window = Window()
+            parts = self.world.gather(self.state.window.sums)
+            self.state.window = Window()
             for part in parts if self.world.is_main else []:
-                self.window.merge(part)
+                self.state.window.merge(part)

@@ -85,10 +85,8 @@ def test_stopped_and_resumed_is_bitwise_the_same(shards: Path, tmp_path: Path, a
     through = trainer(whole)
     through.run()
     half = replace(whole, run=RunConfig(dir=str(tmp_path / "parts")))
-    short = replace(half, train=replace(half.train, steps=3))
-    short.train.steps = 6  # the schedule of the whole run, stopped half way
-    first = trainer(short)
-    for _ in range(3):
+    first = trainer(half)
+    for _ in range(3):  # without the validation the whole run begins with, which must change nothing
         first._step()
     first.save()
     second = trainer(half)

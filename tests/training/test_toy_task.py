@@ -18,7 +18,7 @@ def config(directory, **objective) -> ToyRunConfig:
     return ToyRunConfig(
         task="toy",
         run=RunConfig(dir=str(directory)),
-        train=TrainConfig(steps=60, batch=128, lr=3e-3, warmup=5, ema=0.9, validate_every=60, samples_every=0),
+        train=TrainConfig(steps=50, batch=64, lr=5e-3, warmup=5, ema=0.9, validate_every=50, samples_every=0),
         toy=ToyConfig(tokens=2, codes=6),
         model=ModelConfig(preset="nano", codec={"text": CodecConfig(kind="mixed_radix", radices=[3, 2])}),
         objective=ObjectiveConfig(**objective),

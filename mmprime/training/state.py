@@ -1,0 +1,91 @@
+"""All that a run is beyond its config: weights, their average, optimizers, position, generators, unlogged numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmprime.training import rng
+from mmprime.training.checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
+from mmprime.training.config import as_dict
+from mmprime.training.ema import EMA
+from mmprime.training.log import Window
+from mmprime.training.optim import build_optimizer
+from mmprime.training.schema import Config
+from mmprime.training.task import Task
+
+UNIMPORTANT = ("dir", "resume", "log_every")  # keys that may change without a word
+
+
+@dataclass
+class Position:
+    """Where a run stands."""
+
+    step: int = 0  # steps done; also the data position
+    events_step: int = -1  # the last step whose validation and samples are done
+    best_step: int | None = None
+    best_value: float = math.inf
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+
+
+class RunState:
+    """The state of a run that trains ``task``; a checkpoint is :meth:`collect`, a resume is :meth:`restore`."""
+
+    def __init__(self, task: Task, config: Config) -> None:
+        self.task, self.config = task, config
+        self.at, self.window = Position(), Window()
+        self.groups = task.parameter_groups()
+        self.optimizers = {name: build_optimizer(list(group), config.train) for name, group in self.groups.items()}
+        self.ema = EMA(task.modules, config.train.ema)
+        self._names = {id(p): name for name, p in task.modules.named_parameters()}
+
+    def collect(self) -> State:
+        """(tensors, JSON values) that :meth:`restore` needs."""
+        generators, generator_values = rng.capture()
+        tensors = with_prefix("model", self.task.modules.state_dict())
+        tensors |= with_prefix("ema", self.ema.average) | with_prefix("rng", generators)
+        for name, optimizer in self.optimizers.items():
+            tensors |= with_prefix(f"optimizer/{name}", optimizer_tensors(optimizer, self._names))
+        values = {
+            "position": vars(self.at) | {"best_value": self.at.best_value if self.at.best_step else None},
+            "rng": generator_values,
+            "window": self.window.sums,
+            "config": as_dict(self.config),
+            "fingerprint": self.fingerprint(),
+        }
+        return tensors, values
+
+    def restore(self, state: State) -> None:
+        """Take over what :meth:`collect` gave. Raises ValueError if it belongs to another model or other data."""
+        tensors, values = state
+        stored, own = values["fingerprint"], self.fingerprint()
+        odd = [name for name in {**stored, **own} if stored.get(name) != own.get(name)]
+        if odd:
+            raise ValueError(f"it belongs to another model or data ({', '.join(odd)}); take another run.dir")
+        try:
+            self.task.modules.load_state_dict(under_prefix("model", tensors))
+        except RuntimeError as error:
+            raise ValueError(f"it does not fit the configured model: {' '.join(str(error).split())[:300]}") from error
+        self.ema.load(under_prefix("ema", tensors))
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, under_prefix(f"optimizer/{name}", tensors), self._names)
+        rng.restore(under_prefix("rng", tensors), values["rng"])
+        position = values["position"]
+        best = math.inf if position["best_value"] is None else position["best_value"]
+        self.at = Position(**{**position, "best_value": best})
+        self.window = Window(values["window"])
+
+    def changes(self, stored: dict[str, Any]) -> list[str]:
+        """``section.key: old -> new`` for settings of the run and the training other than in a ``stored`` config."""
+        now = as_dict(self.config)
+        return [
+            f"{section}.{key}: {stored[section].get(key)} -> {value}"
+            for section in ("train", "run")
+            for key, value in now[section].items()
+            if key not in UNIMPORTANT and stored[section].get(key) != value
+        ]
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must be equal for a checkpoint to fit."""
+        return {"task": self.task.name, **(self.task.fingerprint() if hasattr(self.task, "fingerprint") else {})}
