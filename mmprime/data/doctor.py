@@ -132,7 +132,7 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> No
 def unigram_entropy(counts: torch.Tensor) -> float:
     """H = -Σ p ln p in nats of the frequencies of a histogram (C,)."""
     share = counts[counts > 0].double() / counts.sum()
-    return float(-(share * share.log()).sum())
+    return max(0.0, float(-(share * share.log()).sum()))
 
 
 def _check_codes(path: str | Path, tokenizer: CodeTokenizer | None, index: dict[str, Any], report: Report) -> None:
