@@ -4,7 +4,8 @@
     python tests/mutants.py joint float  # those whose name contains a word
 
 A mutant is one textual replacement in one file of `mmprime/engine`. The copy lies in a temporary folder; the test file
-named beside the mutant runs on it until its first failure. Not a test itself: run on demand (minutes).
+named beside the mutant (or one test of it, where the file is slow) runs on it until its first failure. Not a test
+itself: run on demand (minutes).
 """
 
 from __future__ import annotations
@@ -30,13 +31,21 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
-    test: str
+    test: str  # a file, or a file::test where the file is slow
+
+    @property
+    def file_of_test(self) -> str:
+        return self.test.partition("::")[0]
 
 
 def m(name: str, file: str, old: str, new: str, test: str) -> Mutant:
-    return Mutant(name, f"mmprime/engine/{file}.py", old, new, f"tests/engine/test_{test}.py")
+    test, *node = test.split("::")
+    return Mutant(name, f"mmprime/engine/{file}.py", old, new, "::".join([f"tests/engine/test_{test}.py", *node]))
 
 
+NUCLEUS = "sampling::test_temperature_and_nucleus_on_one_token"
+UNIFORMS = "sampling::test_uniforms_are_finer_than_float32"
+IDLE = "sampling::test_idle_steps_are_not_computed_and_compacting_changes_no_digit"
 JOINT = "next_events(canvas, law, y0, y_t, hidden, weight)"
 MUTANTS = [
     # codecs
@@ -96,14 +105,14 @@ MUTANTS = [
     m("posterior forgets what is visible", "grid", "torch.log_softmax(constrain(grid, y).flatten(1), -1)",
       "torch.log_softmax(grid.flatten(1), -1)", "exact"),
     m("draw forgets what is visible", "grid", "logits = constrain(grid, y)", "logits = grid", "sampling"),
-    m("temperature multiplies", "grid", "logits / temperature", "logits * temperature", "sampling"),
-    m("nucleus one code short", "grid", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)", "sampling"),
+    m("temperature multiplies", "grid", "logits / temperature", "logits * temperature", NUCLEUS),
+    m("nucleus one code short", "grid", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)", NUCLEUS),
     m("digits of a cell reversed", "grid", "torch.stack(digits[::-1], -1)", "torch.stack(digits, -1)", "sampling"),
     m("uniforms in float32", "rng", "torch.rand(width, generator=g, dtype=torch.float64)",
-      "torch.rand(width, generator=g).double()", "sampling"),
-    m("entries of weight zero can be drawn", "rng", "right=True", "right=False", "sampling"),
+      "torch.rand(width, generator=g).double()", UNIFORMS),
+    m("entries of weight zero can be drawn", "rng", "right=True", "right=False", UNIFORMS),
     m("idle examples are forwarded", "sampling", "active = reveal.any(-1).nonzero()[:, 0]",
-      "active = torch.arange(len(reveal))", "sampling"),
+      "active = torch.arange(len(reveal))", IDLE),
     m("chunks misaligned", "denoiser", "aim[:, batch, token][:, part])", "aim[:, batch, token].flip(1)[:, part])",
       "head"),
     m("guidance w for 1 + w", "guidance", "(1 + self.scale", "(self.scale", "guidance"),
@@ -163,7 +172,7 @@ def main() -> int:
         for mutant in chosen:
             killed, detail = run(mutant, folder)
             survivors += not killed
-            verdict = f"`{Path(mutant.test).name}::{detail}`" if killed else f"**survived** ({detail})"
+            verdict = f"`{Path(mutant.file_of_test).name}::{detail}`" if killed else f"**survived** ({detail})"
             print(f"| {mutant.name} | `{Path(mutant.file).name}` | {verdict} |", flush=True)
     print(f"\n{len(chosen) - survivors} of {len(chosen)} mutants killed", flush=True)
     return int(survivors > 0)
