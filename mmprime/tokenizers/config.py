@@ -1,0 +1,105 @@
+"""The architecture of an image tokenizer as plain values: the section ``tokenizer`` of a config, and config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+QUANTIZERS = ("vq", "fsq", "lfq")
+
+
+def _choice(default: str, choices: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class ImageTokenizerConfig:
+    """An image of ``image_size``² pixels becomes ``(image_size / downsample)``² codes.
+
+    Lists run from the finest resolution (``image_size / patch``) to that of the codes; each entry halves it.
+    """
+
+    image_size: int = 64
+    downsample: int = 8
+    patch: int = 4  # the stem takes patch × patch pixels as channels, the head gives them back
+    widths: list[int] = field(default_factory=lambda: [96, 160])
+    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2])
+    decoder_blocks: list[int] = field(default_factory=lambda: [3, 2])
+    quantizer: str = _choice("vq", QUANTIZERS)
+    num_codes: int = 512
+    code_dim: int = 24  # vq: width of a code vector
+    cosine: bool = False  # vq: compare directions only
+    decay: float = 0.98  # vq: of the moving averages that make the code book
+    revive_below: float = 1.0  # vq: a code hit fewer times a batch is replaced by a vector of the batch
+    commitment: float = 0.25  # vq, lfq: pull of the encoder towards its code
+    levels: list[int] = field(default_factory=list)  # fsq: values of each dimension; their product is num_codes
+    entropy: float = 0.02  # lfq: weight of the entropy term that spreads the codes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the code map."""
+        return self.image_size // self.downsample, self.image_size // self.downsample
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels between encoder and decoder."""
+        if self.quantizer == "fsq":
+            return len(self.levels)
+        return self.code_dim if self.quantizer == "vq" else self.num_codes.bit_length() - 1
+
+    def check(self) -> None:
+        """Raise ValueError, quoting the values, unless the numbers fit together."""
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(f"tokenizer.quantizer={self.quantizer!r} is unknown; choose from {', '.join(QUANTIZERS)}")
+        depths = {len(self.widths), len(self.encoder_blocks), len(self.decoder_blocks)}
+        if len(depths) != 1 or not self.widths:
+            raise ValueError(
+                f"tokenizer.widths={list(self.widths)}, encoder_blocks={list(self.encoder_blocks)} and "
+                f"decoder_blocks={list(self.decoder_blocks)} must have the same length, at least 1"
+            )
+        if self.patch * 2 ** (len(self.widths) - 1) != self.downsample:
+            raise ValueError(
+                f"tokenizer.downsample={self.downsample} must be patch · 2^(len(widths) - 1) = "
+                f"{self.patch * 2 ** (len(self.widths) - 1)} for patch={self.patch}, widths={list(self.widths)}"
+            )
+        if self.image_size % self.downsample or self.image_size < self.downsample:
+            raise ValueError(
+                f"tokenizer.image_size={self.image_size} must be a multiple of downsample={self.downsample}"
+            )
+        odd = [width for width in self.widths if width < 8 or width % 8]
+        if odd:
+            raise ValueError(f"tokenizer.widths={list(self.widths)}: {odd[0]} is not a positive multiple of 8")
+        self._check_codes()
+
+    def _check_codes(self) -> None:
+        if self.quantizer == "fsq" and (
+            any(v < 3 for v in self.levels) or math.prod(self.levels) != self.num_codes or not self.levels
+        ):
+            raise ValueError(
+                f"tokenizer.num_codes={self.num_codes} must be the product of levels={list(self.levels)}, each at "
+                "least 3, for quantizer=fsq"
+            )
+        if self.quantizer == "lfq" and (self.num_codes < 2 or self.num_codes & (self.num_codes - 1)):
+            raise ValueError(f"tokenizer.num_codes={self.num_codes} must be a power of two for quantizer=lfq")
+        if self.quantizer == "vq" and (self.num_codes < 2 or self.code_dim < 2):
+            raise ValueError(
+                f"tokenizer.num_codes={self.num_codes} and code_dim={self.code_dim} must both be at least 2"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> ImageTokenizerConfig:
+        """The config of ``values``; raises ValueError naming ``source`` and the keys that do not fit."""
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
+            if names:
+                raise ValueError(f"{source}: {problem} tokenizer keys {', '.join(sorted(names))}")
+        config = cls(**values)
+        config.check()
+        return config
