@@ -135,7 +135,7 @@ def test_the_other_objectives_are_the_named_bounds(tmp_path, kind):
     built = task(tmp_path, conditions=conditions, objective=ObjectiveConfig(kind=kind, steps=4))
     losses = [next(iter(built.losses(torch.arange(200), torch.Generator().manual_seed(i), 0)))[1] for i in range(8)]
     uniform = (4 * math.log(TEXT) + 9 * math.log(IMAGE)) / 13
-    assert float(torch.stack(losses).mean()) == pytest.approx(uniform, rel=0.05)
+    assert torch.stack(losses).mean().item() == pytest.approx(uniform, rel=0.05)
 
 
 def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
