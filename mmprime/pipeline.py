@@ -81,6 +81,13 @@ class Pipeline:
         ids = self._codes(result.y, "text").tolist()
         return Texts(**vars(result), texts=[self._text().decode(row).strip() for row in ids])
 
+    @torch.no_grad()
+    def caption_nats(self, found: Texts, samples: int = 8, seed: int = 0) -> Tensor:
+        """How well each caption that `caption` drew fits its image: an estimate of its NELBO given it, (B,) nats."""
+        generator = torch.Generator().manual_seed(mix(seed, _SCORE_STREAM))
+        given = self.canvas.mask("image")
+        return nelbo(self.model, self.canvas, found.y, law=self.law, given=given, samples=samples, generator=generator)
+
     def inpaint(
         self,
         image: Tensor,

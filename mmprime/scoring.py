@@ -69,15 +69,16 @@ def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: i
 
 def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, kind: str) -> Scored:
     if kind == "codes":
-        dataset: CodeDataset | ImageDataset = CodeDataset.load(data, split)
-        pick = choose(len(dataset), limit, seed)
-        codes = _checked_codes(pipe, dataset, data)[pick]
+        coded = CodeDataset.load(data, split)
+        dataset: CodeDataset | ImageDataset = coded
+        pick = choose(len(coded), limit, seed)
+        codes = _checked_codes(pipe, coded, data)[pick]
     else:
-        dataset = ImageDataset.load(data, split)
-        pick = choose(len(dataset), limit, seed)
+        pictures = ImageDataset.load(data, split)
+        dataset, pick = pictures, choose(len(pictures), limit, seed)
         if pipe.image_tokenizer is None:
             raise ValueError(f"{data} holds pictures and the model has no image tokenizer; give a folder of codes")
-        codes = encode_images(dataset.images[pick], pipe.image_tokenizer)
+        codes = encode_images(pictures.images[pick], pipe.image_tokenizer)
     known = {"image": codes.long().to(pipe.device)}
     captions = [dataset.captions[index] for index in pick]
     text_bytes = None

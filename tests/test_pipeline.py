@@ -80,6 +80,9 @@ def test_caption_text_there_and_back(pipe: Pipeline) -> None:
     assert [pipe.text_tokenizer.decode(row) for row in back.tolist()] == list(CAPTIONS)
     found = pipe.caption(torch.rand(2, 3, 32, 32), 3, Draw(steps=4))
     assert len(found.texts) == 6
+    nats = pipe.caption_nats(found, samples=2)
+    assert nats.shape == (6,)
+    assert (nats > 0).all()
     with pytest.raises(ValueError, match="ids"):
         pipe.generate("a prompt that is far too long")
     with pytest.raises(ValueError, match="empty"):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from mmprime import console  # noqa: E402
 
 PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
-READ = "panda"  # the caption of the drawing that is read back
+READ, DRAWN = "banana", 8  # the caption of the drawing that is read back, from as many draws
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,8 +71,10 @@ def read_caption(pipe: Any, options: argparse.Namespace) -> None:
 
     real = ImageDataset.load(options.images, options.split)
     place = next((i for i, caption in enumerate(real.captions) if READ in caption), 0)
-    found = pipe.caption(real.images[place : place + 1].float() / 255, 1, Draw(steps=options.steps, temperature=0.0))
-    print(f"read: {found.texts[0]!r} from a drawing of {real.captions[place]!r} ({options.split})", flush=True)
+    found = pipe.caption(real.images[place : place + 1].float() / 255, DRAWN, Draw(steps=16, seed=options.seed))
+    best = int(pipe.caption_nats(found, seed=options.seed).argmin())
+    drawing = f"a drawing of {real.captions[place]!r} ({options.split})"
+    print(f"read: {found.texts[best]!r}, the likeliest of {DRAWN} draws, from {drawing}", flush=True)
 
 
 def bound(pipe: Any, options: argparse.Namespace) -> None:

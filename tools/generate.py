@@ -181,11 +181,13 @@ def repaint(pipe: Any, options: argparse.Namespace, draw: Any) -> Any:
 
 
 def write_captions(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
-    """Read captions from the image."""
+    """Read captions from the image, the one that fits best first."""
     from mmprime import rendering
 
     image = rendering.resize(rendering.load_image(options.image), pipe.image_tokenizer.image_size)
-    report_texts(pipe.caption(image[None], options.num, draw), options)
+    found = pipe.caption(image[None], options.num, draw)
+    order = pipe.caption_nats(found, seed=options.seed).argsort().tolist()
+    report_texts(replace(found, texts=[found.texts[place] for place in order]), options)
 
 
 def write_texts(pipe: Any, options: argparse.Namespace, draw: Any) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,10 @@ class EfficientNetLite0(nn.Module):
         file = weights_file()
         stored = torch.load(file, map_location="cpu", weights_only=True)
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        self.net: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        self.net.load_state_dict(_rename(stored, self.net.state_dict(), file))
-        self.net.reset_classifier(0)
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        net.load_state_dict(_rename(stored, net.state_dict(), file))
+        net.reset_classifier(0)
+        self.net: nn.Module = net
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
