@@ -86,12 +86,13 @@ def _load_text(config: DataConfig, seed: int) -> Corpus:
 
 
 def _load_codes(config: DataConfig, seed: int) -> Corpus:
-    sets = {name: CodeDataset.load(resolve(config.path), name) for name in (config.train_split, *config.validation)}
-    first = sets[config.train_split]
+    first = CodeDataset.load(resolve(config.path), config.train_split)
     num_classes = len(first.classes) or None if config.labels else None
     _check(config, list(first.grid), first.num_codes, num_classes)
     _check_image_tokenizer(config, first.tokenizer_fingerprint)
     tokenizer = _tokenizer(config) if config.text_length else None
+    sets = {config.train_split: first}
+    sets |= {name: CodeDataset.load(resolve(config.path), name) for name in config.validation}
     examples = {name: _examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
     num_codes = {"image": first.num_codes}
     lengths: dict[str, int | tuple[int, int]] = {"image": first.grid}
