@@ -31,7 +31,10 @@ def ppmi_vectors(
     pmi = (count / row_total[row]).log() - (column_total[column] / column_total.sum()).log()
     positive = pmi > 0
     matrix = torch.sparse_coo_tensor(
-        torch.stack([row[positive], column[positive]]), pmi[positive].float(), (num_codes, contexts), check_invariants=True
+        torch.stack([row[positive], column[positive]]),
+        pmi[positive].float(),
+        (num_codes, contexts),
+        check_invariants=True,
     ).coalesce()
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws from the global stream; leave it as it was
         torch.manual_seed(seed)

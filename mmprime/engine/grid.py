@@ -56,8 +56,12 @@ def draw(
     grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
     Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the law drawn from.
     temperature 0 takes the most probable cell. top_p keeps the smallest set of cells of at least that probability.
+    Raises ValueError when no code agrees with the visible digits of a token.
     """
     logits = constrain(grid, y).flatten(1).double()
+    nothing = torch.isneginf(logits).all(-1)
+    if nothing.any():
+        raise ValueError(f"no code agrees with the visible digits {y[nothing][0].tolist()}")
     if temperature > 0:
         logits = logits / temperature
     probs = torch.softmax(logits, -1)

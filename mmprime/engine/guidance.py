@@ -32,18 +32,19 @@ class Guided:
             raise ValueError(f"guidance must be a number >= -1, got {scale}")
         self.denoiser, self.scale, self.ramp = denoiser, scale, ramp
 
-    def condition(self, canvas: Canvas, given: Tensor, cond: Condition | None) -> Condition:
-        """Extend cond by what the unconditional branch hides: every span whose tokens are all given (B, N).
+    def condition(self, canvas: Canvas, rank: Tensor, cond: Condition | None) -> Condition:
+        """Extend cond by what the unconditional branch hides: every span that is wholly given, rank 0 of (B, N).
 
         Raises ValueError when there is neither a given span nor a condition to drop.
         """
+        given = rank == 0
         drop = torch.zeros_like(given)
         for span in canvas.spans:
             inside = canvas.mask(span.name).to(given.device)
             drop |= inside & (given | ~inside).all(-1, keepdim=True)
         if not drop.any() and not cond:
             raise ValueError("nothing to guide by: no span is wholly given and there is no class condition")
-        return {**(cond or {}), _DROP: drop, _FREE: ~given}
+        return {**(cond or {}), _DROP: drop, _FREE: rank > 0}
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         assert cond is not None, "call Guided.condition first"

@@ -92,16 +92,23 @@ def joint_loss(
     cond: Condition | None = None,
     absent: Tensor | None = None,
     independent_spans: bool = False,
+    mask_power: float = 1.0,
 ) -> Tensor:
     """The joint training loss (B,): Σ over tokens with something hidden of (n/m) · -log p(all its hidden digits | y_t).
 
     Not a bound for S > 1. independent_spans hides each span by a time of its own, as for models that must also see
-    one modality whole while the other is still hidden. Other arguments as for `nelbo`.
+    one modality whole while the other is still hidden. mask_power p hides the share 1 - (1 - u)^p, u uniform: p > 1
+    trains more on nearly hidden states, where a condition matters most; the optimum is the same for every p, since
+    what is hidden never depends on the data. Other arguments as for `nelbo`.
+    Raises ValueError on a mask_power <= 0.
     """
+    if not mask_power > 0:
+        raise ValueError(f"mask_power must be > 0, got {mask_power}")
     given, absent = _masks(canvas, y0, given, absent)
     groups = [canvas.mask(s.name) for s in canvas.spans] if independent_spans else [canvas.mask()]
     order = _draw(canvas, y0, law, given, absent, generator)
-    hidden, weight = hide_by_count(order, _strata(len(y0), len(groups), generator, y0.device), groups)
+    share = 1 - (1 - _strata(len(y0), len(groups), generator, y0.device)) ** mask_power
+    hidden, weight = hide_by_count(order, share, groups)
     y_t = torch.where(hidden | absent, MASK_ID, y0)
     events = next_events(canvas, "token_synchronous", y0, y_t, hidden, weight)
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)

@@ -248,6 +248,8 @@ def _cut_by_count(order: Order, per_step: int, steps: int | None, pace: Schedule
     """Cut an order into steps by the number of units; empty steps are dropped."""
     if steps is not None and per_step != 1:
         raise ValueError(f"give either per_step ({per_step}) or steps ({steps}), not both")
+    if steps is None and pace is not None:
+        raise ValueError("a pace shapes a number of steps; give steps as well")
     if per_step < 1 or (steps is not None and steps < 1):
         raise ValueError(f"per_step and steps must be at least 1, got {per_step} and {steps}")
     keys = order.key.masked_fill(~order.leader, torch.inf).sort(-1).values

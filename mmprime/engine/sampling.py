@@ -85,7 +85,7 @@ def sample(
     y = _start(canvas, rank, given)
     if guidance:
         guided = Guided(denoiser, guidance, ramp)
-        cond = guided.condition(canvas, rank == 0, cond)
+        cond = guided.condition(canvas, rank, cond)
         denoiser = guided
     run = _Run(denoiser, canvas, y, rank, temperature, top_p, generator, cond)
     history = []

@@ -55,6 +55,8 @@ class DiffusionTask:
         self.views = _views(canvas)
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
         self._independent = config.conditions.independent_times and len(canvas.spans) > 1
+        if config.objective.kind != "joint" and config.objective.mask_power != 1:
+            raise ConfigError(f"objective.mask_power={config.objective.mask_power} is for objective.kind=joint")
         if config.objective.kind != "joint" and self._independent:
             raise ConfigError(
                 f"objective.kind={config.objective.kind} gives all spans one time; "
@@ -166,7 +168,8 @@ class DiffusionTask:
             "cond": cond,
         }
         if goal.kind == "joint":
-            return joint_loss(self.modules, self.canvas, y0, independent_spans=self._independent, **masks)
+            masks |= {"independent_spans": self._independent, "mask_power": goal.mask_power}
+            return joint_loss(self.modules, self.canvas, y0, **masks)
         return nelbo(self.modules, self.canvas, y0, steps=goal.steps if goal.kind == "finite" else None, **masks)
 
     def _by_mode(self, per_token: Tensor, mode: Tensor) -> dict[str, float]:

@@ -111,6 +111,7 @@ class ObjectiveConfig:
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
     law: str = _choice("nested", "independent", "token_synchronous")
     steps: int = 16
+    mask_power: float = 1.0  # joint: p > 1 trains more on nearly hidden states
 
 
 @dataclass

@@ -51,7 +51,7 @@ def test_logits_by_hand_when_a_span_is_given(scale: float, ramp: str) -> None:
     y = torch.stack([START, START.clone(), WORLD.y[22]])
     y[1, 4] = WORLD.y[22, 4]
     guided = Guided(WRONG, scale, ramp)
-    cond = guided.condition(CANVAS, given, None)
+    cond = guided.condition(CANVAS, (~given).long(), None)
     with_text, without = row(WRONG, y), row(WRONG, torch.where(TEXT, -1, y))
     share = torch.tensor([[0.0], [0.5], [1.0]], dtype=torch.float64) if ramp == "linear" else 1.0
     expected = without + (1 + scale * share) * (with_text - without)
@@ -62,7 +62,7 @@ def test_logits_by_hand_with_a_label() -> None:
     model, label, y = ByLabel(), torch.tensor([0, 1, 1]), WORLD.y[:3].clone()
     y[:, 4:] = -1
     guided = Guided(model, 1.5, "constant")
-    cond = guided.condition(CANVAS, torch.zeros(3, 6, dtype=torch.bool), {"label": label})
+    cond = guided.condition(CANVAS, torch.ones(3, 6, dtype=torch.int64), {"label": label})
     number = oracle.state_number(y, model.radix)
     table = model.table.detach()[:, number, 2, :5]
     expected = table[NULL] + 2.5 * (table[label, torch.arange(3)] - table[NULL])
@@ -71,8 +71,17 @@ def test_logits_by_hand_with_a_label() -> None:
 
 def test_only_spans_given_whole_are_dropped_example_by_example() -> None:
     given = torch.stack([TEXT, TEXT & (torch.arange(6) > 0), ~TEXT])
-    drop = Guided(WRONG, 1.0).condition(CANVAS, given, None)["guidance_drop"]
+    drop = Guided(WRONG, 1.0).condition(CANVAS, (~given).long(), None)["guidance_drop"]
     assert torch.equal(drop, torch.stack([TEXT, torch.zeros(6, dtype=torch.bool), ~TEXT]))
+
+
+def test_the_ramp_counts_neither_given_nor_absent_digits() -> None:
+    rank = torch.tensor([[0, 0, 0, 0, 1, -1]])  # the text is given, one digit of the image never comes
+    guided = Guided(WRONG, 3.0, "linear")
+    y = torch.where(rank >= 0, WORLD.y[22:23], -1)
+    cond = guided.condition(CANVAS, rank, None)
+    with_text, without = row(WRONG, y), row(WRONG, torch.where(TEXT, -1, y))
+    assert torch.allclose(guided_logits(guided, y, cond), without + 4.0 * (with_text - without), atol=1e-12)
 
 
 def test_scale_zero_is_unguided_and_free() -> None:
@@ -136,7 +145,7 @@ def test_refusals() -> None:
 
 def test_the_wrapped_denoiser_keeps_the_protocol() -> None:
     guided = Guided(WRONG, 1.0)
-    cond = guided.condition(CANVAS, TEXT.expand(2, -1), None)
+    cond = guided.condition(CANVAS, (~TEXT).long().expand(2, -1), None)
     hidden = guided(START.expand(2, -1), CANVAS, cond)
     assert hidden.shape[:2] == (2, CANVAS.num_tokens)
     span: Span = CANVAS.span("text")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import oracle
 import pytest
 import torch
+from torch import Tensor
 
 from mmprime.engine import LAWS, Plan, Schedule, joint_loss, nelbo, plan_nats
+from mmprime.engine.denoiser import reveal_nats
 
 WORLD = oracle.mixed_world()
 WRONG = oracle.wrong(WORLD)
@@ -188,6 +191,35 @@ def test_joint_loss_can_time_the_spans_apart() -> None:
             exact -= chance * n / len(part) * float(value)
     loss = joint_loss(WRONG, WORLD.canvas, y0.repeat(20000, 1), generator=seeded(3), independent_spans=True)
     oracle.assert_mean(loss.detach(), exact)
+
+
+def test_mask_power_moves_the_share_that_is_hidden_and_nothing_else() -> None:
+    """E of the weighted loss under m = 1 + floor(n (1 - (1 - u)^p)) against the sum over m of its chance."""
+    world = oracle.plain_world()
+    denoiser, n = oracle.wrong(world), world.canvas.num_subtokens
+    y0 = world.y[:1]
+    for power in (1.0, 2.5):
+        edges = 1 - (1 - torch.arange(n + 1, dtype=torch.float64) / n) ** (1 / power)
+        chance = edges.diff()  # of hiding exactly m = 1..n
+        uniform = torch.stack([_mean_hidden_nats(denoiser, world, y0, m) for m in range(1, n + 1)])
+        expected = (chance * n * uniform).sum()
+        rows = y0.repeat(20000, 1)
+        loss = joint_loss(denoiser, world.canvas, rows, generator=seeded(5), mask_power=power).detach()
+        oracle.assert_mean(loss, float(expected))
+    with pytest.raises(ValueError, match="-1"):
+        joint_loss(denoiser, world.canvas, y0, mask_power=-1)
+
+
+def _mean_hidden_nats(denoiser: oracle.TableDenoiser, world: oracle.World, y0: Tensor, m: int) -> Tensor:
+    """The mean over all sets of m hidden tokens of the mean of -log p(token), S = 1."""
+    n = world.canvas.num_subtokens
+    values = []
+    for hidden in itertools.combinations(range(n), m):
+        y_t = y0.clone()
+        y_t[:, list(hidden)] = -1
+        nats = reveal_nats(denoiser, world.canvas, y_t, y0[None]).sum()
+        values.append(nats.detach().double() / m)
+    return torch.stack(values).mean()
 
 
 def test_joint_loss_trains_to_the_right_token_posteriors() -> None:

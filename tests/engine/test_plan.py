@@ -103,6 +103,11 @@ def test_nested_times_are_those_of_the_free_digits() -> None:
     oracle.assert_law(counts.double(), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
+def test_a_pace_needs_steps() -> None:
+    with pytest.raises(ValueError, match="give steps"):
+        Plan.nested(oracle.mixed_world().canvas, 2, 0, pace=Schedule.cosine())
+
+
 def test_pace_says_how_many_are_shown_after_each_step() -> None:
     canvas = Canvas([Span("text", 20, Codec.base(9, 2))])
     for pace in (None, Schedule.cosine(), Schedule.polynomial(2.0)):

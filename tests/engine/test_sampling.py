@@ -273,3 +273,10 @@ def test_sampling_builds_no_graph() -> None:
     assert trace is not None
     assert not trace.entropy.requires_grad
     assert nelbo(WRONG, CANVAS, WORLD.y).requires_grad
+
+
+def test_visible_digits_that_no_code_has_are_refused() -> None:
+    canvas = Canvas([Span("a", 1, Codec.base(5, 3))])  # radices 2, 2, 2; codes 0..4: 1 1 ? does not exist
+    plan = Plan.first_hitting(canvas, 1, 0, given=torch.tensor([True, True, False]))
+    with pytest.raises(ValueError, match=r"no code agrees with the visible digits \[1, 1, -1\]"):
+        sample(oracle.random_table(canvas), canvas, plan, given=torch.tensor([[1, 1, -1]]))
