@@ -125,7 +125,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         name, entry = key.rsplit("/", 1)
         if name not in parameters:
             raise ValueError(f"the checkpoint has optimizer state for {name!r}, which is no parameter here")
-        optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device)
+        parameter = parameters[name]
+        tensor = tensor.to(parameter.device)
+        if tensor.shape == parameter.shape:  # moments lie in memory as their weight does: fused AdamW relies on it
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+        optimizer.state[parameter][entry] = tensor
 
 
 def _sha256(path: Path) -> str:
