@@ -75,6 +75,10 @@ class DiffusionTask:
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.modules.parameters())}
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Of the trunk; embeddings, heads and modulation stay with AdamW."""
+        return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         y0, cond = self._batch(self.corpus.train, indices.cpu())
         mode = self.conditions.draw(len(y0), generator)

@@ -34,7 +34,7 @@ from mmprime.training.log import Progress, RunLog, Window, numbers
 from mmprime.training.optim import learning_rate
 from mmprime.training.schema import Config
 from mmprime.training.signals import StopRequest
-from mmprime.training.state import Position, RunState
+from mmprime.training.state import MUON, Position, RunState
 from mmprime.training.task import Task
 
 
@@ -155,7 +155,8 @@ class Trainer:
             self._stop_non_finite(bad, norms)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(self.at.step, self.train) * self.train.lr_scale.get(name, 1.0)
+                scale = self.train.lr_scale.get(name.removeprefix(MUON), 1.0)
+                group["lr"] = learning_rate(self.at.step, self.train) * scale
             optimizer.step()
         self.world.average_buffers(self.task.modules)
         self.ema.update(self.at.step)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay.
+"""AdamW, or Muon for the matrices of the trunk, with linear warm-up and cosine decay.
 
 ``lr(k) = lr · (k+1)/warmup`` for k < warmup, then ``lr · (r + (1-r)·(1+cos(π p))/2)`` where p runs from 0 to 1 over the
 rest of the steps and r is ``final_lr_ratio``. A pure function of the step, so it needs no place in a checkpoint.
@@ -33,3 +33,11 @@ def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torc
     betas = (config.betas[0], config.betas[1])
     groups = [g for g in groups if g["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=True)
+
+
+def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> torch.optim.Muon:
+    """Muon (Jordan 2024; Liu et al., arXiv 2502.16982) for hidden matrices: orthogonalized momentum.
+
+    Its updates are scaled to the root mean square of AdamW's, so that one ``train.lr`` serves both.
+    """
+    return torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -43,6 +43,7 @@ class TrainConfig:
     steps: int = 1000
     batch: int = 64
     accumulate: int = 1
+    optimizer: str = _choice("adamw", "muon")  # muon: for the trunk's matrices; adamw for the rest
     lr: float = 1e-3
     lr_scale: dict[str, float] = field(default_factory=dict)  # by parameter group, e.g. {discriminator: 0.5}
     warmup: int = 100

@@ -6,15 +6,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from mmprime.training import rng
 from mmprime.training.checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
 from mmprime.training.config import as_dict
 from mmprime.training.ema import EMA
 from mmprime.training.log import Window
-from mmprime.training.optim import build_optimizer
+from mmprime.training.optim import build_muon, build_optimizer
 from mmprime.training.schema import Config
 from mmprime.training.task import Task
 
+MUON = "muon/"  # before the name of a group: the optimizer of its hidden matrices
 UNIMPORTANT = ("dir", "resume", "log_every")  # keys that may change without a word
 
 
@@ -36,9 +39,26 @@ class RunState:
         self.task, self.config = task, config
         self.at, self.window = Position(), Window()
         self.groups = task.parameter_groups()
-        self.optimizers = {name: build_optimizer(list(group), config.train) for name, group in self.groups.items()}
+        self.optimizers = self._optimizers()
         self.ema = EMA(task.modules, config.train.ema)
         self._names = {id(p): name for name, p in task.modules.named_parameters()}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """AdamW for each group; with train.optimizer=muon the hidden matrices of a group leave it for ``muon/<group>``.
+
+        Raises ValueError if the task has no hidden matrices.
+        """
+        train = self.config.train
+        matrices = self.task.hidden_matrices() if hasattr(self.task, "hidden_matrices") else []
+        if train.optimizer == "muon" and not matrices:
+            raise ValueError(f"train.optimizer=muon: a {self.task.name} has no hidden matrices; use adamw")
+        hidden = {id(p) for p in matrices} if train.optimizer == "muon" else set()
+        optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name, group in self.groups.items():
+            optimizers[name] = build_optimizer([p for p in group if id(p) not in hidden], train)
+            if found := [p for p in group if id(p) in hidden and p.requires_grad]:
+                optimizers[f"{MUON}{name}"] = build_muon(found, train)
+        return optimizers
 
     def collect(self) -> State:
         """(tensors, JSON values) that :meth:`restore` needs."""

@@ -1,4 +1,5 @@
 import math
+import signal
 
 import pytest
 import torch
@@ -189,3 +190,32 @@ def test_a_clustered_codec_is_kept_and_read_back(tmp_path):
 def test_codec_mistakes_name_their_key(section, message):
     with pytest.raises(ConfigError, match=message):
         build_canvas(corpus(), section)
+
+
+def test_muon_steps_the_trunk_and_resumes_bitwise(tmp_path):
+    def run(directory, stop=None):
+        built = task(directory)
+        built.config.train.optimizer = "muon"
+        built.config.train.steps = 6
+        trainer = Trainer(built, built.config)
+        losses = built.losses
+
+        def interrupting(indices, generator, step):
+            if step == stop:
+                trainer.stop.signal = signal.SIGTERM
+            return losses(indices, generator, step)
+
+        built.losses = interrupting
+        trainer.run()
+        return trainer
+
+    straight = run(tmp_path / "a")
+    muon, adamw = straight.optimizers["muon/model"], straight.optimizers["model"]
+    matrices = {id(p) for p in muon.param_groups[0]["params"]}
+    assert matrices == {id(p) for p in straight.task.modules.blocks.parameters() if p.ndim == 2}
+    assert not matrices & {id(p) for group in adamw.param_groups for p in group["params"]}
+    run(tmp_path / "b", stop=2)
+    resumed = run(tmp_path / "b")
+    assert resumed.at.step == 6
+    for name, value in straight.task.modules.state_dict().items():
+        assert torch.equal(value, resumed.task.modules.state_dict()[name]), name

@@ -208,3 +208,8 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path):
     logged = [[e["loss/head"] for e in entries(tmp_path / run) if e["kind"] == "train"] for run in ("one", "two")]
     assert logged[0] == pytest.approx(logged[1], rel=1e-5)
     assert len(logged[0]) == 1
+
+
+def test_muon_without_hidden_matrices_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="train.optimizer=muon: a line has no hidden matrices"):
+        Trainer(LineTask(), small_config(tmp_path, optimizer="muon"))
