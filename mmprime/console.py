@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
+
+_ASSETS = Path(__file__).resolve().parents[1] / "assets"
+DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
+DEFAULT_IMAGES = str(_ASSETS / "emoji")
+PLANS = ("first_hitting", "nested", "token_synchronous", "halton", "ancestral", "ordered")
+LAWS = ("independent", "nested", "token_synchronous")
 
 
 class Parser(argparse.ArgumentParser):

@@ -22,8 +22,6 @@ sys.path.insert(0, str(ROOT))
 
 from mmprime import console  # noqa: E402
 
-PLANS = ("first_hitting", "nested", "token_synchronous", "halton", "ancestral", "ordered")
-DEFAULT_MODEL = ROOT / "assets/models/emoji_t2i"
 DEFAULT_OUT = "out/sample.png"
 IMAGE_GUIDANCE = 3.0
 
@@ -38,12 +36,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ask.add_argument("--label", type=console.whole, help="class to draw, for a class-conditional model")
     ask.add_argument("--image", help="a picture: captions are written, or with --region a part of it is repainted")
     ask.add_argument("--region", metavar="x0,y0,x1,y1", help="box in pixels of --image, x1 and y1 excluded")
-    ask.add_argument("--model", default=str(DEFAULT_MODEL), help="model folder (default: the shipped text-image model)")
+    ask.add_argument(
+        "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--num", type=console.positive, default=4, help="how many (default 4)")
     how.add_argument("--steps", type=console.positive, help="forward steps (default 16; for continuing a text 64)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
-    how.add_argument("--plan", choices=PLANS, help="order of revealing (default: as the model was trained)")
+    how.add_argument("--plan", choices=console.PLANS, help="order of revealing (default: as the model was trained)")
     how.add_argument("--seed", type=console.whole, default=0)
     how.add_argument("--temperature", type=float, default=1.0)
     how.add_argument("--top-p", type=float, default=1.0)

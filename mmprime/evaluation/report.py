@@ -1,10 +1,13 @@
-"""A measured number with all that is needed to believe it, and lists of them as a table and as JSON."""
+"""A measured number with all that is needed to believe it and to get it again; lists of them as tables and JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +15,9 @@ class Measure:
     """One row of a report.
 
     stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes per example.
-    command: what was typed, so that the number can be had again.
+    idle_steps: share of the sampler's steps that reveal nothing. ema: decay of the averaged weights, None if they are
+    not averaged. model_hash, data_hash, reference_hash: 16 hex digits of what was measured, on what, against what.
+    command: what was typed, so that the number can be had again. None: does not apply.
     """
 
     metric: str
@@ -21,27 +26,84 @@ class Measure:
     unit: str
     num_samples: int
     nfe: float
-    seed: int
+    seed: int | None
+    idle_steps: float | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+    ema: float | None = None
+    precision: str | None = None
+    model_hash: str | None = None
+    data_hash: str | None = None
+    reference_hash: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
     command: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} came out as {self.value}; that is no measurement")
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Measure))
+
+
+def stamp(rows: Iterable[Measure], **origin: Any) -> list[Measure]:
+    """The rows with fields of `origin` filled in where a row leaves them empty."""
+    stamped = []
+    for row in rows:
+        own = {name: value for name, value in origin.items() if getattr(row, name) in (None, "", {})}
+        stamped.append(dataclasses.replace(row, **own))
+    return stamped
+
+
+def require_same(rows: Sequence[Measure], *names: str) -> None:
+    """Raises ValueError quoting two rows that differ in a hash of `names`: they must not be compared."""
+    for name in names:
+        values = {getattr(row, name): row for row in rows}
+        if len(values) > 1:
+            (one, first), (two, second) = list(values.items())[:2]
+            raise ValueError(
+                f"{first.metric!r} has {name} {one}, {second.metric!r} has {two}: these rows cannot be compared; "
+                "measure both on the same"
+            )
 
 
 def table(rows: Sequence[Measure]) -> str:
-    """Rows as aligned text, one a line."""
+    """Rows as a Markdown table, aligned so that it also reads well on a screen."""
     cells = [("metric", "value", "± s.e.", "unit", "samples", "NFE")]
     for row in rows:
         error = "" if row.stderr is None else f"{row.stderr:.4f}"
-        cells.append((row.metric, f"{row.value:.4f}", error, row.unit, str(row.num_samples), f"{row.nfe:g}"))
+        cells.append((_escape(row.metric), f"{row.value:.4f}", error, row.unit, str(row.num_samples), f"{row.nfe:g}"))
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     left = (0, 3)  # words to the left, numbers to the right
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
+    lines = [
+        "| " + " | ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) + " |"
         for line in cells
-    )
+    ]
+    rule = "|".join("-" * (w + 2) if i in left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def to_json(rows: Sequence[Measure]) -> str:
     """Rows as a JSON list of objects."""
     return json.dumps([dataclasses.asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
+
+
+def read_rows(file: str | Path) -> list[Measure]:
+    """What `to_json` wrote. Raises ValueError naming the file and the row that is no row."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} holds no rows: {error}") from error
+    if not isinstance(found, list):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not a list of rows")
+    rows = []
+    for number, entry in enumerate(found):
+        odd = sorted(set(FIELDS) ^ set(entry)) if isinstance(entry, dict) else ["all"]
+        if odd:
+            raise ValueError(f"row {number} of {file} is no measurement: {', '.join(odd)} missing or unknown")
+        rows.append(Measure(**entry))
+    return rows

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from pipeline_world import trained_looking
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.evaluation import Measure, table, to_json
+from mmprime.evaluation import Measure, read_rows, require_same, stamp, table, to_json
 from mmprime.evaluation.likelihood import Sizes, choose, measures, ratio, score, tasks
 from mmprime.models import DiTConfig, PrimeDiT
 
@@ -85,13 +85,35 @@ def test_mistakes_are_named(canvas: Canvas) -> None:
         list(measures(model, canvas, _data(canvas, 1)[:0], "nested"))
 
 
-def test_rows_as_table_and_json() -> None:
-    rows = [Measure("nelbo", 1.25, 0.5, "nats/token", 3, 1, 7, "cmd"), Measure("chance", 0.1, None, "share", 3, 0, 7)]
+def test_rows_as_table_and_json(tmp_path: Path) -> None:
+    rows = [
+        Measure("nelbo a|b", 1.25, 0.5, "nats/token", 3, 1, 7, command="cmd"),
+        Measure("chance", 0.1, None, "share", 3, 0, 7),
+    ]
     lines = table(rows).splitlines()
-    assert len(lines) == 3
-    assert "1.2500" in lines[1]
-    assert "0.5000" in lines[1]
-    assert json.loads(to_json(rows))[0] == {
-        "metric": "nelbo", "value": 1.25, "stderr": 0.5, "unit": "nats/token",
-        "num_samples": 3, "nfe": 1, "seed": 7, "command": "cmd",
-    }  # fmt: skip
+    assert len(lines) == 4
+    assert lines[1].startswith("|---")
+    assert "1.2500" in lines[2]
+    assert "0.5000" in lines[2]
+    (tmp_path / "rows.json").write_text(to_json(rows))
+    assert read_rows(tmp_path / "rows.json") == rows
+    (tmp_path / "rows.json").write_text('[{"metric": "fid", "value": 3}]')
+    with pytest.raises(ValueError, match=r"row 0 of .*: command, data_hash"):
+        read_rows(tmp_path / "rows.json")
+
+
+def test_rows_are_stamped_and_those_of_other_data_are_not_compared() -> None:
+    rows = [
+        Measure("a", 1.0, None, "dB", 3, 0, 7, data_hash="1"), Measure("b", 1.0, None, "dB", 3, 0, 7, data_hash="2")
+    ]  # fmt: skip
+    stamped = stamp(rows, data_hash="3", command="cmd")
+    assert [row.data_hash for row in stamped] == ["1", "2"]
+    assert {row.command for row in stamped} == {"cmd"}
+    require_same(stamped, "model_hash", "command")
+    with pytest.raises(ValueError, match="'a' has data_hash 1, 'b' has 2"):
+        require_same(stamped, "data_hash")
+
+
+def test_a_value_that_is_not_finite_is_no_row() -> None:
+    with pytest.raises(ValueError, match="fid came out as nan"):
+        Measure("fid", float("nan"), None, "squared distance", 3, 0, 7)

@@ -211,5 +211,5 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path):
 
 
 def test_muon_without_hidden_matrices_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="train.optimizer=muon: a line has no hidden matrices"):
+    with pytest.raises(ValueError, match=r"train\.optimizer=muon: a line has no hidden matrices"):
         Trainer(LineTask(), small_config(tmp_path, optimizer="muon"))
