@@ -13,6 +13,12 @@ DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
 DEFAULT_IMAGES = str(_ASSETS / "emoji")
 PLANS = ("first_hitting", "nested", "token_synchronous", "halton", "ancestral", "ordered")
 LAWS = ("independent", "nested", "token_synchronous")
+ORDERS = ("raster", "reversed", "halton", "coarse_first")
+ESTIMATORS = ("count", "time")
+JOINT_LOSS_NOTE = (
+    "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
+    "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -81,12 +81,14 @@ def bound(pipe: Any, options: argparse.Namespace) -> None:
     """The NELBO of held-out data, beside that of a model that knows nothing."""
     import math
 
-    from mmprime.evaluation.likelihood import choose, ratio, score, tasks
+    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks
+    from mmprime.evaluation.quantities import Quantity
     from mmprime.scoring import load_scored
 
     scored = load_scored(pipe, options.data, options.split, options.limit, options.seed)
     for task in choose(tasks(pipe.canvas), ["image|text", "text|image"]):
-        nats = score(pipe.model, pipe.canvas, scored.y0, task, pipe.law, seed=options.seed)
+        quantity, effort = Quantity("nelbo", pipe.law), Effort(seed=options.seed)
+        nats = estimate(pipe.model, pipe.canvas, scored.y0, task, quantity, effort).nats
         span = pipe.canvas.span(task.scored[0])
         value, error = ratio(nats, nats.new_full(nats.shape, span.num_tokens))
         spread = "" if error is None else f" ± {error:.3f}"

@@ -1,8 +1,9 @@
-"""Bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text."""
+"""Bounds (NELBO) and exact likelihoods in nats per token, bits per byte / code / dimension, perplexity of text."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,30 +14,48 @@ if TYPE_CHECKING:
     from mmprime.evaluation import Measure
 
 HELP = "bounds on the negative log-likelihood"
+NOTES = (console.JOINT_LOSS_NOTE,)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("--model", default=console.DEFAULT_MODEL)
-    parser.add_argument("--data", help="dataset folder: codes, images or text (default: what the model was trained on)")
-    parser.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
-    parser.add_argument("--limit", type=console.positive, default=256, help="examples of each split, drawn by --seed")
-    parser.add_argument("--steps", type=_numbers, default=[4, 16, 64], help="T of finite-T bounds, e.g. 4,16,64")
-    parser.add_argument(
-        "--laws", type=_laws, default=list(console.LAWS), help="laws of the continuous bounds, comma-separated"
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", default=console.DEFAULT_MODEL)
+    what.add_argument("--data", help="dataset folder: codes, images or text (default: what the model was trained on)")
+    what.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
+    what.add_argument("--tasks", type=_names, help="e.g. image|text,text|image,joint (default: all)")
+    what.add_argument(
+        "--region", metavar="x0,y0,x1,y1", type=_box, action="append", default=[],
+        help="also a box of image codes given the rest, x1 and y1 excluded; may be repeated",
+    )  # fmt: skip
+    numbers = parser.add_argument_group("numbers")
+    numbers.add_argument("--steps", type=_numbers, default=[4, 16, 64], help="T of finite-T bounds, e.g. 4,16,64")
+    numbers.add_argument("--laws", type=_among(console.LAWS), default=list(console.LAWS), help="of continuous bounds")
+    numbers.add_argument(
+        "--estimators", type=_among(console.ESTIMATORS), default=["count"],
+        help="of continuous bounds: count (hidden sub-tokens uniform, default), time (stratified t)",
+    )  # fmt: skip
+    numbers.add_argument(
+        "--orders", type=_among(console.ORDERS), default=[],
+        help=f"exact likelihood of fixed orders, a forward pass for each token: {','.join(console.ORDERS)}",
+    )  # fmt: skip
+    effort = parser.add_argument_group("effort")
+    effort.add_argument("--limit", type=console.positive, default=256, help="examples of each split, drawn by --seed")
+    effort.add_argument("--samples", type=console.positive, default=1, help="draws averaged for each example")
+    effort.add_argument(
+        "--precision", type=float, help="go on until the standard error is this small, in nats per token"
     )
-    parser.add_argument("--tasks", type=_names, help="e.g. image|text,text|image,joint (default: all)")
-    parser.add_argument("--samples", type=console.positive, default=1, help="draws averaged for each example")
-    parser.add_argument("--batch", type=console.positive, default=64)
+    effort.add_argument("--batch", type=console.positive, default=64)
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
-    """Bounds on each split."""
-    from mmprime.evaluation.likelihood import measures
+    """All numbers on each split."""
+    from mmprime.evaluation.likelihood import Effort, measures
     from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
     from mmprime.scoring import load_scored, splits_of
 
+    effort = Effort(options.samples, options.seed, options.batch, options.precision)
     pipe = from_pretrained(options.model)
     data = Path(options.data) if options.data else pipe.data
     if data is None:
@@ -51,28 +70,41 @@ def run(options: argparse.Namespace) -> list[Measure]:
             pipe.law,
             options.steps,
             options.laws,
-            options.samples,
-            options.seed,
-            scored.sizes,
-            scored.cond,
-            options.tasks,
-            options.batch,
+            estimators=options.estimators,
+            orders=options.orders,
+            boxes=options.region,
+            only=options.tasks,
+            sizes=scored.sizes,
+            cond=scored.cond,
+            effort=effort,
         )
         rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=data_hash(data)) for row in found]
     return rows
 
 
 def _numbers(text: str) -> list[int]:
-    return [console.positive(part.strip()) for part in text.split(",") if part.strip()]
+    return [console.positive(part) for part in _names(text)]
 
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _laws(text: str) -> list[str]:
-    names = _names(text)
-    for name in names:
-        if name not in console.LAWS:
-            raise argparse.ArgumentTypeError(f"unknown law {name!r}; there are {', '.join(console.LAWS)}")
-    return names
+def _box(text: str) -> tuple[int, ...]:
+    parts = tuple(console.whole(part) for part in _names(text))
+    if len(parts) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers x0,y0,x1,y1")
+    return parts
+
+
+def _among(known: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """An argparse type: a list of names out of `known`."""
+
+    def parse(text: str) -> list[str]:
+        names = _names(text)
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"unknown {name!r}; there are {', '.join(known)}")
+        return names
+
+    return parse

@@ -45,13 +45,13 @@ class EfficientNetLite0(nn.Module):
         net.load_state_dict(_rename(stored, net.state_dict(), file))
         net.reset_classifier(0)
         self.net: nn.Module = net
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # a CPU takes a third of the time
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.float()
         if x.shape[-2:] != (_SIDE, _SIDE):
             x = nn.functional.interpolate(x, (_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=True)
-        return self.net((x - 127) / 128)
+        return self.net(((x - 127) / 128).contiguous(memory_format=torch.channels_last))
 
 
 def _rename(stored: dict[str, Tensor], wanted: dict[str, Tensor], file: Path) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
-"""Likelihood bounds of a model on data, each under its own name with its standard error.
+"""Likelihood numbers of a model on data, each under its own name with its standard error.
 
     nats/token = Σ_i NELBO_i / Σ_i tokens_i        bits per byte = Σ_i NELBO_i / (ln 2 · Σ_i bytes_i)
-    perplexity = exp(nats/token)                   s.e. of a ratio r: sqrt(n/(n-1) Σ_i (a_i - r·b_i)²) / Σ_i b_i
+    perplexity = exp(nats/token), exp(nats/word)   s.e. of a ratio r: sqrt(n/(n-1) Σ_i (a_i - r·b_i)²) / Σ_i b_i
 
-NELBO_i is an unbiased estimate for example i, so every figure but the perplexity (a convex function of one) is an
+NELBO_i is an unbiased estimate for example i, so every figure but the perplexities (convex functions of one) is an
 unbiased bound up to its standard error. Hidden counts are stratified over a batch, which makes the true error smaller
 than the one printed. Padding after a caption is part of what is scored, so a caption has the same number of tokens
 whatever its length; bits per byte do not depend on that choice.
@@ -18,45 +18,51 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, joint_loss, mix, nelbo
+from mmprime.engine import LAWS, Canvas, Condition, Denoiser, mix
 
+from .quantities import Quantity, list_quantities
 from .report import Measure
+from .tasks import Box, Task, choose, tasks
 
-JOINT_LOSS_NOTE = (
-    "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
-    "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
-)
+__all__ = ["Effort", "Sizes", "Task", "choose", "estimate", "measures", "ratio", "tasks"]
 
-
-@dataclass(frozen=True)
-class Task:
-    """What is scored given what: masks (N,) of sub-tokens, and the spans that are scored."""
-
-    name: str
-    scored: tuple[str, ...]
-    given: Tensor
-    absent: Tensor
+MIN_EXAMPLES = 32  # before a standard error is believed enough to stop on it
+MAX_ROUNDS = 64
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of each example in other units: UTF-8 bytes of its text (n,), and pixel values of an image."""
+    """Sizes of each example in other units: UTF-8 bytes and words of its text (n,), pixel values of an image."""
 
     text_bytes: Tensor | None = None
     pixel_values: int | None = None
+    text_words: Tensor | None = None
 
 
-def tasks(canvas: Canvas) -> list[Task]:
-    """All spans at once; with two spans also each given the other."""
-    none = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
-    names = [span.name for span in canvas.spans]
-    if len(names) == 1:
-        return [Task(names[0], (names[0],), none, none)]
-    single = []
-    for name in reversed(names):
-        others = " ".join(other for other in names if other != name)
-        single.append(Task(f"{name}|{others}", (name,), ~canvas.mask(name), none))
-    return [*single, Task("joint", tuple(names), none, none)]
+@dataclass(frozen=True)
+class Effort:
+    """How much to spend. samples: draws averaged for each example at a time. precision: go on, first through the
+    examples, then with further draws for all of them (at most 64 rounds), until the standard error in nats per token
+    is no larger; None is one round. Stopping there makes the printed error slightly too small."""
+
+    samples: int = 1
+    seed: int = 0
+    batch: int = 64
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.batch) < 1:
+            raise ValueError(f"samples and batch must be at least 1, got {self.samples} and {self.batch}")
+        if self.precision is not None and not self.precision > 0:
+            raise ValueError(f"precision must be > 0 nats per token, got {self.precision}")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """nats (n,) float64 of the first n examples; draws: the mean number of estimates behind each."""
+
+    nats: Tensor
+    draws: float
 
 
 def ratio(amounts: Tensor, sizes: Tensor) -> tuple[float, float | None]:
@@ -71,49 +77,45 @@ def ratio(amounts: Tensor, sizes: Tensor) -> tuple[float, float | None]:
 
 
 @torch.no_grad()
-def score(
+def estimate(
     denoiser: Denoiser,
     canvas: Canvas,
     y0: Tensor,
     task: Task,
-    law: str,
-    steps: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    batch: int = 64,
+    quantity: Quantity,
+    effort: Effort | None = None,
     cond: Condition | None = None,
-) -> Tensor:
-    """The NELBO of each row of y0 (n, N) in nats, (n,) float64 on the CPU; steps None is continuous time."""
-    parts = []
-    generator = torch.Generator().manual_seed(mix(seed, steps or 0, LAWS.index(law)))
-    for rows in torch.arange(len(y0)).split(batch):
-        own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-        parts.append(
-            nelbo(denoiser, canvas, y0[rows], steps, law, task.given, samples, generator, cond=own, absent=task.absent)
-        )
-    return torch.cat(parts).double().cpu()
+) -> Estimate:
+    """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says."""
+    effort = effort or Effort()
+    generator = torch.Generator().manual_seed(
+        mix(effort.seed, quantity.steps or 0, LAWS.index(quantity.law), quantity.kind == "joint_loss")
+    )
+    total, count = torch.zeros(2, len(y0), dtype=torch.float64)
+    tokens = task.num_tokens(canvas)
+    rounds = MAX_ROUNDS if effort.precision is not None and quantity.is_random else 1
+    for _ in range(rounds):
+        for rows in torch.arange(len(y0)).split(effort.batch):
+            own = None if cond is None else {name: value[rows] for name, value in cond.items()}
+            nats = quantity.draw(denoiser, canvas, y0[rows], task, effort.samples, generator, own)
+            total[rows] += nats.double().cpu()
+            count[rows] += 1
+            if _precise(total, count, tokens, effort.precision):
+                break
+        else:
+            continue
+        break
+    seen = count > 0
+    return Estimate(total[seen] / count[seen], float(count[seen].mean()))
 
 
-@torch.no_grad()
-def score_joint_loss(
-    denoiser: Denoiser,
-    canvas: Canvas,
-    y0: Tensor,
-    task: Task,
-    law: str,
-    seed: int = 0,
-    batch: int = 64,
-    cond: Condition | None = None,
-) -> Tensor:
-    """The joint training loss of each row, (n,) float64. Not a bound; see `JOINT_LOSS_NOTE`."""
-    generator = torch.Generator().manual_seed(mix(seed, 99))
-    parts = []
-    for rows in torch.arange(len(y0)).split(batch):
-        own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-        parts.append(
-            joint_loss(denoiser, canvas, y0[rows], task.given, generator, law=law, cond=own, absent=task.absent)
-        )
-    return torch.cat(parts).double().cpu()
+def _precise(total: Tensor, count: Tensor, tokens: int, precision: float | None) -> bool:
+    seen = count > 0
+    if precision is None or int(seen.sum()) < MIN_EXAMPLES:
+        return False
+    mean = total[seen] / count[seen]
+    error = ratio(mean, torch.full_like(mean, tokens))[1]
+    return error is not None and error <= precision
 
 
 def measures(
@@ -123,66 +125,56 @@ def measures(
     law: str,
     steps: Sequence[int] = (),
     laws: Sequence[str] = LAWS,
-    samples: int = 1,
-    seed: int = 0,
+    *,
+    estimators: Sequence[str] = ("count",),
+    orders: Sequence[str] = (),
+    boxes: Sequence[Box] = (),
+    only: Iterable[str] | None = None,
     sizes: Sizes | None = None,
     cond: Condition | None = None,
-    only: Iterable[str] | None = None,
-    batch: int = 64,
+    effort: Effort | None = None,
 ) -> Iterator[Measure]:
-    """All bounds of y0 (n, N), one task after the other: continuous time under each of `laws`, T steps under `law`.
+    """All numbers of y0 (n, N), one task after the other; see `list_quantities`.
 
-    law: the law of plans the model was trained on. only: names of the tasks wanted.
-    Raises ValueError on an unknown law or task, or data of no example.
+    law: the law of plans the model was trained on. only: names of the tasks wanted. boxes: of image codes.
+    Raises ValueError on an unknown name, a box outside the grid, or data of no example.
     """
-    unknown = [each for each in (*laws, law) if each not in LAWS]
-    if unknown or not len(y0):
-        raise ValueError(
-            f"unknown law {unknown[0]!r}; there are {', '.join(LAWS)}" if unknown else "no example to score"
-        )
-    for task in choose(tasks(canvas), only):
-        runs: list[tuple[str, int | None]] = [(each, None) for each in dict.fromkeys([law, *laws])]
-        for each, count in [*runs, *[(law, count) for count in steps]]:
-            nats = score(denoiser, canvas, y0, task, each, count, samples, seed, batch, cond)
-            time = "continuous" if count is None else f"T={count}"
-            name = f"nelbo {task.name} {time} {each}"
-            yield from _in_units(name, nats, task, canvas, sizes or Sizes(), samples, seed)
-        nats = score_joint_loss(denoiser, canvas, y0, task, law, seed, batch, cond)
-        value, error = ratio(nats, torch.full_like(nats, _tokens(task, canvas)))
-        yield Measure(f"joint_loss {task.name} {law}", value, error, "nats/token, no bound", len(nats), 1, seed)
-
-
-def choose(known: Sequence[Task], only: Iterable[str] | None) -> list[Task]:
-    """The tasks of those names, or all. Raises ValueError on an unknown one."""
-    if only is None:
-        return list(known)
-    by_name = {task.name: task for task in known}
-    for name in (wanted := list(only)):
-        if name not in by_name:
-            raise ValueError(f"no task {name!r} on this canvas; it has {', '.join(by_name)}")
-    return [by_name[name] for name in wanted]
-
-
-def _tokens(task: Task, canvas: Canvas) -> int:
-    return sum(canvas.span(name).num_tokens for name in task.scored)
+    effort = effort or Effort()
+    if not len(y0):
+        raise ValueError("no example to score")
+    quantities = list_quantities(law, laws, steps, estimators, orders)
+    for task in choose(tasks(canvas, boxes), only):
+        for quantity in quantities:
+            found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)
+            nfe = found.draws * quantity.nfe(canvas, task, effort.samples)
+            for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes or Sizes()):
+                yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), nfe, effort.seed)
 
 
 def _in_units(
-    name: str, nats: Tensor, task: Task, canvas: Canvas, sizes: Sizes, samples: int, seed: int
-) -> Iterator[Measure]:
-    """One estimate in every unit that fits it."""
-    tokens = torch.full_like(nats, _tokens(task, canvas))
-    per_token, error = ratio(nats, tokens)
-    yield Measure(name, per_token, error, "nats/token", len(nats), samples, seed)
-    bits = nats / math.log(2)
+    nats: Tensor, quantity: Quantity, task: Task, canvas: Canvas, sizes: Sizes
+) -> Iterator[tuple[float, float | None, str]]:
+    """(value, s.e., unit) of one estimate in every unit that fits it; the joint loss has one only."""
+    tokens = torch.full_like(nats, task.num_tokens(canvas))
+    if quantity.kind == "joint_loss":
+        yield *ratio(nats, tokens), "nats/token, no bound"
+        return
+    yield *ratio(nats, tokens), "nats/token"
+    bits, count = nats / math.log(2), len(nats)
     if task.scored == ("image",):
-        yield Measure(name, *ratio(bits, tokens), "bits/code", len(nats), samples, seed)
-        if sizes.pixel_values:
-            values = torch.full_like(bits, sizes.pixel_values)
-            yield Measure(name, *ratio(bits, values), "bits/dimension (of codes)", len(nats), samples, seed)
+        yield *ratio(bits, tokens), "bits/code"
+        if sizes.pixel_values and not (task.given & canvas.mask("image")).any():
+            yield *ratio(bits, torch.full_like(bits, sizes.pixel_values)), "bits/dimension (of codes)"
     if task.scored == ("text",):
-        perplexity = math.exp(per_token)
-        spread = None if error is None else perplexity * error
-        yield Measure(name, perplexity, spread, "perplexity (bound)", len(nats), samples, seed)
+        bound = "" if quantity.kind == "nll" else " (bound)"
+        yield *_perplexity(nats, tokens), f"perplexity{bound}"
+        if sizes.text_words is not None:
+            yield *_perplexity(nats, sizes.text_words[:count]), f"perplexity per word{bound}"
         if sizes.text_bytes is not None:
-            yield Measure(name, *ratio(bits, sizes.text_bytes), "bits/byte", len(nats), samples, seed)
+            yield *ratio(bits, sizes.text_bytes[:count]), "bits/byte"
+
+
+def _perplexity(nats: Tensor, sizes: Tensor) -> tuple[float, float | None]:
+    """exp of a ratio, its error to first order."""
+    value, error = ratio(nats, sizes)
+    return math.exp(value), None if error is None else math.exp(value) * error

@@ -11,7 +11,8 @@ from pipeline_world import trained_looking
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.evaluation import Measure, read_rows, require_same, stamp, table, to_json
-from mmprime.evaluation.likelihood import Sizes, choose, measures, ratio, score, tasks
+from mmprime.evaluation.likelihood import Effort, Sizes, choose, estimate, measures, ratio, tasks
+from mmprime.evaluation.quantities import Quantity
 from mmprime.models import DiTConfig, PrimeDiT
 
 
@@ -28,7 +29,7 @@ def _data(canvas: Canvas, count: int) -> torch.Tensor:
 
 def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
-    sizes = Sizes(text_bytes=torch.tensor([8, 8, 8]), pixel_values=48)
+    sizes = Sizes(torch.tensor([8, 8, 8]), pixel_values=48, text_words=torch.tensor([2, 2, 2]))
     rows = {(r.metric, r.unit): r for r in measures(model, canvas, _data(canvas, 3), "nested", sizes=sizes)}
     for law in ("nested", "independent", "token_synchronous"):
         image, text = f"nelbo image|text continuous {law}", f"nelbo text|image continuous {law}"
@@ -37,6 +38,7 @@ def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
         assert rows[image, "bits/dimension (of codes)"].value == pytest.approx(4 * 4 / 48, rel=1e-5)
         assert rows[text, "nats/token"].value == pytest.approx(math.log(64), rel=1e-5)
         assert rows[text, "perplexity (bound)"].value == pytest.approx(64, rel=1e-4)
+        assert rows[text, "perplexity per word (bound)"].value == pytest.approx(64**2, rel=1e-4)
         assert rows[text, "bits/byte"].value == pytest.approx(6 * 4 / 8, rel=1e-5)
         assert rows[text, "nats/token"].stderr == pytest.approx(0, abs=1e-5)
     joint = {metric: row for (metric, _), row in rows.items() if metric.startswith("joint_loss")}
@@ -47,7 +49,7 @@ def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
 def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
     rows = list(
-        measures(model, canvas, _data(canvas, 64), "nested", [2, 8], ["nested"], samples=8, only=["image|text"])
+        measures(model, canvas, _data(canvas, 64), "nested", [2, 8], ["nested"], only=["image|text"], effort=Effort(8))
     )
     finite = {row.metric: row for row in rows if "T=" in row.metric and row.unit == "nats/token"}
     assert finite.keys() == {"nelbo image|text T=2 nested", "nelbo image|text T=8 nested"}
@@ -61,11 +63,12 @@ def test_standard_error_is_the_spread_of_repetitions(canvas: Canvas) -> None:
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
     task = choose(tasks(canvas), ["image|text"])[0]
     y0 = _data(canvas, 1).expand(200, -1)  # one example over and over: the spread is that of the estimator alone
-    nats = score(model, canvas, y0, task, "nested", 4, batch=1)
+    quantity, effort = Quantity("nelbo", "nested", 4), Effort(batch=1)
+    nats = estimate(model, canvas, y0, task, quantity, effort).nats
     _, error = ratio(nats, torch.full_like(nats, 4))
     blocks = nats.view(20, 10).mean(-1) / 4
     assert error == pytest.approx(float(blocks.std()) / math.sqrt(20), rel=0.5)
-    again = score(model, canvas, y0[:40], task, "nested", 4, batch=1)
+    again = estimate(model, canvas, y0[:40], task, quantity, effort).nats
     assert torch.equal(again, nats[:40])
 
 
