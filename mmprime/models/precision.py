@@ -10,7 +10,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
-    """The context to run a forward pass in. auto: bf16 on CUDA; fp32 elsewhere (bf16 products crawl on CPUs).
+    """The context to run a forward pass in. auto: bf16 on CUDA; fp32 elsewhere (bf16 pays only on CPUs with AVX512-BF16 or AMX).
 
     Weights stay in float32. Raises ValueError on an unknown word.
     """

@@ -31,7 +31,7 @@ class RunConfig:
     )  # never: refuse a run.dir that holds a run; must: refuse an empty one
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int = 0  # CPU threads; 0 leaves torch's choice. Bitwise resume needs the same number
-    precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU (bf16 is slow there)
+    precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU
     deterministic: bool = False  # CUDA: deterministic kernels, so that resume is bitwise there too
     compile: bool = False  # torch.compile the model
 
@@ -139,11 +139,13 @@ class SamplesConfig:
 
 @dataclass
 class ToyConfig:
-    """A random joint table over a few tokens, small enough to enumerate."""
+    """A known joint table over a few tokens: random, or read from a picture."""
 
     tokens: int = 3
     codes: int = 4
-    sharpness: float = 2.0  # standard deviation of the log probabilities
+    sharpness: float = 2.0  # standard deviation of the log probabilities of the random table
+    picture: str = _path()  # grey level is density; codes x codes pixels, tokens = 2 (row, column)
+    draws: int = 0  # to estimate what has too many plans to enumerate; 0: exact values only
 
 
 @dataclass

@@ -1,0 +1,82 @@
+"""A study runs each cell once with what its name says, judges it with bounds, and averages over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmprime.evaluation import Measure, to_json
+from mmprime.study import Study, run_cell, table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two kinds of digits and plain masking, two seeds, two steps of training."""
+    monkeypatch.chdir(ROOT)
+    small = "train.steps=2, train.batch=4, data.validate_examples=4, model.width=32, model.depth=1, run.precision=fp32"
+    file = tmp_path / "study.yaml"
+    file.write_text(f"""
+dir: {tmp_path}/runs
+seeds: [0, 1]
+bases: {{codes: {{config: configs/study/codes.yaml, span: image}}}}
+extra: {{one: ["model.codec.{{span}}.digits=1", objective.law=token_synchronous, {small}]}}
+axes:
+  digits: {{two: ["model.codec.{{span}}.digits=2", {small}]}}
+  masks: {{independent: [objective.law=independent], nested: [objective.law=nested]}}
+judge: {{limit: 4, samples: 1, steps: [2]}}
+""")
+    return Study.load(file)
+
+
+def test_cells_are_the_product_of_the_axes_and_the_extra_ones(study: Study) -> None:
+    names = [cell.name for cell in study.cells()]
+    assert names[:3] == ["codes-one-s0", "codes-two-independent-s0", "codes-two-nested-s0"]
+    assert len(names) == 6
+    cell = list(study.cells())[1]
+    assert "model.codec.image.digits=2" in cell.overrides
+    assert cell.law == "independent"
+
+
+def test_a_cell_is_trained_judged_and_not_run_again(study: Study) -> None:
+    cell = next(cell for cell in study.cells() if cell.name == "codes-two-nested-s0")
+    rows = {(row.metric, row.unit): row for row in run_cell(study, cell, "cmd")}
+    bound = rows["nelbo image continuous nested", "nats/token"]
+    assert bound.value < 6.5  # ln 512 = 6.24
+    assert bound.data_hash
+    assert bound.command == "cmd"
+    assert rows["idle steps T=2 nested", "share of steps"].value < 0.01
+    assert rows["parameters", "count"].value > 10_000
+    result = study.result(cell)
+    result.write_text(to_json([Measure("nelbo image continuous nested", 1.5, 0.1, "nats/token", 4, 1, 0)]))
+    assert run_cell(study, cell)[0].value == 1.5
+
+
+def test_the_table_averages_seeds_and_leaves_out_what_is_missing(study: Study) -> None:
+    for cell, value in zip(study.cells(), [1.0, 2.0, 9.0, 3.0]):
+        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
+        rows = [Measure(f"nelbo image continuous {cell.law}", value, 0.25, "nats/token", 4, 1, cell.seed)]
+        study.result(cell).write_text(to_json(rows))
+    lines = table(study, {"NELBO": "nelbo image continuous {law}", "T": "nelbo image T=2"}, "codes").splitlines()
+    assert lines[0] == "| cell | seeds | NELBO | T |"
+    assert lines[2] == "| one | 2 | 2.000 ± 1.000 |  |"  # 1 and 3
+    assert lines[3] == "| two · independent | 1 | 2.000 ± 0.250 |  |"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("seeds: [0]\n", "a study has the keys"), ("dir: x\nbases: {}\nseeds: []\njudge: {stepz: 3}\n", "no key 'stepz'")],
+)
+def test_a_study_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Study.load(tmp_path / "study.yaml")
+
+
+def test_the_shipped_study_names_configs_that_exist() -> None:
+    shipped = Study.load(ROOT / "configs/study/digits.yaml")
+    cells = list(shipped.cells())
+    assert len({cell.name for cell in cells}) == len(cells) == 2 * 19 * 3
+    assert all((ROOT / cell.config).is_file() for cell in cells)

@@ -1,0 +1,99 @@
+"""Train and judge the cells of a study, and print its table: python tools/study.py run|table STUDY.yaml
+
+A cell that is done is not run again; a cell that was stopped goes on where it stood.
+Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmprime import console
+
+if TYPE_CHECKING:
+    from mmprime.study import Study
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and judge what is not done yet")
+    run.add_argument("--only", default="", help="cells whose name contains this")
+    run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
+    show = commands.add_parser("table", help="a Markdown table of what is done")
+    show.add_argument("--out", help="write it to this file too")
+    for command in (run, show):
+        command.add_argument("study", help="a YAML file, see configs/study/")
+    return parser.parse_args(arguments)
+
+
+def _part(text: str) -> tuple[int, int]:
+    first, _, count = text.partition("/")
+    part = console.whole(first), console.positive(count)
+    if part[0] >= part[1]:
+        raise argparse.ArgumentTypeError(f"{text!r}: the parts of {part[1]} are 0 to {part[1] - 1}")
+    return part
+
+
+def study(options: argparse.Namespace) -> None:
+    """Run the command."""
+    from mmprime.study import Study
+
+    chosen = Study.load(options.study)
+    (run if options.command == "run" else table)(chosen, options)
+
+
+def run(chosen: Study, options: argparse.Namespace) -> None:
+    """Cell after cell."""
+    from mmprime.study import run_cell
+
+    first, count = options.part
+    cells = [cell for cell in chosen.cells() if options.only in cell.name][first::count]
+    if not cells:
+        raise ValueError(f"no cell's name contains {options.only!r}")
+    typed = shlex.join(["python", "tools/study.py", *options.typed])
+    for number, cell in enumerate(cells):
+        print(f"[{number + 1}/{len(cells)}] {cell.name}", flush=True)
+        rows = run_cell(chosen, cell, typed)
+        print("  " + "; ".join(f"{row.metric} {row.value:.4f}" for row in rows[:3]), flush=True)
+
+
+def table(chosen: Study, options: argparse.Namespace) -> None:
+    """One table a base."""
+    from mmprime.files import write_text
+    from mmprime.study import table as markdown
+
+    parts = []
+    for base, about in chosen.bases.items():
+        span = about["span"]
+        columns = {
+            "NELBO": f"nelbo {span} continuous {{law}}",
+            "token-synchronous": f"nelbo {span} continuous token_synchronous",
+            **{f"T = {steps}": f"nelbo {span} T={steps} {{law}}" for steps in chosen.judging.steps},
+            "joint loss (no bound)": f"joint_loss {span}",
+            **{f"idle at T = {steps}": f"idle steps T={steps} " for steps in chosen.judging.steps[-1:]},
+            "parameters": "parameters",
+        }
+        parts.append(f"### {base}, nats/token\n\n{markdown(chosen, columns, base)}\n")
+    print("\n".join(parts))
+    if options.out:
+        write_text(options.out, "\n".join(parts))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    typed = sys.argv[1:] if arguments is None else arguments
+    options = parse(typed)
+    options.typed = typed
+    return console.run(study, options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
