@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset, ImageDataset, encode_images, load_documents, pack_documents, read_index
+from mmprime.data.text import is_plain, plain_hash, plain_splits
+from mmprime.evaluation import provenance
 from mmprime.evaluation.likelihood import Sizes
 
 if TYPE_CHECKING:
@@ -28,7 +30,12 @@ class Scored:
 
 
 def splits_of(data: str | Path, asked: str) -> list[str]:
-    """The split of that name, or all whose names start so. Raises ValueError naming the splits there are."""
+    """The split of that name, or all whose names start so. Raises ValueError naming the splits there are.
+
+    Plain text has no splits: it is scored as a whole, under the name of its file or folder, whatever is asked.
+    """
+    if is_plain(data):
+        return plain_splits(data)
     known = list(read_index(data)["splits"])
     found = [asked] if asked in known else [name for name in known if name.startswith(asked)]
     if not found:
@@ -36,12 +43,17 @@ def splits_of(data: str | Path, asked: str) -> list[str]:
     return found
 
 
+def hash_of(data: str | Path) -> str:
+    """16 hex digits of a dataset folder, or of plain text. Raises ValueError when `data` is neither."""
+    return plain_hash(data) if is_plain(data) else provenance.data_hash(data)
+
+
 def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int = 0) -> Scored:
-    """At most `limit` examples of a split, drawn by seed.
+    """At most `limit` examples of a split, drawn by seed. data: a dataset folder, or plain text for a text model.
 
     Raises ValueError when the data does not fit the model: another kind, grid, code book or tokenizer.
     """
-    kind = read_index(data)["kind"]
+    kind = "text" if is_plain(data) else read_index(data)["kind"]
     if (kind == "text") == pipe.canvas.has("image"):
         raise ValueError(f"{data} holds {kind!r}, the model has {[span.name for span in pipe.canvas.spans]}")
     return (

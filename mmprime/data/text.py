@@ -19,7 +19,19 @@ from torch import Tensor
 
 from .codes import CodeDataset
 from .images import decode_record
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples, safe_key
+from .shards import (
+    INDEX,
+    PARTIAL,
+    Sample,
+    Unit,
+    build_dataset,
+    canonical_json,
+    digest,
+    field_of,
+    read_index,
+    read_samples,
+    safe_key,
+)
 
 SUFFIXES = (".txt", ".md", ".text")
 UNIT_CHARACTERS = 32_000_000
@@ -215,9 +227,39 @@ def read_documents(path: str | Path, split: str | None = None) -> list[Document]
     return documents
 
 
+def is_plain(path: str | Path) -> bool:
+    """Whether `path` is a text file or a folder of them, rather than a dataset folder."""
+    path = Path(path)
+    if any((path / name).exists() for name in (INDEX, PARTIAL)):
+        return False
+    return path.is_file() or any(file.suffix in SUFFIXES for file in path.rglob("*"))
+
+
+def plain_splits(path: str | Path) -> list[str]:
+    """The splits of plain text: one, named after the file or folder."""
+    path = Path(path).resolve()
+    return [path.stem if path.is_file() else path.name]
+
+
+def plain_hash(path: str | Path) -> str:
+    """16 hex digits of the SHA-256 of plain text: names and contents of its documents, as read. Raises ValueError."""
+    documents, _ = read_plain([path])
+    return digest(*[part for document in documents for part in (document.name, document.text)])[:16]
+
+
 def load_documents(path: str | Path, split: str | None = None) -> list[str]:
-    """Texts of a text dataset folder, one split or all. Raises ValueError for damage or an unknown split."""
-    return [document.text for document in read_documents(path, split)]
+    """Texts of a text dataset folder, one split or all; or of plain text: a file, or a folder of .txt, .md, .text.
+
+    Raises ValueError for damage, an unknown split, plain text that is blank or not UTF-8.
+    """
+    if not is_plain(path):
+        return [document.text for document in read_documents(path, split)]
+    if split is not None and split not in plain_splits(path):
+        raise ValueError(f"no split {split!r}: {path} is plain text; it has {plain_splits(path)}")
+    documents, _ = read_plain([path])
+    if not documents:
+        raise ValueError(f"{path} holds only blank text")
+    return [document.text for document in documents]
 
 
 def pack_documents(
