@@ -1,6 +1,13 @@
+import dataclasses
+import math
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mmprime.engine import nelbo
+from mmprime.training.config import ConfigError, load_config
 from mmprime.training.loop import Trainer
 from mmprime.training.schema import (
     CodecConfig,
@@ -11,7 +18,8 @@ from mmprime.training.schema import (
     ToyRunConfig,
     TrainConfig,
 )
-from mmprime.training.toy_task import ToyTask
+from mmprime.training.toy_task import Distinct, ToyTask
+from tools import draw_toy
 
 
 def config(directory, **objective) -> ToyRunConfig:
@@ -49,3 +57,136 @@ def test_training_draws_from_the_table(tmp_path):
     frequency = states.bincount(minlength=36) / 20_000
     assert float((frequency - task.table).abs().sum() / 2) < 0.02  # total variation
     assert float(task.table.sum()) == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- a picture as the table
+
+
+def write_grey(path, side=8):
+    """A picture of side x side pixels whose grey levels are 0 (never drawn), 1 and 3; returns them."""
+    grey = np.ones((side, side), dtype=np.uint8)
+    grey[: side // 2, : side // 2] = 3
+    grey[side // 2 :, side // 2 :] = 0
+    Image.fromarray(grey).save(path)
+    return grey
+
+
+def picture_config(tmp_path, digits, **toy) -> ToyRunConfig:
+    write_grey(tmp_path / "grey.png")
+    toy = {"tokens": 2, "codes": 8, "picture": str(tmp_path / "grey.png"), **toy}
+    return dataclasses.replace(
+        config(tmp_path / "run", law="independent", steps=4),
+        toy=ToyConfig(**toy),
+        model=ModelConfig(preset="nano", depth=1, codec={"text": CodecConfig(kind="base", digits=digits)}),
+    )
+
+
+def test_a_picture_is_the_table_and_its_entropy_is_known(tmp_path):
+    task = ToyTask(picture_config(tmp_path, 1))
+    assert task.num_examples == 48  # black pixels are no states
+    assert float(task.table.sum()) == pytest.approx(1)
+    # 16 pixels of 3/80, 32 of 1/80
+    assert task.entropy == pytest.approx(-(48 / 80 * math.log(3 / 80) + 32 / 80 * math.log(1 / 80)))
+    dark = dict(zip(map(tuple, task.states.tolist()), task.table.tolist()))
+    assert dark[0, 0] == pytest.approx(3 / 80)
+    assert dark[0, 7] == dark[7, 0] == pytest.approx(1 / 80)
+    assert (7, 7) not in dark
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+def test_estimated_bounds_agree_with_exact_ones(tmp_path, monkeypatch, digits):
+    torch.manual_seed(0)
+    task = ToyTask(picture_config(tmp_path, digits, draws=1000))
+    for head in task.modules.heads.values():
+        torch.nn.init.normal_(head.linear.weight, std=0.3)
+    with torch.no_grad():
+        exact = task._bound("independent", None, torch.Generator())
+        finite = task._bound("independent", 2, torch.Generator())
+        monkeypatch.setattr("mmprime.training.toy_task.MOST_ROWS", 0)
+        estimate = task._bound("independent", None, torch.Generator().manual_seed(0))
+        finite_estimate = task._bound("independent", 2, torch.Generator().manual_seed(0))
+    assert exact.stderr == finite.stderr == 0
+    assert exact.value > task.entropy
+    assert 0 < estimate.stderr < 0.1
+    assert abs(estimate.value - exact.value) < 3.5 * estimate.stderr
+    assert abs(finite_estimate.value - finite.value) < 3.5 * finite_estimate.stderr
+
+
+def test_forwarding_equal_rows_once_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    task = ToyTask(picture_config(tmp_path, 3))
+    for head in task.modules.heads.values():
+        torch.nn.init.normal_(head.linear.weight, std=0.3)
+    y0 = task._rows(torch.tensor([0, 0, 5, 0, 47]))
+    with torch.no_grad():
+        plain = nelbo.exact(task.modules, task.canvas, y0, law="token_synchronous").bound
+        assert torch.allclose(
+            nelbo.exact(Distinct(task.modules), task.canvas, y0, law="token_synchronous").bound, plain
+        )
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+def test_a_learned_picture_prints_every_bound_above_the_entropy(tmp_path, monkeypatch, digits):
+    torch.manual_seed(0)
+    monkeypatch.setattr("mmprime.training.toy_task.PICTURE_DRAWS", 50)
+    settings = picture_config(tmp_path, digits, draws=200)
+    train = dataclasses.replace(settings.train, steps=20, batch=32, samples_every=20, validate_every=20)
+    settings = dataclasses.replace(settings, train=train)
+    task = ToyTask(settings)
+    metrics = Trainer(task, settings).run().metrics
+    for name in ("bound", "bound_finite", "bound_token_synchronous"):
+        assert metrics[name] >= task.entropy - 3 * metrics[f"{name}_se"] - 1e-6
+        assert metrics[name] < 2 * math.log(8)
+    if digits == 1:
+        assert metrics["bound"] == metrics["bound_token_synchronous"]
+        assert metrics["bound_se"] == 0
+    told = task.conclude(metrics)
+    assert f"exact entropy {task.entropy:.4f}" in told
+    assert "joint loss (no bound)" in told
+    assert "T = 4 " in told
+    assert np.array(Image.open(tmp_path / "run/samples/truth.png")).shape == (8, 8)
+    assert (tmp_path / "run/samples/model_step20.png").is_file()
+
+
+def test_a_value_below_the_entropy_is_said_to_be_no_bound(tmp_path):
+    task = ToyTask(config(tmp_path))
+    metrics = dict.fromkeys(("bound", "bound_token_synchronous", "joint_loss"), task.entropy - 0.1)
+    assert "BELOW" in task.conclude(metrics)
+    assert "BELOW" not in task.conclude({**metrics, "bound_se": 0.05})
+
+
+def test_pictures_and_codecs_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"has 8 x 8 pixels: it needs toy.tokens=2 \(is 2\).*toy.codes \(is 16\)"):
+        ToyTask(picture_config(tmp_path, 1, codes=16))
+    with pytest.raises(ConfigError, match=r"toy.tokens=2 \(is 3\)"):
+        ToyTask(picture_config(tmp_path, 1, tokens=3))
+    settings = picture_config(tmp_path, 1)
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "grey.png")
+    with pytest.raises(ConfigError, match="is black"):
+        ToyTask(settings)
+    (tmp_path / "grey.png").write_text("no picture")
+    with pytest.raises(ConfigError, match="no picture that can be read"):
+        ToyTask(settings)
+    with pytest.raises(ConfigError, match=r"too many plans; set e.g. toy.draws=4096"):
+        ToyTask(dataclasses.replace(config(tmp_path), toy=ToyConfig(tokens=5, codes=6)))
+
+
+@pytest.mark.parametrize(
+    ("codec", "radices"),
+    [
+        (["digits=1"], (512,)),
+        (["kind=mixed_radix", "radices=[32,16]"], (32, 16)),
+        (["digits=3"], (8, 8, 8)),
+        (["digits=9"], (2,) * 9),
+    ],
+)
+def test_the_shipped_config_takes_its_digits_from_the_command_line(codec, radices):
+    settings = load_config("configs/toy_picture.yaml", [f"model.codec.text.{each}" for each in codec])
+    task = ToyTask(settings)
+    assert task.canvas.span("text").codec.radices == radices
+    assert task.entropy == pytest.approx(11.1495, abs=1e-4)  # as the header of the config says
+
+
+def test_the_shipped_picture_is_its_formula():
+    with Image.open("assets/toy/spiral.png") as picture:
+        assert np.array_equal(np.array(picture), draw_toy.spiral())
