@@ -1,4 +1,4 @@
-"""Sampling executes a plan.
+"""Sampling executes a plan, or follows a policy that makes its plan on the way.
 
     for k = 1..K:   hidden = denoiser(y);   for each token with sub-tokens of rank k:
                     v ~ p(v | hidden, visible digits of the token),   reveal the digits of rank k of v
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adaptive import PolicyRun
 from .canvas import Canvas, Span
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, chunks, token_grid
 from .grid import draw, unravel
 from .guidance import Guided
-from .plan import Plan
+from .plan import ABSENT, Plan
+from .policy import Policy
 from .rng import Randomness, generators, uniforms
 
 _SAMPLE_STREAM = 2
@@ -58,7 +60,7 @@ StepCallback = Callable[[int, Tensor], None]
 def sample(
     denoiser: Denoiser,
     canvas: Canvas,
-    plan: Plan,
+    plan: Plan | Policy,
     given: Tensor | None = None,
     guidance: float | None = None,
     temperature: float = 1.0,
@@ -69,10 +71,14 @@ def sample(
     cond: Condition | None = None,
     ramp: str = "linear",
     on_step: StepCallback | None = None,
+    batch: int = 1,
+    absent: Tensor | None = None,
 ) -> Sample:
     """Draw one example for each row of the plan.
 
-    given (B, N): values where the plan has rank 0, `MASK_ID` elsewhere. guidance: classifier-free scale w (0 or None is
+    given (B, N): values where the plan has rank 0, `MASK_ID` elsewhere; with a policy every value that is given counts
+    as rank 0, and without `given` there are `batch` empty examples. absent (N,) bool: with a policy, what stays hidden
+    (a plan says so itself). guidance: classifier-free scale w (0 or None is
     off), shaped by `ramp`. temperature 0 is greedy; top_p in (0, 1] applies to whole tokens. generator: a seed, a
     generator, or one for each example; a sample depends on its own stream only. on_step(k, y) is called after step k.
     Raises ValueError on a temperature < 0, top_p outside (0, 1], or given values that do not match the plan's rank 0.
@@ -81,12 +87,22 @@ def sample(
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-    rank = plan.rank if given is None else plan.rank.to(given.device)
+    if isinstance(plan, Policy):
+        rank = _first_rank(canvas, given, batch, absent)
+    elif absent is not None:
+        raise ValueError("a plan itself says what is absent (rank -1); absent is for policies")
+    else:
+        rank = plan.rank if given is None else plan.rank.to(given.device)
     y = _start(canvas, rank, given)
     if guidance:
         guided = Guided(denoiser, guidance, ramp)
         cond = guided.condition(canvas, rank, cond)
         denoiser = guided
+    if isinstance(plan, Policy):
+        streams = generators(generator, len(y), _SAMPLE_STREAM)
+        return _follow(
+            PolicyRun(denoiser, canvas, plan, y, rank > 0, streams, temperature, top_p, cond), trace, on_step
+        )
     run = _Run(denoiser, canvas, y, rank, temperature, top_p, generator, cond)
     history = []
     for k in range(1, plan.num_steps + 1):
@@ -98,6 +114,27 @@ def sample(
     used = plan.steps_used.sum(-1).to(y.device)
     record = Trace(torch.stack(history) if history else y[None][:0], run.confidence, run.entropy) if trace else None
     return Sample(run.y, rank, used * getattr(denoiser, "passes_per_call", 1), plan.num_steps - used, record)
+
+
+def _first_rank(canvas: Canvas, given: Tensor | None, batch: int, absent: Tensor | None) -> Tensor:
+    """(B, N): 0 where given, -1 where absent, 1 where a policy is free."""
+    if given is None:
+        given = torch.full((batch, canvas.num_subtokens), MASK_ID)
+    canvas.check(given)
+    rank = torch.where(given >= 0, 0, 1)
+    return rank if absent is None else rank.masked_fill(absent.to(rank.device) & (rank > 0), ABSENT)
+
+
+def _follow(run: PolicyRun, trace: bool, on_step: StepCallback | None) -> Sample:
+    history, k = [], 1
+    while run.step(k):
+        if trace:
+            history.append(run.y.clone())
+        if on_step is not None:
+            on_step(k, run.y)
+        k += 1
+    record = Trace(torch.stack(history) if history else run.y[None][:0], run.confidence, run.entropy) if trace else None
+    return Sample(run.y, run.rank, run.nfe, torch.zeros_like(run.nfe), record)
 
 
 def _start(canvas: Canvas, rank: Tensor, given: Tensor | None) -> Tensor:

@@ -1,0 +1,12 @@
+"""Policies, one a file: paper, formula, code."""
+
+from .blocks import Blocks
+from .confidence import Confidence
+from .entropy import Entropy
+from .entropy_bounded import EntropyBounded
+from .klass import Klass
+from .margin import Margin
+from .moment import Moment
+from .threshold import Threshold
+
+__all__ = ["Blocks", "Confidence", "Entropy", "EntropyBounded", "Klass", "Margin", "Moment", "Threshold"]

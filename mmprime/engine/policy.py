@@ -1,0 +1,126 @@
+"""Policies: which sub-tokens to reveal is decided while sampling, from what the denoiser says about each of them.
+
+    step:  for each token with something hidden:  p_i, the law of its *unit*;  a whole code v_i ~ p(v | visible digits)
+           the policy chooses tokens;  they show the digits of their unit, with the values of v_i
+
+The unit of a token is its next hidden digit, coarse first (unit "digit"), or all of its hidden digits (unit "token").
+A plan is the policy that does not look. What a policy chooses by the *laws* alone, one unit at a time, leaves the
+distribution of the sample exact; choosing by the drawn value (as MaskGIT does) or several units at once does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .schedule import Schedule
+
+UNITS = ("digit", "token")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a policy sees at one step of a batch of B examples with L tokens.
+
+    candidate (B, L): tokens with something hidden. feature (B, L, F) float64: what `Policy.describe` made of each
+    candidate, 0 elsewhere. left, total (B,): units hidden now and at the start. step: 1, 2, ... noise (B, L): uniforms
+    in (0, 1) from the example's own stream.
+    """
+
+    step: int
+    candidate: Tensor
+    feature: Tensor
+    left: Tensor
+    total: Tensor
+    noise: Tensor
+
+    def best(self, score: Tensor, count: Tensor) -> Tensor:
+        """(B, L): the `count` (B,) candidates of the highest score (B, L); ties go to the earlier token."""
+        order = score.masked_fill(~self.candidate, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
+        return self.candidate & (place < count[:, None])
+
+    def gumbel(self) -> Tensor:
+        """(B, L) exact standard Gumbel noise, float64."""
+        return -(-self.noise.log()).log()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """reveal (B, L): tokens that show their unit. depth (B,): how many of a token's digits that is, 1 if None (unit
+    "digit" only)."""
+
+    reveal: Tensor
+    depth: Tensor | None = None
+
+
+class Policy:
+    """Base of all policies. Raises ValueError on an unknown unit."""
+
+    features = 1  # F of `describe`
+
+    def __init__(self, unit: str = "digit") -> None:
+        if unit not in UNITS:
+            raise ValueError(f"unknown unit {unit!r}; there are {', '.join(UNITS)}")
+        self.unit = unit
+
+    def start(self, batch: int, tokens: int) -> None:
+        """Called before the first step of a run; forget what an earlier run left."""
+
+    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+        """What to remember of some units: law (m, K) float64 probabilities, before temperature and top-p; value (m,)
+        the one drawn; place (m, 3) example, token, first hidden digit. -> (m, F)."""
+        raise NotImplementedError
+
+    def choose(self, look: Look) -> Choice:
+        """Which candidates show their unit. Each example with a candidate must show at least one."""
+        raise NotImplementedError
+
+    @property
+    def sharpness(self) -> float:
+        """Power that the drawn law is raised to; 1 leaves it."""
+        return 1.0
+
+
+class Paced(Policy):
+    """A policy with a budget: at most `steps` forward passes, units shown as `pace` says (linear: equally many).
+
+    Raises ValueError on steps < 1.
+    """
+
+    def __init__(self, steps: int = 16, pace: Schedule | None = None, unit: str = "digit") -> None:
+        super().__init__(unit)
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.steps, self.pace = steps, pace or Schedule.linear()
+
+    def progress(self, look: Look) -> float:
+        """Share of the run that is over before this step, in [0, 1)."""
+        return (look.step - 1) / self.steps
+
+    def score(self, look: Look) -> Tensor:
+        """(B, L): candidates of the highest score come first."""
+        raise NotImplementedError
+
+    def choose(self, look: Look) -> Choice:
+        """The best by score: as many units as the pace asks for, never none."""
+        quota = self.quota(look)
+        candidates = look.candidate.sum(-1)
+        depth = (quota + candidates - 1) // candidates.clamp(min=1)
+        count = (quota + depth - 1) // depth.clamp(min=1)
+        return Choice(look.best(self.score(look), count), depth)
+
+    def quota(self, look: Look) -> Tensor:
+        """(B,) units to show at this step: at least one, all of them at the last step."""
+        if look.step >= self.steps:
+            return look.left
+        alpha = float(self.pace.alpha(torch.tensor(1 - look.step / self.steps, dtype=torch.float64)))
+        done = (alpha * look.total.double() + 1e-9).floor().long()
+        return torch.minimum((done - (look.total - look.left)).clamp(min=1), look.left)
+
+
+def entropy(law: Tensor) -> Tensor:
+    """(m, K) -> (m,) nats."""
+    return -torch.special.xlogy(law, law).sum(-1)

@@ -1,0 +1,204 @@
+"""Policies: those that look at laws only are exact one unit at a time; each chooses what its formula says."""
+
+from __future__ import annotations
+
+import math
+
+import oracle
+import pytest
+import torch
+
+from mmprime.engine import Schedule, sample
+from mmprime.engine.policies import (
+    Blocks,
+    Confidence,
+    Entropy,
+    EntropyBounded,
+    Klass,
+    Margin,
+    Moment,
+    Threshold,
+)
+from mmprime.engine.policy import Look
+
+WORLD = oracle.mixed_world()
+CANVAS = WORLD.canvas
+PERFECT, WRONG = oracle.perfect(WORLD), oracle.wrong(WORLD)
+BATCH = 4000
+UNITS = {"digit": 6, "token": 3}
+EVERY = {
+    "confidence": Confidence,
+    "margin": Margin,
+    "entropy": Entropy,
+    "moment": Moment,
+    "entropy_bounded": EntropyBounded,
+    "threshold": Threshold,
+    "factor": lambda **options: Threshold(factor=1.0, **options),
+    "klass": Klass,
+    "blocks": lambda unit="digit": Blocks(Entropy(unit=unit), 2),
+}
+EXACT = {
+    "margin": lambda unit: Margin(UNITS[unit], unit=unit),
+    "entropy": lambda unit: Entropy(UNITS[unit], unit=unit),
+    "moment": lambda unit: Moment(UNITS[unit], power=1.0, unit=unit),
+    "entropy_bounded": lambda unit: EntropyBounded(0.0, unit=unit),
+    "blocks": lambda unit: Blocks(Margin(UNITS[unit], unit=unit), 2),
+}
+
+
+def drawn(record) -> torch.Tensor:
+    return oracle.counts_of(WORLD.index(record.y), len(WORLD.p))
+
+
+def look(feature: list[list[float]], step: int = 1, left: int | None = None, hidden: list[bool] | None = None) -> Look:
+    value = torch.tensor(feature, dtype=torch.float64).T[None]  # features in rows -> (1, L, F)
+    candidate = torch.ones(1, value.shape[1], dtype=torch.bool) if hidden is None else torch.tensor([hidden])
+    count = torch.tensor([left or value.shape[1]])
+    return Look(step, candidate, value, count, count, torch.full(candidate.shape, 0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", EXACT)
+def test_by_laws_alone_one_unit_at_a_time_is_exact(name, unit):
+    record = sample(PERFECT, CANVAS, EXACT[name](unit), batch=BATCH, generator=1)
+    oracle.assert_law(drawn(record), WORLD.p)
+
+
+def test_choosing_by_what_was_drawn_is_not_exact():
+    """MaskGIT prefers likely draws: its law is sharper than the data's, and the test above would see it."""
+    record = sample(PERFECT, CANVAS, Confidence(6, noise=0.0, pace=Schedule.linear()), batch=BATCH, generator=2)
+    share = drawn(record).double() / BATCH
+    assert 0.5 * float((share - WORLD.p).abs().sum()) > 0.05
+    assert float((share * WORLD.p.log()).sum()) > float((WORLD.p * WORLD.p.log()).sum())
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_policy_fills_the_canvas_within_its_steps_and_keeps_what_is_given(name, unit):
+    given = torch.where(torch.tensor([True, True, False, False, True, False]), WORLD.y[13], -1).expand(50, -1)
+    record = sample(WRONG, CANVAS, EVERY[name](unit=unit), given=given, generator=3, trace=True)
+    assert (record.y >= 0).all()
+    WORLD.index(record.y)  # every row is a configuration: no code that does not exist
+    assert torch.equal(record.y[given >= 0], given[given >= 0])
+    assert torch.equal(record.rank == 0, given >= 0)
+    assert torch.equal(record.nfe, record.rank.amax(-1))  # no step without a reveal
+    assert int(record.nfe.max()) <= 3
+    assert torch.equal(record.trace.y[-1], record.y)
+    text = CANVAS.view(record.rank, "text")
+    assert (text[..., 0] <= text[..., 1]).all()  # coarse before fine
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("kind", [Confidence, Margin, Entropy, Moment])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_budget_is_kept(kind, steps, unit):
+    record = sample(WRONG, CANVAS, kind(steps, unit=unit), batch=20, generator=4)
+    assert (record.nfe == steps).all()
+    assert (record.y >= 0).all()
+
+
+def test_one_step_draws_from_the_marginals():
+    record = sample(PERFECT, CANVAS, Entropy(1), batch=BATCH, generator=5)
+    codes = [span.codec.decode(CANVAS.view(record.y, span.name)) for span in CANVAS.spans]
+    first = WORLD.p.view(3, 3, 5).sum((1, 2))
+    oracle.assert_law(oracle.counts_of(codes[0][:, 0], 3), first)
+
+
+def test_a_sample_depends_on_its_own_stream_only():
+    for policy in (Confidence(3), Klass(), Moment(3)):
+        streams = lambda order: [torch.Generator().manual_seed(100 + s) for s in order]  # noqa: E731
+        order = [4, 0, 7, 2, 1, 6, 3, 5]
+        straight = sample(WRONG, CANVAS, policy, batch=8, generator=streams(range(8))).y
+        shuffled = sample(WRONG, CANVAS, policy, batch=8, generator=streams(order)).y
+        assert torch.equal(shuffled, straight[order])
+        alone = sample(WRONG, CANVAS, policy, batch=1, generator=streams([4])).y
+        assert torch.equal(alone[0], straight[4])
+
+
+def test_absent_digits_stay_hidden():
+    record = sample(WRONG, CANVAS, Margin(4), batch=5, generator=6, absent=CANVAS.mask("image"))
+    assert (record.y[:, CANVAS.mask("image")] == -1).all()
+    assert (record.rank[:, CANVAS.mask("image")] == -1).all()
+    assert (record.y[:, CANVAS.mask("text")] >= 0).all()
+
+
+# ------------------------------------------------------------------------------------------------- what each chooses
+
+
+def test_entropy_bounded_takes_the_largest_set_under_its_bound():
+    nats = [0.5, 0.05, 0.04, 0.3]
+    for gamma, chosen in ((0.0, [2]), (0.04, [1, 2]), (0.09, [1, 2, 3]), (0.38, [1, 2, 3]), (0.39, [0, 1, 2, 3])):
+        reveal = EntropyBounded(gamma).choose(look([nats])).reveal
+        assert reveal[0].nonzero()[:, 0].tolist() == chosen
+    certain = EntropyBounded(0.0).choose(look([[0.0, 0.7, 0.0, 0.2]])).reveal
+    assert certain[0].tolist() == [True, False, True, True]  # what is certain costs nothing: one uncertain beside it
+
+
+def test_threshold_takes_all_that_is_sure_and_at_least_the_best():
+    assert Threshold(0.9).choose(look([[0.95, 0.5, 0.91]])).reveal.tolist() == [[True, False, True]]
+    assert Threshold(0.99).choose(look([[0.95, 0.5, 0.91]])).reveal.tolist() == [[True, False, False]]
+    hidden = [False, True, True]
+    assert Threshold(0.99).choose(look([[0.0, 0.5, 0.91]], hidden=hidden)).reveal.tolist() == [[False, False, True]]
+
+
+def test_factor_takes_the_largest_k_of_its_rule():
+    policy = Threshold(factor=0.25)  # (k + 1)(1 - p_k): 0.04, 0.18, 0.6
+    assert policy.choose(look([[0.94, 0.98, 0.85]])).reveal.tolist() == [[True, True, False]]
+    assert Threshold(factor=0.01).choose(look([[0.94, 0.98, 0.85]])).reveal.tolist() == [[False, True, False]]
+
+
+def test_klass_waits_until_a_law_stands_still():
+    policy = Klass(confidence=0.8, divergence=0.01, history=1)
+    policy.start(1, 2)
+    place = torch.tensor([[0, 0, 0], [0, 1, 0]])
+    value = torch.tensor([0, 0])
+    first = policy.describe(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).double(), value, place)
+    assert first[:, 1].tolist() == [0, 0]  # nothing to compare with yet
+    second = policy.describe(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).double(), value, place)
+    assert second[:, 1].tolist() == [1, 0]
+    assert policy.choose(look([[0.9, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]
+    assert policy.choose(look([[0.7, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]  # the surest instead
+
+
+def test_descriptions_are_their_formulas():
+    law = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]]).double()
+    value, place = torch.tensor([1, 0]), torch.tensor([[0, 0, 0], [0, 1, 0]])
+    assert Margin().describe(law, value, place)[:, 0].tolist() == pytest.approx([0.5, 1.0])
+    nats = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
+    assert Entropy().describe(law, value, place)[:, 0].tolist() == pytest.approx([-nats, 0.0])
+    assert Confidence().describe(law, value, place)[:, 0].tolist() == pytest.approx([math.log(0.2), 0.0])
+    assert Moment(power=2.0).describe(law, value, place)[:, 0].tolist() == pytest.approx([math.log(0.54), 0.0])
+
+
+def test_moment_sharpens_what_it_draws():
+    """β = 2 on one token: p² / Σ p²."""
+    world = oracle.make_world([oracle.Span("text", 1, oracle.Codec.base(3, 1))], 3)
+    record = sample(oracle.perfect(world), world.canvas, Moment(1, power=2.0), batch=BATCH, generator=7)
+    law = world.p.square() / world.p.square().sum()
+    oracle.assert_law(oracle.counts_of(world.index(record.y), 3), law)
+
+
+def test_blocks_are_filled_one_after_the_other():
+    record = sample(WRONG, CANVAS, Blocks(Threshold(0.5), 1), batch=30, generator=8)
+    rank = torch.stack([record.rank[:, CANVAS.token_of == token].amin(-1) for token in range(CANVAS.num_tokens)], -1)
+    last = torch.stack([record.rank[:, CANVAS.token_of == token].amax(-1) for token in range(CANVAS.num_tokens)], -1)
+    assert (rank[:, 1:] > last[:, :-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Margin(0), "steps must be at least 1, got 0"),
+        (lambda: Margin(unit="letter"), "unknown unit 'letter'"),
+        (lambda: Confidence(noise=-1), "noise must be >= 0, got -1"),
+        (lambda: Moment(power=0), "power must be > 0, got 0"),
+        (lambda: EntropyBounded(-0.1), "gamma must be >= 0 nats, got -0.1"),
+        (lambda: Threshold(1.5), "threshold must lie in"),
+        (lambda: Threshold(factor=0.0), "factor must be > 0"),
+        (lambda: Klass(history=0), "history and fallback >= 1"),
+        (lambda: Blocks(Margin(), 0), "at least one token"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
