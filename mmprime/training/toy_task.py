@@ -54,7 +54,7 @@ class Estimate(NamedTuple):
     stderr: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.stderr:.4f}" if self.stderr else f"{self.value:.4f}"
+        return f"{self.value:.4f} ± {self.stderr:.4f}" if self.stderr >= 5e-5 else f"{self.value:.4f}"
 
 
 class Distinct:

@@ -1,0 +1,209 @@
+"""Calibration: is a denoiser right as often as it says?
+
+A state of an example hides m of its n units, m uniform in 1..n, as the continuous NELBO does. What the law may reveal
+next (a digit, or a whole token) is predicted: v* = argmax p(v | visible), with confidence p(v* | visible). Over K bins
+of equal width, with gap g_b = (share right) - (mean confidence) and share w_b of the predictions in bin b,
+
+    ECE = Σ_b w_b |g_b|                      expected calibration error (Guo et al., arXiv 1706.04599)
+    chance = Σ_b w_b sqrt(2/π) s.e.(g_b)     what a calibrated model shows on as much data: E|N(0, s)| = s sqrt(2/π)
+    excess = ECE - chance                    about 0 for a calibrated model
+    overconfidence = mean confidence - share right
+
+What is hidden never depends on the data, so the perfect denoiser is calibrated at every state. Predictions of one
+example depend on each other: examples, not predictions, are resampled for standard errors, and s.e.(g_b) sums over
+the examples first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, mix
+from mmprime.engine.denoiser import chunks, token_grid
+from mmprime.engine.grid import log_posterior, unravel
+from mmprime.engine.law import as_mask, draw_order, hide_by_count, next_events
+
+from .likelihood import Task
+from .report import Measure
+
+RESAMPLES = 400
+_STREAM = 41
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """confidence (M,) float64 in (0, 1]; right (M,) bool; example (M,) the row each prediction belongs to."""
+
+    confidence: Tensor
+    right: Tensor
+    example: Tensor
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Of each bin that is not empty: its predictions' count, mean confidence, share right and the s.e. of its gap.
+
+    ece, excess, overconfidence: (value, standard error).
+    """
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+    gap_error: Tensor
+    ece: tuple[float, float]
+    excess: tuple[float, float]
+    overconfidence: tuple[float, float]
+
+
+@torch.no_grad()
+def predict(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y0: Tensor,
+    law: str = "independent",
+    task: Task | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    cond: Condition | None = None,
+) -> Predictions:
+    """Predictions at `samples` random states of each row of y0 (n, N); task: what is given and absent (nothing).
+
+    Raises ValueError on an unknown law, hidden sub-tokens in y0 that are scored, or no example.
+    """
+    if law not in LAWS or not len(y0):
+        raise ValueError(f"unknown law {law!r}; there are {', '.join(LAWS)}" if len(y0) else "no example to predict")
+    generator = torch.Generator().manual_seed(mix(seed, _STREAM, LAWS.index(law)))
+    parts = []
+    for rows in torch.arange(len(y0)).repeat(samples).split(batch):
+        own = None if cond is None else {name: value[rows] for name, value in cond.items()}
+        found = _predict_rows(denoiser, canvas, y0[rows], law, task, generator, own)
+        parts.append((found[0], found[1], rows[found[2]]))
+    confidence, right, example = (torch.cat(part) for part in zip(*parts))
+    return Predictions(confidence, right, example)
+
+
+def _predict_rows(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y0: Tensor,
+    law: str,
+    task: Task | None,
+    generator: torch.Generator,
+    cond: Condition | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(confidence, right, row) of the predictions at one state of each row."""
+    given = as_mask(None if task is None else task.given, canvas, len(y0), y0.device)
+    absent = as_mask(None if task is None else task.absent, canvas, len(y0), y0.device)
+    if ((y0 < 0) & ~absent).any():
+        raise ValueError("the data have hidden sub-tokens; a prediction of them can be neither right nor wrong")
+    u = torch.rand(y0.shape, generator=generator, dtype=torch.float64).to(y0.device)
+    order = draw_order(canvas, law, u, given, absent)
+    share = torch.rand(len(y0), 1, generator=generator, dtype=torch.float64).to(y0.device)
+    hidden, weight = hide_by_count(order, share, [canvas.mask()])
+    y_t = torch.where(hidden | absent, MASK_ID, y0)
+    states = denoiser(y_t, canvas, cond)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for after in next_events(canvas, law, y0, y_t, hidden, weight).after:
+        for span in canvas.spans:
+            shown, aim = canvas.view(y_t, span.name), canvas.view(after, span.name)
+            row, token = (aim != shown).any(-1).nonzero(as_tuple=True)
+            vectors = states[:, canvas.token_slice(span.name)][row, token]
+            for part in chunks(len(row), span):
+                guess = _guess(denoiser, span, vectors[part], shown[row, token][part], aim[row, token][part])
+                found.append((*guess, row[part].cpu()))
+    confidence, right, rows = (torch.cat(part) for part in zip(*found))
+    return confidence, right, rows
+
+
+def _guess(denoiser: Denoiser, span: Span, hidden: Tensor, shown: Tensor, aim: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence (m,) and whether it is right (m,) of the likeliest value of the digits that `aim` (m, S) reveals.
+
+    Either all hidden digits of a token are revealed or one digit, the rest of the hidden being summed over.
+    """
+    posterior = log_posterior(token_grid(denoiser, hidden, span), shown)
+    new = aim != shown
+    confidence = torch.empty(len(aim), dtype=torch.float64)
+    right = torch.empty(len(aim), dtype=torch.bool)
+    whole = (aim >= 0).all(-1)
+    for place in range(aim.shape[1]):
+        mine = (~whole & new[:, place]).nonzero()[:, 0]
+        if len(mine):
+            others = [axis + 1 for axis in range(aim.shape[1]) if axis != place]
+            top = posterior[mine].logsumexp(others).max(-1)
+            confidence[mine.cpu()] = top.values.double().exp().cpu()
+            right[mine.cpu()] = (top.indices == aim[mine, place]).cpu()
+    mine = whole.nonzero()[:, 0]
+    if len(mine):
+        cells = posterior[mine].flatten(1).max(-1)
+        confidence[mine.cpu()] = cells.values.double().exp().cpu()
+        right[mine.cpu()] = (unravel(cells.indices, span.codec.radices) == aim[mine]).all(-1).cpu()
+    return confidence.clamp(max=1.0), right
+
+
+def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
+    """The numbers of the module's head, with standard errors from resampled examples.
+
+    Raises ValueError on fewer than 2 examples or 2 bins.
+    """
+    examples, owner = found.example.unique(return_inverse=True)
+    if len(examples) < 2 or bins < 2:
+        raise ValueError(f"calibration needs at least 2 examples and 2 bins, got {len(examples)} and {bins}")
+    place = (found.confidence * bins).long().clamp(max=bins - 1)
+    cell = owner * bins + place
+    sums = torch.zeros(3, len(examples) * bins, dtype=torch.float64)
+    for row, values in enumerate((torch.ones_like(found.confidence), found.confidence, found.right.double())):
+        sums[row].index_add_(0, cell, values)
+    by_example = sums.view(3, len(examples), bins)
+    count, confidence, hits = by_example.sum(1)
+    filled = count > 0
+    gap = torch.where(filled, (hits - confidence) / count.clamp(min=1), 0.0)
+    residual = by_example[2] - by_example[1] - gap * by_example[0]  # of each example in each bin
+    correction = len(examples) / (len(examples) - 1)
+    gap_error = (correction * residual.square().sum(0)).sqrt() / count.clamp(min=1)
+    ece = _ece(count, gap)
+    chance = float((count / count.sum() * gap_error).sum()) * math.sqrt(2 / math.pi)
+    again, over = _resampled(by_example, seed)
+    return Bins(
+        count[filled].long(),
+        (confidence / count.clamp(min=1))[filled],
+        (hits / count.clamp(min=1))[filled],
+        gap_error[filled],
+        (float(ece), float(again.std())),
+        (float(ece) - chance, float(again.std())),
+        (float((confidence.sum() - hits.sum()) / count.sum()), float(over.std())),
+    )
+
+
+def _ece(count: Tensor, gap: Tensor) -> Tensor:
+    """Σ_b w_b |g_b| over the last axis."""
+    return (count * gap.abs()).sum(-1) / count.sum(-1)
+
+
+def _resampled(by_example: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """ECE and overconfidence (RESAMPLES,) of examples drawn again with replacement; by_example (3, n, bins)."""
+    examples = by_example.shape[1]
+    generator = torch.Generator().manual_seed(mix(seed, _STREAM))
+    drawn = torch.randint(examples, (RESAMPLES, examples), generator=generator)
+    times = torch.zeros(RESAMPLES, examples, dtype=torch.float64)
+    times.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
+    count, confidence, hits = times @ by_example
+    gap = (hits - confidence) / count.clamp(min=1)
+    return _ece(count, gap), (confidence - hits).sum(-1) / count.sum(-1)
+
+
+def calibration_rows(name: str, found: Predictions, bins: Bins, seed: int = 0) -> Iterator[Measure]:
+    """Rows of one curve: ECE, its excess over chance, overconfidence, then the share right of each bin."""
+    total = len(found.confidence)
+    yield Measure(f"{name}: calibration error (ECE)", *bins.ece, "probability", total, 1, seed)
+    yield Measure(f"{name}: calibration error beyond chance", *bins.excess, "probability", total, 1, seed)
+    yield Measure(f"{name}: overconfidence", *bins.overconfidence, "probability", total, 1, seed)
+    for count, confidence, accuracy, error in zip(
+        bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.gap_error.tolist()
+    ):
+        yield Measure(f"{name}: share right at confidence {confidence:.4f}", accuracy, error, "share", count, 1, seed)
