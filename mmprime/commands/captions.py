@@ -1,17 +1,22 @@
-"""How often the nearest real drawing of a generated one carries its caption."""
+"""Caption accuracy: of the nearest real drawing, or by a small alignment of drawings and captions."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprime import console
+from mmprime.commands.samples import idle_share
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmprime.data import ImageDataset
     from mmprime.evaluation import Measure
 
-HELP = "caption of the nearest real drawing"
+HELP = "do generated drawings show their captions: nearest real drawing, or alignment"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--plan", choices=console.PLANS)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--judge", choices=("nearest", "alignment"), default="nearest")
     parser.add_argument("--save", metavar="DIR", help="also write the generated pictures, one file each")
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
-    """Caption accuracy, with ceiling and chance."""
+    """Caption accuracy by the judge asked for, with what it makes of real drawings, and chance."""
     from mmprime.data import ImageDataset
     from mmprime.drawing import Draw
     from mmprime.engine import mix
-    from mmprime.evaluation import Measure, stamp
-    from mmprime.evaluation.captions import Gallery, choose_captions
+    from mmprime.evaluation import stamp
+    from mmprime.evaluation.alignment import hold_out
+    from mmprime.evaluation.captions import choose_captions
     from mmprime.evaluation.features import EfficientNetLite0, cached, extract
     from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
@@ -44,25 +51,57 @@ def run(options: argparse.Namespace) -> list[Measure]:
     wanted = choose_captions(seen, options.num, options.seed)
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
     draw = Draw(options.steps, options.plan, options.guidance, options.temperature, seed=seeds)
+    if options.judge == "alignment":
+        hold_out(real.vendors, real.splits)  # says what is missing before anything is drawn
     found = pipe.generate(wanted, 1, draw)
     images = (found.images.cpu() * 255).round().byte()
     if options.save:
         save_each(options.save, found.images)
     features = cached(real.images, judge.fingerprint, lambda: extract(judge, real.images, progress=True))
-    gallery = Gallery(features, real.captions, real.vendors)
-    reached = gallery.accuracy(extract(judge, images), wanted)
-    nfe = float(found.nfe.double().mean())
-    common = ("share", len(wanted))
     print(f"{len(wanted)} pictures in {found.seconds:.1f} s of sampling; {len(real)} real drawings")
+    judged = by_nearest if options.judge == "nearest" else by_alignment
+    rows = judged(real, features, extract(judge, images), wanted, options.seed)
+    nfe = float(found.nfe.double().mean())
+    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, nfe))
     how = {"sampler": options.plan or pipe.law, "guidance": options.guidance}
-    rows = [Measure("caption accuracy, generated", reached.value, reached.stderr, *common, nfe, options.seed)]
-    if len(set(real.vendors)) > 1:
-        best = gallery.ceiling(wanted, options.seed)
-        rows.append(
-            Measure("ceiling: a vendor's drawing among the others'", best.value, best.stderr, *common, 0, options.seed)
-        )
-    rows.append(Measure("chance", gallery.chance(wanted), None, *common, 0, options.seed))
     return stamp(rows, data_hash=data_hash(options.data), **how)
+
+
+def by_nearest(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list[str], seed: int) -> list[Measure]:
+    """The judge is the nearest real drawing; features (n, d) of the real, drawn (m, d) of the generated."""
+    from mmprime.evaluation import Measure
+    from mmprime.evaluation.captions import Gallery
+
+    gallery = Gallery(features, real.captions, real.vendors)
+    reached = gallery.accuracy(drawn, wanted)
+    common = ("share", len(wanted), 0, seed)
+    rows = [Measure("caption accuracy, generated", reached.value, reached.stderr, *common)]
+    if len(set(real.vendors)) > 1:
+        best = gallery.ceiling(wanted, seed)
+        rows.append(Measure("ceiling: a vendor's drawing among the others'", best.value, best.stderr, *common))
+    rows.append(Measure("chance", gallery.chance(wanted), None, *common))
+    return rows
+
+
+def by_alignment(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list[str], seed: int) -> list[Measure]:
+    """The judge is an alignment of drawings and captions, trained on all vendors but the held-out one."""
+    from mmprime.evaluation import Measure, stamp
+    from mmprime.evaluation.alignment import fit_once, hold_out, retrieval, sentences_of
+
+    outside = hold_out(real.vendors, real.splits)
+    inside = [index for index, vendor in enumerate(real.vendors) if vendor != outside]
+    others = [index for index, vendor in enumerate(real.vendors) if vendor == outside]
+    sentences = sentences_of(real.captions)
+    model, digest = fit_once(features[inside], [real.captions[index] for index in inside], sentences)
+    reached = retrieval(model, drawn, wanted, sentences)
+    trusted = retrieval(model, features[others], [real.captions[index] for index in others], sentences)
+    name = f"caption retrieval by alignment with {sentences.judge} among {len(sentences.texts)} captions"
+    rows = [
+        Measure(f"{name}, generated", reached.value, reached.stderr, "share", reached.count, 0, seed),
+        Measure(f"{name}, real drawings of {outside}", trusted.value, trusted.stderr, "share", trusted.count, 0, seed),
+        Measure("chance", 1 / len(sentences.texts), None, "share", reached.count, 0, seed),
+    ]
+    return stamp(rows, reference_hash=digest)
 
 
 def save_each(folder: str, images: Any) -> None:

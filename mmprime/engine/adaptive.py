@@ -6,10 +6,13 @@ shown, and a run of a policy leaves the same record as a run of a plan.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
+from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, chunks, token_grid
 from .grid import draw, log_posterior, unravel
 from .policy import Look, Policy
@@ -47,72 +50,72 @@ class PolicyRun:
         return self.free & (self.y < 0)
 
     def step(self, k: int) -> bool:
-        """One step of every example that has something hidden; False when none has. Raises RuntimeError if the policy
-        shows nothing of such an example."""
+        """One step of every example that is not done; False when all are. An example with nothing hidden is not
+        forwarded. Raises RuntimeError if a policy that does not remask shows nothing."""
         hidden = self.hidden
-        active = hidden.any(-1).nonzero()[:, 0]
-        if not len(active):
+        remasking = self.policy.remasks and k <= self.policy.last_step
+        example = torch.arange(len(hidden)) if remasking else hidden.any(-1).nonzero()[:, 0]
+        if not len(example):
             return False
-        cond = None if self.cond is None else {name: value[active] for name, value in self.cond.items()}
-        states = self.denoiser(self.y[active], self.canvas, cond)
-        u = uniforms([self.streams[b] for b in active.tolist()], 2 * self.canvas.num_tokens).to(self.y.device)
-        values = torch.full_like(self.y[active], -1)
-        feature = torch.zeros(len(active), self.canvas.num_tokens, self.policy.features, dtype=torch.float64)
-        chance, spread = torch.zeros(2, len(active), self.canvas.num_tokens, dtype=torch.float64)
-        for span in self.canvas.spans:
-            self._look(span, active, states, u, hidden[active], values, feature, chance, spread)
-        candidate = self._candidates(hidden[active])
-        noise = u[:, self.canvas.num_tokens :].clamp(min=2.0**-60)
-        look = Look(k, candidate, feature, self._units()[active], self.total[active], noise)
-        self._show(k, active, hidden[active], look, values, chance, spread)
-        self.nfe[active] += getattr(self.denoiser, "passes_per_call", 1)
+        hidden = hidden[example]
+        tokens = self.canvas.num_tokens
+        u = uniforms([self.streams[b] for b in example.tolist()], 2 * tokens).to(self.y.device)
+        proposal = self._propose(example, hidden, u[:, :tokens])
+        candidate = self._tokens_with(hidden)
+        shown = self._tokens_with(self.free[example]) & ~candidate
+        noise = u[:, tokens:].clamp(min=2.0**-60)
+        left, total = self._units()[example], self.total[example]
+        self._show(k, hidden, Look(k, candidate, proposal.feature, left, total, noise, shown, example), proposal)
         return True
 
     def _units(self) -> Tensor:
         """(B,) hidden units."""
         hidden = self.hidden
-        return (hidden if self.policy.unit == "digit" else self._candidates(hidden)).sum(-1)
+        return (hidden if self.policy.unit == "digit" else self._tokens_with(hidden)).sum(-1)
 
-    def _candidates(self, hidden: Tensor) -> Tensor:
-        """(A, N) -> (A, L): tokens with a hidden digit."""
-        out = torch.zeros(len(hidden), self.canvas.num_tokens, dtype=torch.int64, device=hidden.device)
-        return out.index_add_(1, self.canvas.token_of.to(hidden.device), hidden.long()) > 0
+    def _tokens_with(self, marked: Tensor) -> Tensor:
+        """(A, N) -> (A, L): tokens with a marked digit."""
+        out = torch.zeros(len(marked), self.canvas.num_tokens, dtype=torch.int64, device=marked.device)
+        return out.index_add_(1, self.canvas.token_of.to(marked.device), marked.long()) > 0
 
-    def _look(
-        self,
-        span: Span,
-        active: Tensor,
-        states: Tensor,
-        u: Tensor,
-        hidden: Tensor,
-        values: Tensor,
-        feature: Tensor,
-        chance: Tensor,
-        spread: Tensor,
-    ) -> None:
-        """Draw a code for each token of a span with something hidden; describe the law of its unit."""
-        where = self.canvas.token_slice(span.name)
-        wanted = self.canvas.view(hidden, span.name)
-        row, token = wanted.any(-1).nonzero(as_tuple=True)
-        for part in chunks(len(row), span):
-            b, i = row[part], token[part]
-            shown = self.canvas.view(self.y, span.name)[active[b], i]
-            grid = token_grid(self.denoiser, states[:, where][b, i], span)
-            cell, sure, nats = draw(grid, shown, u[:, where][b, i], self.temperature, self.top_p)
-            digits = unravel(cell, span.codec.radices)
-            self.canvas.view(values, span.name)[b, i] = digits
-            first = wanted[b, i].long().argmax(-1)
-            law, value = unit_law(log_posterior(grid, shown), first, cell, digits, self.policy.unit)
-            place = torch.stack([active[b], i + where.start, first], -1)
-            feature[b, i + where.start] = self.policy.describe(law, value, place)
-            chance[b, i + where.start], spread[b, i + where.start] = sure, nats
+    def _propose(self, example: Tensor, hidden: Tensor, u: Tensor) -> _Proposal:
+        """One forward pass of the examples with something hidden (A, N), and a code drawn for each token of theirs."""
+        shape = (*u.shape, self.policy.features)
+        out = _Proposal(torch.full_like(hidden, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
+        rows = hidden.any(-1).nonzero()[:, 0]
+        if not len(rows):
+            return out
+        asked = example[rows]
+        cond = None if self.cond is None else {name: value[asked] for name, value in self.cond.items()}
+        states = self.denoiser(self.y[asked], self.canvas, cond)
+        self.nfe[asked] += getattr(self.denoiser, "passes_per_call", 1)
+        for span in self.canvas.spans:
+            where = self.canvas.token_slice(span.name)
+            wanted = self.canvas.view(hidden[rows], span.name)
+            row, token = wanted.any(-1).nonzero(as_tuple=True)
+            for part in chunks(len(row), span):
+                a, i = row[part], token[part]
+                place = torch.stack([asked[a], i + where.start, wanted[a, i].long().argmax(-1)], -1)
+                self._describe(span, states[:, where][a, i], place, u[rows[a], i + where.start], rows[a], out)
+        return out
 
-    def _show(
-        self, k: int, active: Tensor, hidden: Tensor, look: Look, values: Tensor, chance: Tensor, spread: Tensor
-    ) -> None:
+    def _describe(self, span: Span, states: Tensor, place: Tensor, u: Tensor, row: Tensor, out: _Proposal) -> None:
+        """Draw a code for some tokens of a span and let the policy describe their units; place as in `describe`."""
+        example, token, first = place.unbind(-1)
+        inside = token - self.canvas.token_slice(span.name).start
+        shown = self.canvas.view(self.y, span.name)[example, inside]
+        grid = token_grid(self.denoiser, states, span)
+        cell, out.confidence[row, token], out.entropy[row, token] = draw(grid, shown, u, self.temperature, self.top_p)
+        digits = unravel(cell, span.codec.radices)
+        self.canvas.view(out.values, span.name)[row, inside] = digits
+        law, value = unit_law(log_posterior(grid, shown), first, cell, digits, self.policy.unit)
+        out.feature[row, token] = self.policy.describe(law, value, place)
+
+    def _show(self, k: int, hidden: Tensor, look: Look, proposal: _Proposal) -> None:
+        """Carry out what the policy chooses: hidden (A, N) and all of `look` belong to the examples look.example."""
         choice = self.policy.choose(look)
         reveal = choice.reveal & look.candidate
-        if not bool(reveal.any(-1).all()):
+        if not self.policy.remasks and not bool(reveal.any(-1).all()):
             raise RuntimeError(f"{type(self.policy).__name__} shows nothing at step {k}; it would never end")
         token = self.canvas.token_of.to(self.y.device)
         chosen = reveal[:, token] & hidden
@@ -120,10 +123,23 @@ class PolicyRun:
             depth = torch.ones_like(look.left) if choice.depth is None else choice.depth
             chosen &= _place_among(hidden, token) < depth[:, None]
         for target, source in (
-            (self.y, values), (self.rank, torch.full_like(values, k)),
-            (self.confidence, chance[:, token]), (self.entropy, spread[:, token]),
+            (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, k)),
+            (self.confidence, proposal.confidence[:, token]), (self.entropy, proposal.entropy[:, token]),
         ):  # fmt: skip
-            target[active] = torch.where(chosen, source, target[active])
+            target[look.example] = torch.where(chosen, source, target[look.example])
+        if choice.hide is not None:
+            again = (choice.hide & look.shown)[:, token] & self.free[look.example]
+            self.y[look.example] = self.y[look.example].masked_fill(again, MASK_ID)
+
+
+@dataclass
+class _Proposal:
+    """For A examples: values (A, N) drawn digits; feature (A, L, F); confidence, entropy (A, L) of the drawn codes."""
+
+    values: Tensor
+    feature: Tensor
+    confidence: Tensor
+    entropy: Tensor
 
 
 def unit_law(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, unit: str) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ class Look:
 
     candidate (B, L): tokens with something hidden. feature (B, L, F) float64: what `Policy.describe` made of each
     candidate, 0 elsewhere. left, total (B,): units hidden now and at the start. step: 1, 2, ... noise (B, L): uniforms
-    in (0, 1) from the example's own stream.
+    in (0, 1) from the example's own stream. shown (B, L): free tokens that are wholly visible. example (B,): numbers of
+    the rows in the run, whose examples may be done at different steps.
     """
 
     step: int
@@ -35,6 +36,8 @@ class Look:
     left: Tensor
     total: Tensor
     noise: Tensor
+    shown: Tensor
+    example: Tensor
 
     def best(self, score: Tensor, count: Tensor) -> Tensor:
         """(B, L): the `count` (B,) candidates of the highest score (B, L); ties go to the earlier token."""
@@ -50,16 +53,19 @@ class Look:
 @dataclass(frozen=True)
 class Choice:
     """reveal (B, L): tokens that show their unit. depth (B,): how many of a token's digits that is, 1 if None (unit
-    "digit" only)."""
+    "digit" only). hide (B, L): shown tokens that are hidden again (policies that remask)."""
 
     reveal: Tensor
     depth: Tensor | None = None
+    hide: Tensor | None = None
 
 
 class Policy:
     """Base of all policies. Raises ValueError on an unknown unit."""
 
     features = 1  # F of `describe`
+    remasks = False  # may hide again, and shows nothing at some steps; ends at `last_step`
+    last_step = 0
 
     def __init__(self, unit: str = "digit") -> None:
         if unit not in UNITS:
@@ -75,7 +81,7 @@ class Policy:
         raise NotImplementedError
 
     def choose(self, look: Look) -> Choice:
-        """Which candidates show their unit. Each example with a candidate must show at least one."""
+        """Which candidates show their unit: at least one of each example, unless the policy remasks."""
         raise NotImplementedError
 
     @property

@@ -17,6 +17,7 @@ from mmprime.engine.policies import (
     Klass,
     Margin,
     Moment,
+    ReMDM,
     Threshold,
 )
 from mmprime.engine.policy import Look
@@ -54,7 +55,8 @@ def look(feature: list[list[float]], step: int = 1, left: int | None = None, hid
     value = torch.tensor(feature, dtype=torch.float64).T[None]  # features in rows -> (1, L, F)
     candidate = torch.ones(1, value.shape[1], dtype=torch.bool) if hidden is None else torch.tensor([hidden])
     count = torch.tensor([left or value.shape[1]])
-    return Look(step, candidate, value, count, count, torch.full(candidate.shape, 0.5, dtype=torch.float64))
+    noise = torch.full(candidate.shape, 0.5, dtype=torch.float64)
+    return Look(step, candidate, value, count, count, noise, ~candidate, torch.tensor([0]))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -185,6 +187,44 @@ def test_blocks_are_filled_one_after_the_other():
     assert (rank[:, 1:] > last[:, :-1]).all()
 
 
+# ------------------------------------------------------------------------------------------------------ remasking
+
+
+@pytest.mark.parametrize("kind", ["cap", "rescale", "conf", "loop"])
+def test_remasking_ends_whole_and_leaves_what_is_given(kind):
+    given = torch.where(torch.tensor([True, True, False, False, True, False]), WORLD.y[13], -1).expand(60, -1)
+    record = sample(WRONG, CANVAS, ReMDM(8, kind, eta=0.5), given=given, generator=9, trace=True)
+    WORLD.index(record.y)
+    assert torch.equal(record.y[given >= 0], given[given >= 0])
+    assert len(record.trace.y) == 8
+    hidden = (record.trace.y < 0).sum(-1)
+    assert (hidden[1:] > hidden[:-1]).any()  # something was hidden again
+    assert (record.nfe <= 8).all()
+
+
+@pytest.mark.parametrize("kind", ["cap", "rescale"])
+def test_remasking_keeps_the_share_of_visible_tokens(kind):
+    """A token is visible after step k with chance α_k, whatever η."""
+    policy = ReMDM(5, kind, eta=0.6)
+    record = sample(PERFECT, CANVAS, policy, batch=BATCH, generator=10, trace=True)
+    first = record.trace.y[..., CANVAS.digit_of == 0] >= 0
+    for step, share in enumerate(first.double().mean((1, 2)).tolist(), 1):
+        assert share == pytest.approx(policy.visible(step), abs=4 * (0.25 / (3 * BATCH)) ** 0.5)
+
+
+def test_without_remasking_it_is_ancestral_sampling():
+    nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, "token_synchronous", steps=3)
+    record = sample(WRONG, CANVAS, ReMDM(3, "cap", eta=0.0), batch=BATCH, generator=11)
+    oracle.assert_law(drawn(record), (-nll).exp())
+
+
+def test_many_remasking_steps_of_the_perfect_denoiser_come_near_the_data():
+    def distance(policy):
+        return float((drawn(sample(PERFECT, CANVAS, policy, batch=BATCH, generator=12)) / BATCH - WORLD.p).abs().sum())
+
+    assert distance(ReMDM(24, "rescale", eta=0.3)) < 0.6 * distance(ReMDM(1, "rescale", eta=0.3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -197,6 +237,8 @@ def test_blocks_are_filled_one_after_the_other():
         (lambda: Threshold(factor=0.0), "factor must be > 0"),
         (lambda: Klass(history=0), "history and fallback >= 1"),
         (lambda: Blocks(Margin(), 0), "at least one token"),
+        (lambda: ReMDM(kind="hard"), "unknown kind of remasking 'hard'"),
+        (lambda: ReMDM(eta=1.5), "eta in"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make, message):

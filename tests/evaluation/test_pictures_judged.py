@@ -12,37 +12,10 @@ from torch import Tensor
 
 from mmprime.evaluation import features
 from mmprime.evaluation.captions import Accuracy, Gallery, choose_captions
-from mmprime.evaluation.frechet import distance_by, frechet_distance, read_folder
-
-
-@pytest.fixture(scope="module")
-def mean_colour() -> str:
-    """An extractor whose features are the three mean colours of a picture."""
-    from torch_fidelity import FeatureExtractorBase, register_feature_extractor
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    class MeanColour(FeatureExtractorBase):
-        def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str]:
-            return ("3",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "3"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        def forward(self, images: Tensor) -> tuple[Tensor]:
-            return (images.double().mean((-2, -1)),)
-
-    if "test-mean-colour" not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor("test-mean-colour", MeanColour)
-    return "test-mean-colour"
+from mmprime.evaluation.comparison import parse_metrics
+from mmprime.evaluation.fidelity import frechet, moments
+from mmprime.evaluation.judges import inception
+from mmprime.evaluation.pictures import read_folder
 
 
 def _flat_pictures(count: int) -> Tensor:
@@ -50,44 +23,54 @@ def _flat_pictures(count: int) -> Tensor:
     return colours.expand(-1, -1, 8, 8).contiguous()
 
 
-def test_frechet_meets_its_closed_form(mean_colour: str) -> None:
+def _colours(images: Tensor) -> Tensor:
+    """Features of a picture: its three mean colours."""
+    return images.double().mean((-2, -1))
+
+
+def _distance(one: Tensor, two: Tensor) -> float:
+    return frechet(moments(_colours(one)), moments(_colours(two))).value
+
+
+def test_frechet_meets_its_closed_form() -> None:
     pictures = _flat_pictures(50)
-    assert distance_by(mean_colour, pictures, pictures) == pytest.approx(0, abs=1e-6)
+    assert _distance(pictures, pictures) == pytest.approx(0, abs=1e-6)
     shift = torch.tensor([3, 4, 12], dtype=torch.uint8).view(3, 1, 1)
-    assert distance_by(mean_colour, pictures, pictures + shift) == pytest.approx(169, rel=1e-6)
+    assert _distance(pictures, pictures + shift) == pytest.approx(169, rel=1e-6)
     # spread halved about the mean: d² = Tr(Σ)(1 - 1/2)² and nothing from the means
     mean = pictures.double().mean(0, keepdim=True).round()
     even = (mean + 2 * ((pictures.double() - mean) / 2).round()).byte()
     half = (mean + ((pictures.double() - mean) / 2).round()).byte()
-    colours = even.double()[..., 0, 0]
-    closed = float(colours.T.cov().trace()) / 4 + float(
-        (colours.mean(0) - half.double()[..., 0, 0].mean(0)).square().sum()
-    )
-    assert distance_by(mean_colour, even, half) == pytest.approx(closed, rel=1e-6)
+    closed = float(_colours(even).T.cov().trace()) / 4
+    closed += float((_colours(even).mean(0) - _colours(half).mean(0)).square().sum())
+    assert _distance(even, half) == pytest.approx(closed, rel=1e-6)
 
 
-def test_fid_never_goes_without_its_file(tmp_path: Path) -> None:
-    pictures = _flat_pictures(2)
-    with pytest.raises(ValueError, match="--inception"):
-        frechet_distance(pictures, pictures, "fid")
+def test_fid_never_goes_without_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMPRIME_INCEPTION", raising=False)
+    with pytest.raises(ValueError, match=r"--inception FILE or MMPRIME_INCEPTION=FILE.*release v0\.2\.0"):
+        inception()
     with pytest.raises(ValueError, match=r"no file at .*absent\.pth.*fd-effnet-lite0"):
-        frechet_distance(pictures, pictures, "fid", tmp_path / "absent.pth")
+        inception(tmp_path / "absent.pth")
     (tmp_path / "foreign.pth").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="no plain weights"):
-        frechet_distance(pictures, pictures, "fid", tmp_path / "foreign.pth")
+        inception(tmp_path / "foreign.pth")
+    torch.save({"conv": torch.zeros(2)}, tmp_path / "other.pth")
+    monkeypatch.setenv("MMPRIME_INCEPTION", str(tmp_path / "other.pth"))
+    with pytest.raises(ValueError, match=r"other\.pth does not hold the layers of Inception"):
+        inception()
     with pytest.raises(ValueError, match="unknown metric 'fdi'"):
-        frechet_distance(pictures, pictures, "fdi")
+        parse_metrics("fid,fdi")
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
+        def __reduce__(self) -> tuple[Any, tuple[str, str]]:
             return (open, (str(tmp_path / "sprung"), "w"))
 
     torch.save({"weights": Trap()}, tmp_path / "trap.pth")
-    pictures = _flat_pictures(2)
     with pytest.raises(ValueError, match="no plain weights"):
-        frechet_distance(pictures, pictures, "fid", tmp_path / "trap.pth")
+        inception(tmp_path / "trap.pth")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -100,12 +83,21 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds 1 pictures"):
         read_folder(tmp_path)
     Image.new("L", (8, 8), 7).save(tmp_path / "b.png")
-    images = read_folder(tmp_path)
-    assert images.shape == (2, 3, 8, 8)
-    assert images[0, :, 0, 0].tolist() == [255, 0, 0]
-    Image.new("RGB", (9, 8)).save(tmp_path / "c.png")
-    with pytest.raises(ValueError, match="different sizes"):
+    pictures = read_folder(tmp_path)
+    assert len(pictures) == 2
+    assert pictures[0].shape == (3, 8, 8)
+    assert pictures[0][:, 0, 0].tolist() == [255, 0, 0]
+    Image.new("RGB", (16, 8), (0, 9, 0)).save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"different sizes.*8 x 8.*16 x 8"):
         read_folder(tmp_path)
+    cropped = read_folder(tmp_path, crop=4)
+    assert cropped[2].shape == (3, 4, 4)
+    assert cropped[2][:, 0, 0].tolist() == [0, 9, 0]
+    assert len({cropped.fingerprint(), read_folder(tmp_path, crop=8).fingerprint()}) == 2
+    torn = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(torn[: len(torn) // 2])
+    with pytest.raises(ValueError, match=r"a\.png is not an image that can be read"):
+        read_folder(tmp_path, crop=4)[0]
 
 
 def test_efficientnet_sees_what_is_in_a_picture() -> None:

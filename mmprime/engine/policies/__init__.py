@@ -7,6 +7,7 @@ from .entropy_bounded import EntropyBounded
 from .klass import Klass
 from .margin import Margin
 from .moment import Moment
+from .remdm import ReMDM
 from .threshold import Threshold
 
-__all__ = ["Blocks", "Confidence", "Entropy", "EntropyBounded", "Klass", "Margin", "Moment", "Threshold"]
+__all__ = ["Blocks", "Confidence", "Entropy", "EntropyBounded", "Klass", "Margin", "Moment", "ReMDM", "Threshold"]

@@ -1,0 +1,155 @@
+"""Sets of pictures to be judged: in memory, in a folder, or in a reference batch (.npz) as ADM's evaluator takes it.
+
+Every set has a length, uint8 pictures (3, H, W) of one size by number, and a fingerprint of what it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .provenance import DIGITS, hash_files, tensor_hash
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class PictureSet(Protocol):
+    """uint8 pictures (3, H, W) of one size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    def fingerprint(self) -> str:
+        """16 hex digits: equal for sets that hold the same pictures in the same order."""
+        ...
+
+
+class Pictures:
+    """Pictures (n, 3, H, W) in memory. Raises ValueError on anything but that, uint8."""
+
+    def __init__(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"pictures must be uint8 (n, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def fingerprint(self) -> str:
+        return tensor_hash(self.images)
+
+
+class PictureFiles:
+    """Pictures read from their files one at a time, so that 50,000 of them need no memory.
+
+    crop: None asks for files of one size; else the largest centred square of each file is resized (bicubic, with
+    antialiasing) to crop × crop, a file of that size staying as it is. Raises ValueError on no file, an unreadable one
+    and, without crop, on two sizes.
+    """
+
+    def __init__(self, files: list[Path], crop: int | None = None) -> None:
+        if not files:
+            raise ValueError("no picture files")
+        self.files, self.crop = files, crop
+        if crop is None:
+            self._check_sizes()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from PIL import Image, UnidentifiedImageError
+
+        from mmprime.data.images import centre_crop
+
+        file = self.files[index]
+        try:
+            with Image.open(file) as opened:
+                picture = opened.convert("RGB") if self.crop is None else centre_crop(opened, self.crop)
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file} is not an image that can be read: {error}") from error
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.crop} {hash_files(*self.files)}".encode()).hexdigest()[:DIGITS]
+
+    def _check_sizes(self) -> None:
+        from PIL import Image, UnidentifiedImageError
+
+        sizes: dict[tuple[int, int], Path] = {}
+        for file in self.files:
+            try:
+                with Image.open(file) as opened:
+                    sizes.setdefault(opened.size, file)
+            except (UnidentifiedImageError, OSError) as error:
+                raise ValueError(f"{file} is not an image that can be read") from error
+            if len(sizes) > 1:
+                (one, first), (two, second) = sizes.items()
+                raise ValueError(
+                    f"pictures of different sizes: {first} is {one[0]} x {one[1]}, {second} is {two[0]} x {two[1]}"
+                )
+
+
+def read_folder(folder: str | Path, crop: int | None = None) -> PictureFiles:
+    """All pictures of a folder and the folders in it, in the order of their paths.
+
+    Raises ValueError on a missing folder, fewer than two pictures, and as `PictureFiles` does.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"no folder at {folder}")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.name[0] != ".")
+    if len(files) < 2:
+        raise ValueError(f"{folder} holds {len(files)} pictures ({', '.join(ENDINGS)}); at least two are needed")
+    return PictureFiles(files, crop)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """mean (d,) and covariance (d, d) of features, and the hash of where they come from."""
+
+    mean: Tensor
+    covariance: Tensor
+    fingerprint: str
+
+
+def read_reference_batch(file: str | Path, size: int) -> tuple[Pictures, Statistics | None]:
+    """The pictures `arr_0` (n, H, W, 3) of an .npz reference batch, and its Inception statistics `mu`, `sigma` if any.
+
+    Raises ValueError when it is no such file or its pictures are not size × size. Nothing in it is unpickled.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            images = np.asarray(stored["arr_0"])
+            moments = [np.asarray(stored[name]) for name in ("mu", "sigma")] if "mu" in stored.files else None
+    except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is no reference batch (an .npz with uint8 pictures as arr_0): {error}") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}, not uint8 (n, H, W, 3)")
+    if images.shape[1:3] != (size, size):
+        raise ValueError(f"{file} holds {images.shape[2]} x {images.shape[1]} px, the model draws {size} x {size}")
+    pictures = Pictures(torch.from_numpy(images).permute(0, 3, 1, 2))
+    if moments is None:
+        return pictures, None
+    mean, covariance = (torch.from_numpy(moment).double() for moment in moments)
+    if covariance.shape != (*mean.shape, *mean.shape) or not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise ValueError(f"{file}: mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)} are no mean, covariance")
+    return pictures, Statistics(mean, covariance, tensor_hash(mean, covariance))
+
+
+def stacked(pictures: PictureSet, batch: int) -> Iterator[Tensor]:
+    """The pictures as uint8 (b, 3, H, W), b <= batch."""
+    for start in range(0, len(pictures), batch):
+        yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(pictures)))])

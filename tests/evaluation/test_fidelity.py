@@ -1,0 +1,215 @@
+"""Metrics of sets of pictures against exact values, what they refuse, and what is kept of a reference."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmprime.evaluation import comparison, judges
+from mmprime.evaluation.comparison import Comparison, Judges, Rules
+from mmprime.evaluation.fidelity import (
+    check_frechet,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    subset_size,
+)
+from mmprime.evaluation.judges import Judge, Seen, look, look_once
+from mmprime.evaluation.pictures import Pictures, read_reference_batch
+
+
+def _noise(count: int, seed: int, shift: int = 0) -> Pictures:
+    images = torch.randint(200, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Pictures(images + shift)
+
+
+def _colours(images: Tensor) -> Seen:
+    mean = images.float().mean((-2, -1))
+    return Seen(mean, mean)
+
+
+@pytest.fixture
+def colour_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both judges are the three mean colours; what they keep goes to a folder of the test."""
+    monkeypatch.setattr(judges, "inception", lambda file=None: Judge("Inception", 3, "i" * 16, _colours))
+    monkeypatch.setattr(judges, "effnet", lambda: Judge("EffNet-Lite0", 3, "e" * 16, _colours))
+    monkeypatch.setenv("MMPRIME_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_kernel_distance_is_that_of_its_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 5, generator=generator), 0.5 + torch.randn(12, 5, generator=generator)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a.double() @ b.double().T / 5 + 1) ** 3
+
+    def off(k: Tensor) -> float:
+        return float(k.sum() - k.diagonal().sum()) / (12 * 11)
+
+    exact = off(kernel(x, x)) + off(kernel(y, y)) - 2 * float(kernel(x, y).mean())
+    found = kernel_distance(x, y, 12)
+    assert found.value == pytest.approx(exact, rel=1e-9)
+    assert found.stderr is None  # a subset is the whole set: nothing varies
+
+
+def test_the_error_of_the_kernel_distance_is_that_of_repetition() -> None:
+    """Many pairs of sets of 60: the deviation of the distance between them is what one pair reports."""
+    values, errors = [], []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(60, 4, generator=generator), 0.7 + torch.randn(60, 4, generator=generator)
+        found = kernel_distance(x, y, 30)
+        values.append(found.value)
+        errors.append(found.stderr or 0)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.35)
+
+
+def test_subsets_of_the_kernel_distance() -> None:
+    assert subset_size((5000, 3000)) == 1000
+    assert subset_size((300, 120)) == 60
+    assert subset_size((40, 30), asked=30) == 30
+    with pytest.raises(ValueError, match="49 pictures are too few for a kernel distance: 50"):
+        subset_size((49, 5000))
+    with pytest.raises(ValueError, match=r"--kid-subset-size 31: .* smaller set has 30"):
+        subset_size((40, 30), asked=31)
+
+
+def test_the_inception_score_counts_classes() -> None:
+    sure = 50 * torch.nn.functional.one_hot(torch.arange(4000) % 4).float()
+    score, deviation = inception_score(sure)
+    assert score.value == pytest.approx(4, rel=0.01)
+    assert score.stderr == pytest.approx(deviation / 3)
+    unsure, _ = inception_score(torch.zeros(100, 4))
+    assert unsure.value == pytest.approx(1)
+
+
+def test_precision_and_recall_are_not_exchanged() -> None:
+    line = torch.arange(20.0)[:, None]
+    precision, recall = precision_recall(line[:5], line)  # the generated lie among the real, which reach further
+    assert precision == (1, 0)
+    assert recall.value == pytest.approx(8 / 20)  # the ball of 4 reaches to 7
+    assert recall.stderr == pytest.approx(math.sqrt(0.4 * 0.6 / 20))
+
+
+def test_too_few_pictures_make_no_number(colour_judges: None) -> None:
+    check_frechet((1281, 1281), 1280)
+    with pytest.raises(ValueError, match=r"1280 pictures are fewer than needed .* --allow-few"):
+        check_frechet((1280, 5000), 1280)
+    check_frechet((5, 5), 1280, allow_few=True)
+    with pytest.raises(ValueError, match="no covariance"):
+        check_frechet((1, 5), 3, allow_few=True)
+    real = _noise(60, 1)
+    for metric, count, words in (("fid", 3, "fewer"), ("prc", 3, "3rd neighbours"), ("is", 99, "Inception Score")):
+        with pytest.raises(ValueError, match=words):
+            Comparison(Judges([metric]), real).rows(_noise(count, 0), 0, 0)
+    biased = Comparison(Judges(["fid"]), real, Rules(allow_few=True)).rows(_noise(3, 0), 0, 0)
+    assert "biased: few for 3 features" in biased[0].metric
+    with pytest.raises(ValueError, match="fid compare with real pictures: give --reference"):
+        Comparison(Judges(["fid", "is"]), None)
+
+
+def test_rows_carry_honest_names_and_hashes(colour_judges: None) -> None:
+    names = comparison.parse_metrics("fid,kid,prc,is,fd-effnet-lite0,kid-effnet-lite0,prc-effnet-lite0,fid")
+    rows = Comparison(Judges(names), _noise(100, 1)).rows(_noise(100, 0, shift=5), 8, 3, 0.25)
+    found = {row.metric.split(" (")[0]: row for row in rows}
+    assert list(found) == [
+        "FID",
+        "KID",
+        "precision-Inception",
+        "recall-Inception",
+        "Inception Score",
+        "deviation of the 10 splits of the Inception Score",
+        "FD-EffNet-Lite0",
+        "KID-EffNet-Lite0",
+        "precision-EffNet-Lite0",
+        "recall-EffNet-Lite0",
+    ]
+    assert found["FID"].value == pytest.approx(found["FD-EffNet-Lite0"].value)
+    assert found["FID"].stderr is None
+    assert found["KID"].stderr
+    assert {(row.nfe, row.idle_steps, row.seed, row.num_samples) for row in rows} == {(8, 0.25, 3, 100)}
+    same = found["FID"].reference_hash == found["KID"].reference_hash
+    assert same
+    assert len({row.reference_hash for row in rows}) == 3  # two judges, and the score has no reference
+    assert "100 generated, 100 reference" in rows[0].metric
+
+
+def test_a_reference_is_looked_at_once(tmp_path: Path) -> None:
+    calls = []
+
+    def see(images: Tensor) -> Seen:
+        calls.append(len(images))
+        return _colours(images)
+
+    first, second = Judge("Eye", 3, "weights1", see), Judge("Eye", 3, "weights2", see)
+    seen = look_once(first, _noise(5, 0), batch=4, folder=tmp_path)
+    assert calls == [4, 1]
+    assert torch.equal(look_once(first, _noise(5, 0), folder=tmp_path).features, seen.features)
+    assert len(calls) == 2
+    look_once(second, _noise(5, 0), folder=tmp_path)  # other weights
+    look_once(first, _noise(5, 1), folder=tmp_path)  # other pictures
+    look_once(first, _noise(4, 0), folder=tmp_path)  # another count
+    assert len(calls) == 5
+    (file,) = tmp_path.glob(f"seen-eye-weights1-{_noise(5, 0).fingerprint()}-5.safetensors")
+    file.write_bytes(b"torn")
+    assert torch.equal(look_once(first, _noise(5, 0), folder=tmp_path).features, seen.features)
+
+
+def test_features_that_are_no_numbers_make_no_number() -> None:
+    def broken(images: Tensor) -> Seen:
+        features = images.float().mean((-2, -1))
+        return Seen(torch.where(features > 1000, features, features / (features - features[2])))
+
+    with pytest.raises(ValueError, match="Eye gave features that are no numbers for 1 of 5 pictures, first number 2"):
+        look(Judge("Eye", 3, "w", broken), _noise(5, 0))
+
+
+def test_reference_batches(tmp_path: Path, colour_judges: None) -> None:
+    file = tmp_path / "batch.npz"
+    images = _noise(60, 0).images.permute(0, 2, 3, 1).numpy()
+    np.savez(file, images)
+    pictures, statistics = read_reference_batch(file, 8)
+    assert torch.equal(pictures.images, _noise(60, 0).images)
+    assert statistics is None
+    with pytest.raises(ValueError, match="holds 8 x 8 px, the model draws 16 x 16"):
+        read_reference_batch(file, 16)
+    np.savez(file, images, mu=np.full(3, 100.0), sigma=np.eye(3))
+    pictures, statistics = read_reference_batch(file, 8)
+    stored = Comparison(Judges(["fid"]), pictures, statistics=statistics).rows(_noise(60, 2), 0, 0)[0]
+    own = Comparison(Judges(["fid"]), pictures).rows(_noise(60, 2), 0, 0)[0]
+    assert "stored mean and covariance" in stored.metric
+    assert stored.value > own.value
+    assert stored.reference_hash != own.reference_hash
+    np.savez(file, np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="is no reference batch"):  # it would have to be unpickled
+        read_reference_batch(file, 8)
+    for content in (b"", b"PK torn"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is no reference batch"):
+            read_reference_batch(file, 8)
+    np.savez(file, images.astype(np.float32))
+    with pytest.raises(ValueError, match="float32"):
+        read_reference_batch(file, 8)
+
+
+@pytest.mark.slow
+def test_inception_by_a_file_of_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.save({}, tmp_path / "none.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        net = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth"))
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    judge = judges.inception(tmp_path / "weights.pth")
+    seen = look(judge, _noise(2, 0))
+    assert seen.features.shape == (2, judge.width)
+    assert seen.logits is not None
+    assert seen.logits.shape == (2, 1008)
+    assert torch.allclose(seen.features, net(_noise(2, 0).images)[0], atol=1e-5)
+    assert judge.fingerprint != judges.effnet().fingerprint
