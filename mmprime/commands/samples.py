@@ -27,6 +27,7 @@ NOTES = (
     "set held fixed, Inception Score over its splits.",
 )
 _AT_ONCE = 256
+_BY_COUNT = (None, "first_hitting", "nested", "token_synchronous", "halton", "raster", "coarse_first")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,11 +128,11 @@ def _prompts(pipe: Pipeline, captions: list[str], num: int, seed: int) -> list[s
 
 
 class Drawn(NamedTuple):
-    """pictures; nfe: mean forward passes of one; idle_steps: share of its steps that revealed nothing."""
+    """pictures; nfe: mean forward passes of one; idle_steps: see `idle_share`."""
 
     pictures: Pictures
     nfe: float
-    idle_steps: float
+    idle_steps: float | None
     seconds: float
 
 
@@ -158,14 +159,15 @@ def draw_pictures(pipe: Pipeline, prompts: list[str] | None, num: int, draw: Dra
     return Drawn(Pictures(torch.cat(images)), mean, idle_share(draw, mean), seconds)
 
 
-def idle_share(draw: Draw, nfe: float) -> float:
+def idle_share(draw: Draw, nfe: float) -> float | None:
     """Share of the plan's steps at which an example of `nfe` forward passes revealed nothing.
 
-    Only ancestral plans have such steps: all others give every step something to reveal.
+    Ancestral plans have such steps; plans that cut an order into steps by count have none; of policies that decide
+    while sampling it is not known here (None).
     """
-    if draw.plan != "ancestral":
+    if draw.plan in _BY_COUNT:
         return 0.0
-    return 1 - nfe / (draw.steps * (2 if draw.guidance else 1))
+    return 1 - nfe / (draw.steps * (2 if draw.guidance else 1)) if draw.plan == "ancestral" else None
 
 
 def _numbers(text: str) -> list[int]:

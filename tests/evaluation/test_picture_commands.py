@@ -1,0 +1,245 @@
+"""The commands samples, imagenet, tokenizer and captions on untrained models, with judges that see colours only."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pipeline_world import tiny_image_tokenizer, trained_looking, write_text_image_model
+from torch import Tensor
+
+from mmprime.commands import captions, imagenet, samples, tokenizer
+from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
+from mmprime.engine import Canvas, Codec, Span
+from mmprime.evaluation import Measure, judges
+from mmprime.evaluation.judges import Judge, Seen
+from mmprime.evaluation.reconstruction import psnr, reconstruct
+from mmprime.models import DiTConfig, PrimeDiT, save_model
+
+NAMES = ("red apple", "green apple", "blue car", "car", "apple")
+
+
+def _colours(images: Tensor) -> Seen:
+    mean = images.float().mean((-2, -1))
+    return Seen(mean, mean)
+
+
+@pytest.fixture(autouse=True)
+def colour_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(judges, "effnet", lambda: Judge("EffNet-Lite0", 3, "e" * 16, _colours))
+    monkeypatch.setenv("MMPRIME_CACHE", str(tmp_path / "cache"))
+    for name in ("MMPRIME_INCEPTION", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _noise(seed: int, size: int = 32) -> Image.Image:
+    pixels = torch.randint(256, (size, size, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def _folder(folder: Path, count: int, size: int = 32, first: int = 0) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        _noise(first + number, size).save(folder / f"{number}.png")
+    return folder
+
+
+def _dataset(folder: Path, size: int = 32) -> Path:
+    """Vendors a, b (train) and c (val_vendor), each with a drawing of every caption."""
+
+    def make(vendor: str, split: str, seed: int) -> list[tuple[str, Sample]]:
+        made = []
+        for number, caption in enumerate(NAMES):
+            buffer = io.BytesIO()
+            _noise(seed + number, size).save(buffer, "PNG")
+            about = {"caption": caption, "tags": [], "vendor": vendor, "split": split}
+            made.append(
+                (split, Sample(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
+            )
+        return made
+
+    plan = [("a", "train", 0), ("b", "train", 100), ("c", "val_vendor", 200)]
+    units = [
+        Unit(vendor, f"{vendor}{size}", lambda own=(vendor, split, seed): make(*own)) for vendor, split, seed in plan
+    ]
+    build_dataset(folder, "images", units, {"name": "tiny", "image_size": size}, False)
+    return folder
+
+
+def _class_model(folder: Path) -> Path:
+    """An image model of three classes."""
+    image = tiny_image_tokenizer()
+    image.save(folder / "image_tokenizer", torch.float32)
+    canvas = Canvas([Span("image", image.grid, Codec.base(16, 2))])
+    model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1, num_classes=3)))
+    save_model(folder / "model", model, canvas, {"tokenizers": {"image": "../image_tokenizer"}, "law": "nested"})
+    return folder / "model"
+
+
+def _run(module: Any, *arguments: object) -> list[Measure]:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    found: list[Measure] = module.run(parser.parse_args([str(each) for each in arguments]))
+    return found
+
+
+def test_two_folders(tmp_path: Path) -> None:
+    one, two = _folder(tmp_path / "one", 60), _folder(tmp_path / "two", 50, first=1000)
+    asked = "fd-effnet-lite0,kid-effnet-lite0,prc-effnet-lite0"
+    rows = _run(samples, "--generated", one, "--reference", two, "--metric", asked)
+    assert [row.metric.split(" ")[0] for row in rows] == [
+        "FD-EffNet-Lite0",
+        "KID-EffNet-Lite0",
+        "precision-EffNet-Lite0",
+        "recall-EffNet-Lite0",
+    ]
+    assert all(row.num_samples == 60 and row.data_hash and row.reference_hash for row in rows)
+    with pytest.raises(ValueError, match="either --generated DIR"):
+        _run(samples, "--metric", asked)
+    with pytest.raises(ValueError, match="--inception FILE"):
+        _run(samples, "--generated", one, "--reference", two)
+
+
+def test_a_model_against_a_split_at_several_steps(tmp_path: Path) -> None:
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
+    common = ("--model", model, "--data", data, "--num", 12, "--metric", "fd-effnet-lite0")
+    rows = _run(samples, *common, "--steps", "2,4", "--guidance", 1)
+    assert [row.nfe for row in rows] == [4, 8]
+    assert {row.idle_steps for row in rows} == {0}
+    assert {(row.guidance, row.sampler) for row in rows} == {(1, "nested")}
+    assert len({row.reference_hash for row in rows}) == 1
+    assert rows[0].value != rows[1].value
+    again = _run(samples, *common, "--steps", "4", "--guidance", 1)
+    assert again[0].value == pytest.approx(rows[1].value, rel=1e-9)
+    naive = _run(samples, *common, "--steps", "64", "--guidance", 0, "--plan", "ancestral")[0]
+    assert naive.idle_steps == pytest.approx(1 - naive.nfe / 64)
+    assert naive.idle_steps > 0.3  # at most 32 sub-tokens come in 64 steps
+    with pytest.raises(ValueError, match="2 pictures are fewer"):
+        _run(samples, "--model", model, "--data", data, "--num", 2, "--metric", "fd-effnet-lite0")
+
+
+def test_the_same_pictures_from_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, real = _class_model(tmp_path), _folder(tmp_path / "real", 20, size=40)
+    common = ["--model", model, "--num", 10, "--steps", 3, "--metric", "fd-effnet-lite0", "--reference", real]
+    alone = _run(imagenet, *common, "--out", tmp_path / "alone", "--batch", 4)
+    assert (alone[0].nfe, alone[0].idle_steps, alone[0].num_samples) == (6, 0, 10)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as end:
+        _run(imagenet, *common, "--out", tmp_path / "both")
+    assert end.value.code == 0
+    assert sorted(file.name for file in (tmp_path / "both").glob("*.png")) == [f"{i:06d}.png" for i in (1, 3, 5, 7, 9)]
+    monkeypatch.setenv("RANK", "0")
+    both = _run(imagenet, *common, "--out", tmp_path / "both", "--batch", 3)
+    for number in range(10):
+        files = [tmp_path / name / f"{number:06d}.png" for name in ("alone", "both")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        with Image.open(files[0]) as picture:
+            assert picture.info == {"label": str(number % 3), "nfe": "6"}
+    assert both == alone
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ValueError, match="RANK=2 of WORLD_SIZE=2"):
+        _run(imagenet, *common, "--out", tmp_path / "both")
+
+
+def test_what_is_drawn_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, real, out = _class_model(tmp_path), _folder(tmp_path / "real", 20), tmp_path / "out"
+    common = ["--model", model, "--steps", 2, "--metric", "fd-effnet-lite0", "--reference", real, "--out", out]
+    first = _run(imagenet, *common, "--num", 6)
+    (out / "000003.png").unlink()
+    capsys.readouterr()
+    assert _run(imagenet, *common, "--num", 6) == first
+    assert "drew 1 pictures" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"drawn in another way \(seed 0 there, 5 now\)"):
+        _run(imagenet, *common, "--num", 6, "--seed", 5)
+    _noise(0).save(out / "000002.png")
+    with pytest.raises(ValueError, match=r"000002\.png does not say its forward passes"):
+        _run(imagenet, *common, "--num", 6)
+    (out / "drawn.json").unlink()
+    with pytest.raises(ValueError, match=r"holds pictures and no drawn\.json"):
+        _run(imagenet, *common, "--num", 6)
+    with pytest.raises(ValueError, match="3 pictures are fewer"):  # said before anything is drawn
+        _run(imagenet, *common[:-2], "--out", tmp_path / "new", "--num", 3)
+    assert not (tmp_path / "new").exists()
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(4):
+        _noise(number).save(few / f"{number:06d}.png")
+    with pytest.raises(ValueError, match="2 of 6 pictures are missing"):
+        imagenet._await(few, 6, patience=-1)
+
+
+def test_captioned_models_have_no_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no classes"):
+        _run(
+            imagenet,
+            "--model",
+            write_text_image_model(tmp_path),
+            "--out",
+            tmp_path / "out",
+            "--metric",
+            "kid-effnet-lite0",
+        )
+
+
+def test_psnr_meets_its_formula() -> None:
+    image = torch.full((2, 3, 4, 4), 0.5)
+    shifted = image + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
+    assert psnr(image, shifted).tolist() == pytest.approx([20, 40], rel=1e-4)
+    assert psnr(image, image).tolist() == [80, 80]
+
+
+def test_a_tokenizer(tmp_path: Path) -> None:
+    tiny_image_tokenizer().save(tmp_path / "tokenizer", torch.float32)
+    data = _dataset(tmp_path / "data")
+    rows = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "fd-effnet-lite0")
+    names = [row.metric.removeprefix("val_vendor: ").split(" (")[0] for row in rows]
+    assert names == ["PSNR", "codes used", "code perplexity", "rFD-EffNet-Lite0"]
+    from mmprime.data import ImageDataset
+
+    images = ImageDataset.load(data, "val_vendor").images
+    found = reconstruct(tiny_image_tokenizer(), images, batch=2)
+    error = (images.double() / 255 - found.images.double() / 255).square().mean((1, 2, 3))
+    assert rows[0].value == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)  # but for rounding to 8 bits
+    assert rows[0].stderr == pytest.approx(float(found.psnr.std()) / 5**0.5)
+    assert 1 / 16 <= rows[1].value <= 1
+    assert 1 <= rows[2].value <= 16
+    with pytest.raises(ValueError, match="takes 32 x 32"):
+        reconstruct(tiny_image_tokenizer(), images[..., :16])
+    with pytest.raises(ValueError, match="--metric kid is not one of a tokenizer"):
+        _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "kid")
+
+
+def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmprime.evaluation import alignment, features
+
+    class Eye(torch.nn.Module):
+        fingerprint = "eye"
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+    monkeypatch.setattr(features, "EfficientNetLite0", Eye)
+    monkeypatch.setattr(alignment, "STEPS", 5)
+    plain = alignment.sentences_of
+    monkeypatch.setattr(alignment, "sentences_of", lambda captions: plain(captions, "bag of words"))
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
+    rows = _run(captions, "--model", model, "--data", data, "--num", 4, "--steps", 2, "--judge", "alignment")
+    assert rows[0].metric.endswith("bag of words among 5 captions, generated")
+    assert (rows[0].num_samples, rows[0].nfe) == (4, 4)
+    assert rows[1].metric.endswith("real drawings of c")
+    assert (rows[1].num_samples, rows[2].value) == (5, 1 / 5)
+    assert all(row.reference_hash for row in rows)
+    nearest = _run(captions, "--model", model, "--data", data, "--num", 4, "--steps", 2)
+    assert [row.metric for row in nearest] == [
+        "caption accuracy, generated",
+        "ceiling: a vendor's drawing among the others'",
+        "chance",
+    ]
+    assert (nearest[0].nfe, nearest[2].nfe) == (4, 0)
