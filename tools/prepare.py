@@ -75,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
     sub.add_argument("dataset", metavar="DIR", help="dataset folder")
     sub.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder to compare with (codes and text)")
+    sub.add_argument("--images", metavar="DIR", help="codes: the image dataset they were made of, to encode some again")
+    sub.add_argument("--max-tokens", type=positive, metavar="N", help="text: a document of more tokens is over-long")
+    sub.add_argument("--long", type=positive, default=1_000_000, metavar="N", help="text: so is one of more characters")
     return main
 
 
@@ -156,7 +159,9 @@ def shards_check(options: argparse.Namespace) -> None:
 
         return (ImageTokenizer if kind == "codes" else TextTokenizer).load(options.tokenizer)
 
-    report = check_dataset(options.dataset, load if options.tokenizer else None)
+    report = check_dataset(
+        options.dataset, load if options.tokenizer else None, options.long, options.images, options.max_tokens
+    )
     print(report)
     if report.problems:
         raise SystemExit(1)

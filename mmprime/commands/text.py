@@ -125,7 +125,7 @@ def _draw(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
             }
             name = f"{steps} steps, temperature {temperature:g}"
             print(f"{name}: {len(found.texts)} texts in {found.seconds:.1f} s of sampling")
-            yield Group(name, found.texts, about, f"{steps} steps", f"{temperature:g}")
+            yield Group(name, found.texts, about, f"{steps} steps", f"τ = {temperature:g}")
 
 
 def read_groups(file: str | Path) -> list[Group]:

@@ -1,7 +1,9 @@
 """What is in a dataset folder, and what is wrong with it.
 
 For codes the report gives the unigram entropy H = -Σ_c p_c ln p_c beside ln C: an untrained model (uniform over
-the C codes) has a NELBO of ln C nats a token, and a model that knows the code frequencies but no context has H.
+the C codes) has a NELBO of ln C nats a token, and a model that knows the code frequencies but no context has H: a floor
+for models without context, and what a trained one must lie below. Whether the codes mean to a tokenizer what they meant
+to the one that made them is tried by `digit_order`.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from typing import Any, Protocol
 import torch
 
 from .codes import CodeDataset, CodeTokenizer
+from .digit_order import AS_STORED, RENUMBERED, agreement, find_images, readings, survival
 from .images import decode_image, decode_record, known_image
 from .shards import field_of, read_index, read_shard
 from .text import read_documents
 
 SHOWN = 5
 LONG_CHARACTERS = 1_000_000
+LOOKED_AT = 32  # images whose codes are decoded or encoded again
+LEAST_AGREEMENT = 0.98  # rounding differs a little between machines
+LEAST_LEAD = 0.05  # of the codes as stored, in survival, over every other reading
+LEAST_BYTES = 1.3  # a token of a BPE that fits its text
 
 
 class TextCoder(Protocol):
@@ -59,14 +66,21 @@ def check_dataset(
     path: str | Path,
     load_tokenizer: Callable[[str], Any] | None = None,
     long_characters: int = LONG_CHARACTERS,
+    images: str | Path | None = None,
+    max_tokens: int | None = None,
 ) -> Report:
     """Read a whole dataset folder and report on it.
 
     load_tokenizer(kind) gives the tokenizer to compare with ("codes": an image tokenizer, "text": a text tokenizer);
-    it is called only for a kind that has one. Raises ValueError only if there is no readable index.
+    it is called only for a kind that has one. images: the folder the codes were made of, to encode some again.
+    max_tokens: a document of more tokens is over-long. Raises ValueError if there is no readable index, or for an
+    option that needs a tokenizer or another kind of data.
     """
     index = read_index(path)
     kind = index["kind"]
+    for name, value, meant in (("images", images, "codes"), ("max_tokens", max_tokens, "text")):
+        if value is not None and (kind != meant or load_tokenizer is None):
+            raise ValueError(f"{name} is for {meant} with their tokenizer; {path} holds {kind}")
     report = Report(kind, [f"{path}: {kind}, {', '.join(f'{n} {s}' for s, n in index['splits'].items())}"])
     report.facts.append(f"{len(index['shards'])} shards, {sum(e['bytes'] for e in index['shards']):,} bytes")
     if kind == "images":
@@ -74,9 +88,9 @@ def check_dataset(
     elif _shards_intact(path, index, report):
         tokenizer = load_tokenizer(kind) if load_tokenizer else None
         if kind == "codes":
-            _check_codes(path, tokenizer, index, report)
+            _check_codes(path, tokenizer, index, report, images)
         else:
-            _check_text(path, tokenizer, report, long_characters)
+            _check_text(path, tokenizer, report, long_characters, max_tokens)
     return report
 
 
@@ -135,7 +149,24 @@ def unigram_entropy(counts: torch.Tensor) -> float:
     return max(0.0, float(-(share * share.log()).sum()))
 
 
-def _check_codes(path: str | Path, tokenizer: CodeTokenizer | None, index: dict[str, Any], report: Report) -> None:
+def histogram(counts: torch.Tensor) -> str:
+    """How many codes are used 0 times, once, 2-3 times, 4-7 times, ...
+
+    >>> histogram(torch.tensor([0, 1, 2, 3, 9]))
+    '0: 1, 1: 1, 2-3: 2, 8-15: 1'
+    """
+    octaves = Counter(int(count).bit_length() for count in counts.tolist())
+    names = {0: "0", 1: "1"}
+    return ", ".join(f"{names.get(o, f'{2 ** (o - 1)}-{2**o - 1}')}: {octaves[o]}" for o in sorted(octaves))
+
+
+def _check_codes(
+    path: str | Path,
+    tokenizer: CodeTokenizer | None,
+    index: dict[str, Any],
+    report: Report,
+    images: str | Path | None,
+) -> None:
     try:
         data = CodeDataset.load(path)
     except ValueError as error:
@@ -143,13 +174,16 @@ def _check_codes(path: str | Path, tokenizer: CodeTokenizer | None, index: dict[
         return
     counts = torch.bincount(data.codes.flatten().long(), minlength=data.num_codes)
     entropy, dead = unigram_entropy(counts), int((counts == 0).sum())
-    top = counts.sort(descending=True).values
+    top, which = counts.sort(descending=True, stable=True)
+    shown = ", ".join(f"{code} ({count / counts.sum():.1%})" for code, count in zip(which[:SHOWN].tolist(), top))
     report.facts += [
         f"{len(data)} images of {data.grid[0]}×{data.grid[1]} codes, C = {data.num_codes}",
         f"dead codes: {dead} ({dead / data.num_codes:.1%}); the most frequent code has {top[0] / top.sum():.1%}, "
         f"the ten most frequent {top[:10].sum() / top.sum():.1%} of all tokens",
+        f"histogram (times used: codes): {histogram(counts)}",
+        f"most frequent codes: {shown}",
         f"unigram entropy: {entropy:.4f} nats = {entropy / math.log(2):.4f} bits a token "
-        f"(perplexity {math.exp(entropy):.1f})",
+        f"(perplexity {math.exp(entropy):.1f}), the floor of a model without context",
         f"NELBO of an untrained model: ln C = {math.log(data.num_codes):.4f} nats a token",
         f"tokenizer fingerprint: {data.tokenizer_fingerprint}",
     ]
@@ -162,9 +196,57 @@ def _check_codes(path: str | Path, tokenizer: CodeTokenizer | None, index: dict[
     ):
         if here != there:
             report.problems.append(f"{name} mismatch: the codes were made with {here}, this tokenizer has {there}")
+    if data.num_codes == tokenizer.num_codes and data.grid == tuple(tokenizer.grid):
+        _check_order(data, tokenizer, images, report)
 
 
-def _check_text(path: str | Path, tokenizer: TextCoder | None, report: Report, long_characters: int) -> None:
+def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, report: Report) -> None:
+    """Whether the codes mean to this tokenizer what they meant to the one that made them."""
+    tables = readings(tuple(getattr(tokenizer, "radices", ())), data.num_codes)
+    step = max(1, len(data) // LOOKED_AT)
+    pick = list(range(0, len(data), step))[:LOOKED_AT]
+    if images is not None:
+        try:
+            found, pixels = find_images(images, [data.keys[number] for number in pick])
+            if pixels is None:
+                raise ValueError(f"none of {len(pick)} keys of the codes, first {data.keys[pick[0]]!r}, is in {images}")
+            shares = agreement(data.codes[[pick[number] for number in found]], pixels, tokenizer, tables)
+        except ValueError as error:
+            report.problems.append(f"the images cannot be encoded again: {error}")
+        else:
+            report.facts.append(f"tokens that {len(found)} images encoded again agree with: {shares[AS_STORED]:.1%}")
+            if shares[AS_STORED] < LEAST_AGREEMENT:
+                _complain_of_order("agree with the images", shares, LEAST_AGREEMENT, report)
+    elif hasattr(tokenizer, "decode"):
+        shares = survival(data.codes[pick], tokenizer, tables)
+        others = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if name != AS_STORED)
+        report.facts.append(
+            f"tokens of {len(pick)} images that survive decoding and encoding: {shares[AS_STORED]:.1%} ({others})"
+        )
+        lead = shares[AS_STORED] + LEAST_LEAD
+        no_better = shares[AS_STORED] < min(shares[RENUMBERED] + LEAST_LEAD, LEAST_AGREEMENT)
+        if no_better or any(share >= lead for share in shares.values()):
+            _complain_of_order("survive decoding and encoding", shares, lead, report)
+
+
+def _complain_of_order(what: str, shares: dict[str, float], enough: float, report: Report) -> None:
+    """Name the other reading of digits that fits, if one reaches `enough`; else it is another code book."""
+    others = {name: share for name, share in shares.items() if name not in (AS_STORED, RENUMBERED)}
+    best = max(others, key=lambda name: others[name], default=AS_STORED)
+    if others.get(best, 0.0) >= enough:
+        report.problems.append(
+            f"bit order mismatch: {shares[AS_STORED]:.1%} of the tokens {what} as stored, "
+            f"{shares[best]:.1%} with {best}; convert the codes or encode the images again"
+        )
+    else:
+        report.problems.append(
+            f"code book mismatch: {shares[AS_STORED]:.1%} of the tokens {what}; another tokenizer made these codes"
+        )
+
+
+def _check_text(
+    path: str | Path, tokenizer: TextCoder | None, report: Report, long_characters: int, max_tokens: int | None
+) -> None:
     documents = read_documents(path)
     lengths = sorted(len(document.text) for document in documents)
     report.facts.append(
@@ -175,27 +257,42 @@ def _check_text(path: str | Path, tokenizer: TextCoder | None, report: Report, l
     report.complain(
         f"documents over {long_characters:,} characters", [d.name for d in documents if len(d.text) > long_characters]
     )
+    train = {document.text for document in documents if document.split == "train"}
+    leaked = [d.name for d in documents if d.split != "train" and d.text in train]
+    report.complain("held-out documents that are also in train", leaked)
     if tokenizer is None:
         return
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.long)
     outside: list[str] = []
     lossy: list[str] = []
+    over_long: list[str] = []
+    encoded_bytes = 0
     for document in documents:
         ids = torch.tensor(list(tokenizer.encode(document.text)), dtype=torch.long)
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= tokenizer.vocab_size):
             outside.append(document.name)
             continue
         counts += torch.bincount(ids, minlength=tokenizer.vocab_size)
+        encoded_bytes += len(document.text.encode())
+        if max_tokens is not None and len(ids) > max_tokens:
+            over_long.append(document.name)
         expected = document.text.lower() if getattr(tokenizer, "lowercase", False) else document.text
         if tokenizer.decode(ids.tolist()) != expected:
             lossy.append(document.name)
     report.complain(f"documents with ids outside the vocabulary of {tokenizer.vocab_size}", outside)
     report.complain("documents the tokenizer does not give back as they are (unknown pieces)", lossy)
+    report.complain(f"documents over {max_tokens} tokens", over_long)
     tokens = int(counts.sum())
     entropy = unigram_entropy(counts) if tokens else 0.0
+    if tokenizer.vocab_size > 512 and tokens > encoded_bytes / LEAST_BYTES:
+        report.problems.append(
+            f"vocabulary mismatch: {encoded_bytes / tokens:.2f} bytes a token with {tokenizer.vocab_size} ids, so most "
+            "tokens are single bytes; the tokenizer was made for other text"
+        )
     report.facts += [
         f"{tokens:,} tokens, {sum(lengths) / max(tokens, 1):.2f} characters a token; "
         f"{int((counts > 0).sum())} of {tokenizer.vocab_size} ids are used",
-        f"unigram entropy: {entropy:.4f} nats a token; NELBO of an untrained model: "
-        f"ln C = {math.log(tokenizer.vocab_size):.4f}",
+        f"unigram entropy: {entropy:.4f} nats a token = {entropy * tokens / math.log(2) / max(encoded_bytes, 1):.4f} "
+        f"bits a byte, the floor of a model without context; NELBO of an untrained model: "
+        f"ln C = {math.log(tokenizer.vocab_size):.4f} nats a token",
     ]

@@ -1,0 +1,113 @@
+"""Do stored codes mean to a tokenizer what they meant to the one that made them?
+
+Two tests, both with the codes as they are and with other readings of them:
+
+    agreement   share of tokens with code = Q(E(image)): 1 when the tokenizer made the codes. It needs the images.
+    survival    share of tokens with code = Q(E(D(code))): below 1 even for the right tokenizer, whose images are lossy,
+                but lower still for codes that mean something else, because no image it was trained on looks like that
+
+A reading is a table r (C,), code -> code. Codes that are numbers of digits (FSQ levels, LFQ bits) are written by some
+programs least significant digit first, or with each digit counted from the other end; those are the readings tried.
+Codes renumbered at random are the control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .codes import CodeTokenizer, encode_images
+from .images import decode_image, known_image
+from .shards import read_samples
+
+AS_STORED, REVERSED, FROM_THE_END = "as stored", "digits in reverse order", "each digit counted from the other end"
+RENUMBERED = "renumbered at random"
+
+
+def to_digits(codes: Tensor, radices: Sequence[int]) -> Tensor:
+    """Codes (...) -> digits (..., S), the most significant first."""
+    digits = []
+    for radix in reversed(radices):
+        digits.append(codes % radix)
+        codes = codes // radix
+    return torch.stack(digits[::-1], -1)
+
+
+def to_codes(digits: Tensor, radices: Sequence[int]) -> Tensor:
+    """The inverse of `to_digits`."""
+    codes = torch.zeros_like(digits[..., 0])
+    for place, radix in enumerate(radices):
+        codes = codes * radix + digits[..., place]
+    return codes
+
+
+def readings(radices: Sequence[int], num_codes: int) -> dict[str, Tensor]:
+    """Tables (C,) code -> code by name, no two alike: the identity, the control, and for digits their other readings.
+
+    Raises ValueError when the radices do not make num_codes.
+    """
+    stored = torch.arange(num_codes)
+    tables = {AS_STORED: stored, RENUMBERED: torch.randperm(num_codes, generator=torch.Generator().manual_seed(0))}
+    if not radices:
+        return tables
+    if int(torch.tensor(list(radices)).prod()) != num_codes:
+        raise ValueError(f"digits of {list(radices)} values do not make {num_codes} codes")
+    other_end = torch.tensor([radix - 1 for radix in radices])
+    for name, order, flip in (
+        (REVERSED, -1, False),
+        (FROM_THE_END, 1, True),
+        (f"{REVERSED}, {FROM_THE_END}", -1, True),
+    ):
+        digits = to_digits(stored, list(radices)[::order])
+        digits = digits.flip(-1) if order < 0 else digits
+        table = to_codes(other_end - digits if flip else digits, radices)
+        if not any(torch.equal(table, known) for known in tables.values()):
+            tables[name] = table
+    return tables
+
+
+def agreement(codes: Tensor, images: Tensor, tokenizer: CodeTokenizer, tables: dict[str, Tensor]) -> dict[str, float]:
+    """Of codes (n, L) and the uint8 images (n, 3, H, W) they were made of: the share that agrees, by reading.
+
+    Raises ValueError when the images do not fit the tokenizer.
+    """
+    again = encode_images(images, tokenizer).long()
+    return {name: float((table[codes.long()] == again).double().mean()) for name, table in tables.items()}
+
+
+def survival(codes: Tensor, tokenizer: Any, tables: dict[str, Tensor]) -> dict[str, float]:
+    """Of codes (n, L): the share that is the same after decoding and encoding again, by reading."""
+    device = torch.device("cpu")
+    if isinstance(tokenizer, torch.nn.Module):
+        device = next((p.device for p in tokenizer.parameters()), device)
+    shares = {}
+    for name, table in tables.items():
+        read = table[codes.long()].view(-1, *tokenizer.grid).to(device)
+        with torch.inference_mode():
+            again = tokenizer.encode(tokenizer.decode(read))
+        shares[name] = float((read == again).double().mean())
+    return shares
+
+
+def find_images(path: str | Path, keys: Sequence[str]) -> tuple[list[int], Tensor | None]:
+    """Of an image dataset folder the images of these keys: positions in `keys`, and uint8 (n, 3, H, W), None if none.
+
+    Raises ValueError for damage, and for images of different sizes.
+    """
+    place = {key: number for number, key in enumerate(keys)}
+    found: dict[int, Tensor] = {}
+    for _, key, files in read_samples(path):
+        if key in place:
+            where = f"{path}: {key}"
+            found[place[key]] = torch.from_numpy(decode_image(known_image(files, where), where).copy()).permute(2, 0, 1)
+        if len(found) == len(place):
+            break
+    sizes = {tuple(image.shape) for image in found.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"{path} has images of different sizes: {sorted(sizes)}")
+    order = sorted(found)
+    return order, torch.stack([found[number] for number in order]) if found else None
