@@ -1,0 +1,160 @@
+"""Figures of reports: lines with error bars, loss curves, reliability diagrams. Data in, one file out.
+
+matplotlib is optional (the extra `plots`) and is imported when something is drawn. Files are .png, .svg or .pdf.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from mmprime.files import whole_file
+
+FORMATS = (".png", ".svg", ".pdf")
+_WIDTH, _HEIGHT, _DPI = 6.4, 4.2, 150  # inches, inches, dots an inch
+
+
+@dataclass(frozen=True)
+class Line:
+    """A labelled line: x and y of equal length; error: one standard error of each y, None where there is none."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float | None] | None = None
+
+
+def require_plots(file: str | Path) -> None:
+    """Raises ValueError when matplotlib is missing or `file` is no kind of figure; call it before long work."""
+    if Path(file).suffix.lower() not in FORMATS:
+        raise ValueError(f"{file} is no figure; the name must end in {', '.join(FORMATS)}")
+    if util.find_spec("matplotlib") is None:
+        raise ValueError("drawing needs matplotlib: pip install 'mmprime[plots]'")
+
+
+def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: str, log_x: bool = False) -> None:
+    """Lines with error bars against x, ticks at the x that were measured."""
+    figure = _figure(file, _WIDTH, _HEIGHT)
+    axes = figure.subplots()
+    _lines(axes, lines, x_label, y_label, marker="o")
+    if log_x:
+        axes.set_xscale("log", base=2)
+    ticks = sorted({value for line in lines for value in line.x})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    _save(figure, file)
+
+
+def draw_panels(file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str) -> None:
+    """Panels side by side, each (label of y, lines), over the same x."""
+    figure = _figure(file, 1 + (_WIDTH - 1) * len(panels), _HEIGHT)
+    for axes, (y_label, lines) in zip(figure.subplots(1, len(panels), sharex=True, squeeze=False)[0], panels):
+        marker = "o" if max(len(line.x) for line in lines) <= 30 else ""
+        _lines(axes, lines, x_label, y_label, marker)
+        axes.xaxis.set_major_formatter(_engineering())
+    _save(figure, file)
+
+
+def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
+    """Share right against confidence beside the diagonal; below, how the predictions spread (shares of each line)."""
+    figure = _figure(file, 5.2, 6.2)
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    top.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
+    _lines(top, lines, "", "share of predictions that are right", marker="o")
+    top.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=None)
+    for line, share in zip(lines, shares):
+        below.plot(line.x, share, marker="o", markersize=3, linewidth=1)
+    below.set(xlabel="confidence (probability of the likeliest value)", ylabel="share of\npredictions")
+    below.set_ylim(bottom=0)
+    _bare(below)
+    _save(figure, file)
+
+
+# ---------------------------------------------------------------- training logs
+
+
+def read_log(run: str | Path) -> list[dict[str, Any]]:
+    """The entries of a run's log.jsonl, a line torn at its end left out. Raises ValueError when there is none."""
+    file = Path(run, "log.jsonl")
+    if not file.is_file():
+        raise ValueError(f"no log.jsonl in {run}: not the folder of a run")
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    entries = []
+    for number, line in enumerate(lines):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            if number + 1 < len(lines):
+                raise ValueError(f"line {number + 1} of {file} is no log entry: {error}") from error
+    return entries
+
+
+def curves(entries: Sequence[dict[str, Any]], run: str = "") -> tuple[list[Line], list[Line]]:
+    """(training losses, validation NELBOs with their errors) against examples seen.
+
+    Validation is logged by step; examples a step are taken from the training lines. The joint loss of a validation is
+    no bound, so it is no curve here. Raises ValueError on a log without a training line.
+    """
+    train = [entry for entry in entries if entry.get("kind") == "train" and entry.get("samples")]
+    if not train:
+        raise ValueError(f"the log{f' of {run}' if run else ''} has no training line yet")
+    per_step = train[-1]["samples"] / train[-1]["step"]
+    first = _by_key(train, lambda key: key.startswith("loss/"), per_step, run)
+    checks = [entry for entry in entries if entry.get("kind") == "validate"]
+    return first, _by_key(checks, _is_bound, per_step, run)
+
+
+def _is_bound(key: str) -> bool:
+    return ("nelbo" in key or key.startswith("bound")) and not key.endswith("_se")
+
+
+def _by_key(entries: Sequence[dict[str, Any]], wanted: Callable[[str], bool], per_step: float, run: str) -> list[Line]:
+    lines = []
+    for key in dict.fromkeys(key for entry in entries for key in entry if wanted(key)):
+        own = [entry for entry in entries if key in entry]
+        x = [entry["step"] * per_step for entry in own]
+        label = ": ".join(part for part in (run, key) if part)
+        lines.append(Line(label, x, [entry[key] for entry in own], [entry.get(f"{key}_se") for entry in own]))
+    return lines
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _figure(file: str | Path, width: float, height: float) -> Any:
+    require_plots(file)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _lines(axes: Any, lines: Sequence[Line], x_label: str, y_label: str, marker: str) -> None:
+    for line in lines:
+        known = line.error is not None and any(error is not None for error in line.error)
+        error = [each or 0.0 for each in line.error or ()] if known else None
+        axes.errorbar(line.x, line.y, error, label=line.label, marker=marker, markersize=4, linewidth=1.4, capsize=2)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if len(lines) > 1 or axes.get_legend_handles_labels()[1][1:]:
+        axes.legend(frameon=False, fontsize="small")
+    elif lines:
+        axes.set_title(lines[0].label, fontsize="medium", loc="left")
+    _bare(axes)
+
+
+def _bare(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _engineering() -> Any:
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(sep="")
+
+
+def _save(figure: Any, file: str | Path) -> None:
+    with whole_file(file) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
