@@ -11,7 +11,10 @@ from typing import Any, NoReturn
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
 DEFAULT_IMAGES = str(_ASSETS / "emoji")
-PLANS = ("first_hitting", "nested", "token_synchronous", "halton", "ancestral", "ordered")
+PLANS = (
+    "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "confidence",
+    "margin", "entropy", "moment", "entropy_bounded", "klass", "threshold", "factor", "blocks", "remdm",
+)  # fmt: skip
 LAWS = ("independent", "nested", "token_synchronous")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")
 ESTIMATORS = ("count", "time")

@@ -6,16 +6,16 @@ Every example has random streams of its own for its plan and its draws, so it de
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, Plan, Sample, Schedule, mix, sample
+from mmprime.engine import Canvas, Condition, Denoiser, Plan, Policy, Sample, mix, sample
+from mmprime.engine.samplers import Request, build
 
-PLANS = ("first_hitting", "nested", "token_synchronous", "halton", "ordered", "ancestral")
 _PLAN_OF_LAW = {"independent": "first_hitting"}
 _PLAN_STREAM, _DRAW_STREAM = 1, 2
 AT_ONCE = 64
@@ -25,7 +25,8 @@ AT_ONCE = 64
 class Draw:
     """How to sample. seed may be one for each example; guidance None or 0 is off, and doubles the NFE when on.
 
-    plan None is the plan of the law the model was trained on. steps bounds the forward steps of an example.
+    plan: a name of `mmprime.engine.samplers`, with its options; None is the plan of the law the model was trained on.
+    steps bounds the forward steps of an example (of policies that decide it themselves it does not).
     """
 
     steps: int = 16
@@ -35,6 +36,7 @@ class Draw:
     top_p: float = 1.0
     seed: int | Sequence[int] = 0
     trace: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def draw_rows(
     parts: list[Sample] = []
     for rows in torch.arange(len(y)).split(AT_ONCE):
         known, own = y[rows], [seeds[row] for row in rows.tolist()]
+        plan = make_plan(draw, law, canvas, known, own, absent)
         parts.append(
             sample(
                 model,
                 canvas,
-                make_plan(draw.plan or _PLAN_OF_LAW.get(law, law), canvas, known, draw.steps, own, absent),
+                plan,
                 given=known,
                 guidance=draw.guidance,
                 temperature=draw.temperature,
@@ -94,6 +97,7 @@ def draw_rows(
                 generator=[torch.Generator().manual_seed(mix(seed, _DRAW_STREAM)) for seed in own],
                 trace=draw.trace,
                 cond=None if cond is None else {name: value[rows] for name, value in cond.items()},
+                absent=absent if isinstance(plan, Policy) else None,
             )
         )
     seconds = time.perf_counter() - start
@@ -102,23 +106,12 @@ def draw_rows(
 
 
 def make_plan(
-    name: str, canvas: Canvas, y: Tensor, steps: int, seeds: Sequence[int], absent: Tensor | None = None
-) -> Plan:
-    """The plan of that name, at most `steps` steps, for rows y (B, N) whose visible values are given."""
-    if name not in PLANS:
-        raise ValueError(f"unknown plan {name!r}; there are {', '.join(PLANS)}")
+    draw: Draw, law: str, canvas: Canvas, y: Tensor, seeds: Sequence[int], absent: Tensor | None = None
+) -> Plan | Policy:
+    """The plan or policy `draw` names, for rows y (B, N) whose visible values are given."""
     streams = [torch.Generator().manual_seed(mix(seed, _PLAN_STREAM)) for seed in seeds]
-    common: dict[str, Any] = {"generator": streams, "given": (y >= 0).cpu(), "absent": absent}
-    if name == "ancestral":
-        return Plan.ancestral(canvas, Schedule.linear(), steps, len(y), **common)
-    makers: dict[str, Any] = {
-        "first_hitting": Plan.first_hitting,
-        "nested": Plan.nested,
-        "token_synchronous": Plan.token_synchronous,
-        "halton": Plan.halton,
-        "ordered": Plan.ordered,
-    }
-    return makers[name](canvas, len(y), steps=steps, **common)
+    request = Request(canvas, len(y), draw.steps, streams, (y >= 0).cpu(), absent)
+    return build(draw.plan or _PLAN_OF_LAW.get(law, law), request, draw.options)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:

@@ -39,6 +39,13 @@ def tiny_image_tokenizer() -> ImageTokenizer:
     return tokenizer
 
 
+def seeded(canvas: Canvas) -> PrimeDiT:
+    """A nano model whose weights do not depend on what ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+
+
 def trained_looking(model: PrimeDiT) -> PrimeDiT:
     """The same model with random heads, so that its laws are not uniform."""
     with torch.random.fork_rng(), torch.no_grad():
@@ -55,7 +62,7 @@ def write_text_image_model(folder: Path, random_heads: bool = True) -> Path:
     text.save(folder / "text_tokenizer")
     spans = [Span("text", TEXT_LENGTH, Codec.base(text.vocab_size, 2)), Span("image", image.grid, Codec.base(16, 2))]
     canvas = Canvas(spans)
-    model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+    model = seeded(canvas)
     extra = {
         "tokenizers": {"image": "../image_tokenizer", "text": "../text_tokenizer"},
         "law": "nested",
@@ -70,7 +77,7 @@ def write_text_model(folder: Path) -> Path:
     text = TextTokenizer.bytes()
     text.save(folder / "text_tokenizer")
     canvas = Canvas([Span("text", 24, Codec.base(text.vocab_size, 2))])
-    model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
+    model = trained_looking(seeded(canvas))
     extra = {"tokenizers": {"text": "../text_tokenizer"}, "law": "independent"}
     save_model(folder / "model", model, canvas, extra)
     return folder / "model"

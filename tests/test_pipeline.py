@@ -9,7 +9,8 @@ import torch
 from pipeline_world import CAPTIONS, TEXT_LENGTH, WORDS, tiny_image_tokenizer, write_text_image_model, write_text_model
 
 from mmprime import rendering, vocabulary
-from mmprime.drawing import PLANS, Draw
+from mmprime.console import PLANS
+from mmprime.drawing import Draw
 from mmprime.engine import MASK_ID
 from mmprime.pipeline import Pipeline, from_pretrained
 
@@ -34,11 +35,16 @@ def test_same_seed_same_picture_whatever_the_number(pipe: Pipeline) -> None:
     assert len({tuple(codes.flatten().tolist()) for codes in three.codes}) == 3
 
 
+OPEN = ("entropy_bounded", "klass", "threshold", "factor", "blocks")  # these decide their number of steps
+
+
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_draws_within_its_steps(pipe: Pipeline, plan: str) -> None:
     found = pipe.generate("blue car", 2, Draw(steps=5, plan=plan))
     assert found.images.shape == (2, 3, 32, 32)
     assert 0 <= float(found.images.min()) <= float(found.images.max()) <= 1
+    if plan in OPEN:
+        return
     assert found.nfe.max() <= 5
     guided = pipe.generate("blue car", 2, Draw(steps=5, plan=plan, guidance=1.0))
     assert guided.nfe.tolist() == (2 * found.nfe).tolist()

@@ -43,7 +43,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--num", type=console.positive, default=4, help="how many (default 4)")
     how.add_argument("--steps", type=console.positive, help="forward steps (default 16; for continuing a text 64)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
-    how.add_argument("--plan", choices=console.PLANS, help="order of revealing (default: as the model was trained)")
+    how.add_argument(
+        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
+        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
+    )  # fmt: skip
     how.add_argument("--seed", type=console.whole, default=0)
     how.add_argument("--temperature", type=float, default=1.0)
     how.add_argument("--top-p", type=float, default=1.0)
@@ -87,6 +90,27 @@ def parse_region(text: str) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
+def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
+    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
+    if not words:
+        return None, {}
+    name, *rest = words
+    if name not in console.PLANS:
+        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
+    for word in rest:
+        if "=" not in word:
+            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
+    return name, dict(word.split("=", 1) for word in rest)
+
+
+def list_samplers() -> None:
+    """Print every sampler with one line."""
+    from mmprime.engine.samplers import SAMPLERS, describe
+
+    for name in SAMPLERS:
+        print(f"{name:18} {describe(name)}")
+
+
 def snap_region(
     region: tuple[int, int, int, int], size: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[int, int, int, int]:
@@ -111,7 +135,11 @@ def snap_region(
 
 def generate(options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what the user can mend."""
+    if options.sampler == ["list"]:
+        list_samplers()
+        return
     check(options)
+    sampler, settings = parse_sampler(options.sampler)
     from mmprime.drawing import Draw
     from mmprime.pipeline import from_pretrained
 
@@ -119,7 +147,8 @@ def generate(options: argparse.Namespace) -> None:
     pictures = pipe.canvas.has("image")
     draw = Draw(
         steps=options.steps or (16 if pictures else 64),
-        plan=options.plan,
+        plan=sampler,
+        options=settings,
         guidance=options.guidance,
         temperature=options.temperature,
         top_p=options.top_p,

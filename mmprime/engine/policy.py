@@ -112,16 +112,16 @@ class Paced(Policy):
 
     def choose(self, look: Look) -> Choice:
         """The best by score: as many units as the pace asks for, never none."""
-        quota = self.quota(look)
         candidates = look.candidate.sum(-1)
+        if look.step >= self.steps:
+            return Choice(look.candidate, look.left)
+        quota = self.quota(look)
         depth = (quota + candidates - 1) // candidates.clamp(min=1)
         count = (quota + depth - 1) // depth.clamp(min=1)
         return Choice(look.best(self.score(look), count), depth)
 
     def quota(self, look: Look) -> Tensor:
-        """(B,) units to show at this step: at least one, all of them at the last step."""
-        if look.step >= self.steps:
-            return look.left
+        """(B,) units to show at this step, at least one."""
         alpha = float(self.pace.alpha(torch.tensor(1 - look.step / self.steps, dtype=torch.float64)))
         done = (alpha * look.total.double() + 1e-9).floor().long()
         return torch.minimum((done - (look.total - look.left)).clamp(min=1), look.left)

@@ -1,12 +1,12 @@
 """The likelihood numbers that exist, each with a name; one draw of any of them for a batch.
 
-    nelbo continuous LAW            E over states of Σ_events rate · -log p; the number of hidden units is uniform
-    nelbo continuous LAW by time    the same bound, hidden by t ~ U(0, 1) with weight 1/t, t stratified; its variance
-                                    diverges like ∫ dt/t, so prefer the count
-    nelbo T=K LAW                   the exact bound of K-step sampling
-    nll order ORDER                 -log p(x | plan) of one fixed order, token by token: no bound but the exact
-                                    likelihood of sampling in that order (DUEL, arXiv 2603.01367)
-    joint_loss LAW                  the training loss; no bound (see `mmprime.console.JOINT_LOSS_NOTE`)
+nelbo continuous LAW            E over states of Σ_events rate · -log p; the number of hidden units is uniform
+nelbo continuous LAW by time    the same bound, hidden by t ~ U(0, 1) with weight 1/t, t stratified; its variance
+                                diverges like ∫ dt/t, so prefer the count
+nelbo T=K LAW                   the exact bound of K-step sampling
+nll order ORDER                 -log p(x | plan) of one fixed order, token by token: no bound but the exact
+                                likelihood of sampling in that order (DUEL, arXiv 2603.01367)
+joint_loss LAW                  the training loss; no bound (see `mmprime.console.JOINT_LOSS_NOTE`)
 """
 
 from __future__ import annotations
