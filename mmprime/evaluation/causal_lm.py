@@ -68,12 +68,16 @@ class Judged:
 class Judge:
     """A causal language model with its tokenizer, in eval mode and float32.
 
-    name: what it is called in a report. fingerprint: 16 hex digits of its weights and tokenizer.
+    name: what it is called in a report. fingerprint: 16 hex digits of its weights and tokenizer. Raises ValueError for
+    a tokenizer of more ids than the model has, or without a token to start from.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, fingerprint: str) -> None:
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.name, self.fingerprint = name, fingerprint
+        known = int(model.get_input_embeddings().weight.shape[0])
+        if len(tokenizer) > known:
+            raise ValueError(f"the tokenizer of {name} has {len(tokenizer)} ids, its model {known}: they do not match")
         self.start_id = _start_id(tokenizer, name)
         longest = getattr(model.config, "max_position_embeddings", None) or _MAX_WINDOW
         self.window = min(int(longest) - 1, _MAX_WINDOW)
@@ -100,6 +104,7 @@ class Judge:
 
     @classmethod
     def _read(cls, folder: Path, name: str, fingerprint: str) -> Judge:
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
@@ -109,7 +114,7 @@ class Judge:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{folder} cannot be read as a language model: {error}") from error
         return cls(model, tokenizer, name, fingerprint)
 
