@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HELP = "confidence of predictions against how often they are right"
 NOTES = ("a calibrated model has calibration error beyond chance 0; its plain ECE is above 0 on any finite data",)
 BIN = "share right at confidence"
+DRAWN_FROM = 10  # predictions a bin must hold to be drawn; smaller ones stand in the rows alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,5 +69,7 @@ def curves(options: argparse.Namespace) -> Iterator[Curve]:
                 dataclasses.replace(row, data_hash=data_hash(data)) for row in calibration_rows(name, found, bins, seed)
             ]
             label = f"{name}: ECE {bins.ece[0]:.3f} ± {bins.ece[1]:.3f}"
-            line = Line(label, bins.confidence.tolist(), bins.accuracy.tolist(), bins.gap_error.tolist())
-            yield Curve(rows, line, (bins.count / bins.count.sum()).tolist())
+            kept = bins.count >= DRAWN_FROM
+            confidence, accuracy, error = bins.confidence[kept], bins.accuracy[kept], bins.gap_error[kept]
+            line = Line(label, confidence.tolist(), accuracy.tolist(), error.tolist())
+            yield Curve(rows, line, (bins.count[kept] / bins.count.sum()).tolist())

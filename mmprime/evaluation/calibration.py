@@ -11,7 +11,8 @@ of equal width, with gap g_b = (share right) - (mean confidence) and share w_b o
 
 What is hidden never depends on the data, so the perfect denoiser is calibrated at every state. Predictions of one
 example depend on each other: examples, not predictions, are resampled for standard errors, and s.e.(g_b) sums over
-the examples first.
+the examples first. In a bin whose predictions are all right, or all wrong, that spread says nothing, and the s.e. is
+that of a calibrated model, sqrt(Σ c (1 - c)) / n over its n confidences c.
 """
 
 from __future__ import annotations
@@ -165,7 +166,9 @@ def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
     gap = torch.where(filled, (hits - confidence) / count.clamp(min=1), 0.0)
     residual = by_example[2] - by_example[1] - gap * by_example[0]  # of each example in each bin
     correction = len(examples) / (len(examples) - 1)
-    gap_error = (correction * residual.square().sum(0)).sqrt() / count.clamp(min=1)
+    spread = correction * residual.square().sum(0)
+    uncertain = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, found.confidence * (1 - found.confidence))
+    gap_error = torch.where((hits == 0) | (hits == count), uncertain, spread).sqrt() / count.clamp(min=1)
     ece = _ece(count, gap)
     chance = float((count / count.sum() * gap_error).sum()) * math.sqrt(2 / math.pi)
     again, over = _resampled(by_example, seed)

@@ -61,11 +61,15 @@ def draw_panels(file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], 
 
 def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
     """Share right against confidence beside the diagonal; below, how the predictions spread (shares of each line)."""
-    figure = _figure(file, 5.2, 6.2)
+    figure = _figure(file, 5.2, 6.6)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     top.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
-    _lines(top, lines, "", "share of predictions that are right", marker="o")
-    top.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=None)
+    for line in lines:
+        error = [each or 0.0 for each in line.error or [None] * len(line.x)]
+        top.errorbar(line.x, line.y, error, label=line.label, marker="o", markersize=4, linestyle="", capsize=2)
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of predictions that are right")
+    _bare(top)
+    figure.legend(loc="outside upper left", frameon=False, fontsize="small")
     for line, share in zip(lines, shares):
         below.plot(line.x, share, marker="o", markersize=3, linewidth=1)
     below.set(xlabel="confidence (probability of the likeliest value)", ylabel="share of\npredictions")
