@@ -13,7 +13,7 @@ DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
 DEFAULT_IMAGES = str(_ASSETS / "emoji")
 PLANS = (
     "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "confidence",
-    "margin", "entropy", "moment", "entropy_bounded", "klass", "threshold", "factor", "blocks", "remdm",
+    "margin", "entropy", "moment", "entropy_bounded", "klass", "threshold", "factor", "blocks", "remdm", "p2",
 )  # fmt: skip
 LAWS = ("independent", "nested", "token_synchronous")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")

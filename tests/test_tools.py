@@ -83,6 +83,16 @@ def test_pictures_film_captions_and_repaint(model: Path, here: Path, capsys: pyt
     assert sorted(path.name for path in here.iterdir()) == ["a.gif", "a.png", "b.png", "c.png", "x.png"]
 
 
+def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(generate, ["--sampler", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 18
+    assert any(line.startswith("remdm") and "eta=0.1" in line for line in lines)
+    common = ["--model", model, "--steps", 3, "--num", 1, "--prompt", "red apple"]
+    assert run(generate, [*common, "--out", "a.png", "--sampler", "remdm", "eta=0.4", "kind=conf"]) == 0
+    assert Path("a.png").is_file()
+
+
 def test_same_seed_same_file(model: Path, here: Path) -> None:
     from PIL import Image, ImageChops
 
@@ -126,7 +136,9 @@ MISTAKES = [
     (["--prompt", "red apple", "--num", "many"], "not a whole number"),
     (["--prompt", "red apple", "--temperature", "-1"], "temperature"),
     (["--prompt", "red apple", "--top-p", "2"], "top_p"),
-    (["--prompt", "red apple", "--plan", "random"], "invalid choice"),
+    (["--prompt", "red apple", "--plan", "random"], "unknown sampler 'random'"),
+    (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
+    (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
     (["--prompt", "red apple", "--label", "3"], "cannot be conditioned on label"),
     (["--region", "0,0,8,8"], "--region needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),

@@ -83,6 +83,7 @@ class PolicyRun:
         shape = (*u.shape, self.policy.features)
         out = _Proposal(torch.full_like(hidden, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
         rows = hidden.any(-1).nonzero()[:, 0]
+        looked_at = self.free[example] if self.policy.judges_shown else hidden
         if not len(rows):
             return out
         asked = example[rows]
@@ -91,7 +92,7 @@ class PolicyRun:
         self.nfe[asked] += getattr(self.denoiser, "passes_per_call", 1)
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
-            wanted = self.canvas.view(hidden[rows], span.name)
+            wanted = self.canvas.view(looked_at[rows], span.name)
             row, token = wanted.any(-1).nonzero(as_tuple=True)
             for part in chunks(len(row), span):
                 a, i = row[part], token[part]
@@ -108,7 +109,10 @@ class PolicyRun:
         cell, out.confidence[row, token], out.entropy[row, token] = draw(grid, shown, u, self.temperature, self.top_p)
         digits = unravel(cell, span.codec.radices)
         self.canvas.view(out.values, span.name)[row, inside] = digits
-        law, value = unit_law(log_posterior(grid, shown), first, cell, digits, self.policy.unit)
+        whole = (shown >= 0).all(-1, keepdim=True)  # only where shown tokens are judged: their law as if hidden
+        law, value = unit_law(
+            log_posterior(grid, shown.masked_fill(whole, MASK_ID)), first, cell, digits, self.policy.unit
+        )
         out.feature[row, token] = self.policy.describe(law, value, place)
 
     def _show(self, k: int, hidden: Tensor, look: Look, proposal: _Proposal) -> None:

@@ -39,11 +39,12 @@ class Look:
     shown: Tensor
     example: Tensor
 
-    def best(self, score: Tensor, count: Tensor) -> Tensor:
-        """(B, L): the `count` (B,) candidates of the highest score (B, L); ties go to the earlier token."""
-        order = score.masked_fill(~self.candidate, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    def best(self, score: Tensor, count: Tensor, among: Tensor | None = None) -> Tensor:
+        """(B, L): the `count` (B,) candidates (or tokens `among`) of the highest score; ties go to the earlier one."""
+        among = self.candidate if among is None else among
+        order = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True)
         place = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
-        return self.candidate & (place < count[:, None])
+        return among & (place < count[:, None])
 
     def gumbel(self) -> Tensor:
         """(B, L) exact standard Gumbel noise, float64."""
@@ -66,6 +67,7 @@ class Policy:
     features = 1  # F of `describe`
     remasks = False  # may hide again, and shows nothing at some steps; ends at `last_step`
     last_step = 0
+    judges_shown = False  # shown tokens are described too, by their law as if hidden (unit "token")
 
     def __init__(self, unit: str = "digit") -> None:
         if unit not in UNITS:

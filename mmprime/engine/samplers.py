@@ -211,3 +211,9 @@ def blocks(request: Request, *, size: int = 16, gamma: float = 0.1, unit: str = 
 def remdm(request: Request, *, kind: str = "cap", eta: float = 0.1, hold: float = 0.1) -> Policy:
     """whole tokens, some of them hidden again on the way"""
     return policies.ReMDM(request.steps, kind, eta, hold)
+
+
+@_register
+def p2(request: Request, *, eta: float = 1.0) -> Policy:
+    """path planning: whole tokens, the least credible hidden again at every step"""
+    return policies.PathPlanning(request.steps, eta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import oracle
 import pytest
@@ -17,6 +18,7 @@ from mmprime.engine.policies import (
     Klass,
     Margin,
     Moment,
+    PathPlanning,
     ReMDM,
     Threshold,
 )
@@ -218,6 +220,24 @@ def test_without_remasking_it_is_ancestral_sampling():
     oracle.assert_law(drawn(record), (-nll).exp())
 
 
+def test_path_planning_keeps_the_most_credible():
+    policy = PathPlanning(4, eta=0.5)
+    seen = look([[-1.0, -0.4, -0.6, -3.0]], step=2, hidden=[True, True, False, False])
+    choice = policy.choose(replace(seen, total=torch.tensor([4])))  # scores -1.0, -0.4, -0.3, -1.5: two are kept
+    assert choice.reveal.tolist() == [[False, True, False, False]]
+    assert choice.hide.tolist() == [[False, False, False, True]]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_path_planning_shows_a_growing_share_and_ends_whole(eta):
+    record = sample(WRONG, CANVAS, PathPlanning(3, eta), batch=60, generator=13, trace=True)
+    WORLD.index(record.y)
+    shown = (record.trace.y[..., CANVAS.digit_of == 0] >= 0).sum(-1)
+    assert shown.float().mean(1).tolist() == [1, 2, 3]
+    taken_back = ((record.trace.y[:-1] >= 0) & (record.trace.y[1:] < 0)).any()
+    assert bool(taken_back) == (eta > 0)
+
+
 def test_many_remasking_steps_of_the_perfect_denoiser_come_near_the_data():
     def distance(policy):
         return float((drawn(sample(PERFECT, CANVAS, policy, batch=BATCH, generator=12)) / BATCH - WORLD.p).abs().sum())
@@ -239,6 +259,7 @@ def test_many_remasking_steps_of_the_perfect_denoiser_come_near_the_data():
         (lambda: Blocks(Margin(), 0), "at least one token"),
         (lambda: ReMDM(kind="hard"), "unknown kind of remasking 'hard'"),
         (lambda: ReMDM(eta=1.5), "eta in"),
+        (lambda: PathPlanning(eta=-1.0), "eta >= 0, got"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(make, message):

@@ -7,7 +7,19 @@ from .entropy_bounded import EntropyBounded
 from .klass import Klass
 from .margin import Margin
 from .moment import Moment
+from .p2 import PathPlanning
 from .remdm import ReMDM
 from .threshold import Threshold
 
-__all__ = ["Blocks", "Confidence", "Entropy", "EntropyBounded", "Klass", "Margin", "Moment", "ReMDM", "Threshold"]
+__all__ = [
+    "Blocks",
+    "Confidence",
+    "Entropy",
+    "EntropyBounded",
+    "Klass",
+    "Margin",
+    "Moment",
+    "PathPlanning",
+    "ReMDM",
+    "Threshold",
+]
