@@ -261,13 +261,13 @@ def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, A
 
 def _summary(groups: Sequence[Group], found: Sequence[tuple[Judged, Diversity]], judge: str, units: str) -> str:
     """One line a group, the perplexity beside the rest."""
-    lines = [("", f"gen. perplexity ({judge})", f"entropy, nats/{units[:-1]}", "distinct-1", "-2", "-3", "-4")]
-    lines[0] += (f"repetition-{_REPETITION}", f"longest repeat, {units}")
+    heads = ["", f"gen. perplexity ({judge})", f"entropy, nats/{units[:-1]}", "distinct-1", "-2", "-3", "-4"]
+    lines = [[*heads, f"repetition-{_REPETITION}", f"longest repeat, {units}"]]
     for group, (judged, varied) in zip(groups, found):
         shares = [f"{varied.distinct[n]:.3f}" if n in varied.distinct else "-" for n in (1, 2, 3, 4)]
         again = varied.repetition.get(_REPETITION)
         cells = [group.name, _with_error(*judged.perplexity, 1), _with_error(*varied.entropy, 3), *shares]
-        lines.append((*cells, "-" if again is None else _with_error(*again, 3), f"{varied.longest_repeat[0]:.1f}"))
+        lines.append([*cells, "-" if again is None else _with_error(*again, 3), f"{varied.longest_repeat[0]:.1f}"])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in lines
