@@ -96,6 +96,8 @@ def pivot(rows: Sequence[Row], by: str = "metric") -> str:
     """
     down: Callable[[Row], tuple[str, ...]]
     across: Callable[[Row], Any]
+    head: tuple[str, ...]
+    same: tuple[str, ...]
     if by == "nfe":
         head, down, across = ("metric", "unit", "file"), _nfe_line, lambda row: row.measure.nfe
         columns: list[Any] = sorted({row.measure.nfe for row in rows})
@@ -141,7 +143,7 @@ def show(measure: Measure) -> str:
 
 def sources(rows: Sequence[Row]) -> str:
     """A line for each file and command: what was measured, on what, and how to get it again."""
-    lines = {}
+    lines: dict[str, None] = {}
     for row in rows:
         about = [f"{name} {value}" for name in ("model_hash", *SAME_TASK) if (value := getattr(row.measure, name))]
         lines[f"- {row.file}: `{row.measure.command}`" + (f" ({', '.join(about)})" if about else "")] = None
