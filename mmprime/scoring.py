@@ -75,8 +75,10 @@ def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: i
         load_documents(data, split), tokenizer.encode, tokenizer.end_id, pipe.canvas.span("text").num_tokens
     )
     ids = rows[choose(len(rows), limit, seed)]
-    sizes = torch.tensor([_row_bytes(tokenizer, row) for row in ids.tolist()])
-    return Scored(pipe.canvas.pack({"text": ids.to(pipe.device)}), None, Sizes(sizes))
+    texts = [_row_texts(tokenizer, row) for row in ids.tolist()]
+    sizes = torch.tensor([sum(len(text.encode()) + 1 for text in parts) - 1 for parts in texts])  # an end is a byte
+    words = torch.tensor([sum(len(text.split()) for text in parts) for parts in texts])
+    return Scored(pipe.canvas.pack({"text": ids.to(pipe.device)}), None, Sizes(sizes, text_words=words))
 
 
 def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, kind: str) -> Scored:
@@ -93,15 +95,16 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
         codes = encode_images(pictures.images[pick], pipe.image_tokenizer)
     known = {"image": codes.long().to(pipe.device)}
     captions = [dataset.captions[index] for index in pick]
-    text_bytes = None
+    text_bytes = text_words = None
     if pipe.canvas.has("text"):
         known["text"] = pipe.encode_captions(captions)
-        text_bytes = _bytes(captions)
+        text_bytes = torch.tensor([len(text.encode()) for text in captions])
+        text_words = torch.tensor([len(text.split()) for text in captions])
     pixels = 3 * pipe.image_tokenizer.image_size**2 if pipe.image_tokenizer is not None else None
     cond = None
     if pipe.model.config.num_classes is not None and dataset.labels is not None:
         cond = {"label": dataset.labels[pick].to(pipe.device)}
-    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels))
+    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words))
 
 
 def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:
@@ -121,14 +124,10 @@ def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Te
     return dataset.codes
 
 
-def _row_bytes(tokenizer: TextTokenizer, row: Sequence[int]) -> int:
-    """UTF-8 bytes of a row of joined documents, an end counting as one byte."""
-    total, start = 0, 0
+def _row_texts(tokenizer: TextTokenizer, row: Sequence[int]) -> list[str]:
+    """The pieces of documents in a row, cut at the ends."""
+    texts, start = [], 0
     for place in [*[i for i, token in enumerate(row) if token == tokenizer.end_id], len(row)]:
-        total += len(tokenizer.decode(row[start:place]).encode()) + 1
+        texts.append(tokenizer.decode(row[start:place]))
         start = place + 1
-    return total - 1  # the row itself does not end with an end
-
-
-def _bytes(texts: Sequence[str]) -> Tensor:
-    return torch.tensor([len(text.encode()) for text in texts])
+    return texts

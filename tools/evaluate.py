@@ -3,9 +3,17 @@
     python tools/evaluate.py likelihood --model DIR [--data DIR] [--split val] [--steps 4,16,64]
         bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
     python tools/evaluate.py samples --generated DIR --reference DIR --inception FILE
-        Fréchet distance between two folders of pictures: FID, or --metric fd-effnet-lite0
+        FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
     python tools/evaluate.py captions --model DIR [--num 300] [--steps 32]
         how often the nearest real drawing of a generated one carries its caption
+    python tools/evaluate.py text --model DIR [--temperature 0.7,1]
+        generative perplexity by a causal language model, beside entropy, distinct-n and repetition
+    python tools/evaluate.py tokenizer --tokenizer DIR
+        PSNR, code use, rFID of an image tokenizer
+    python tools/evaluate.py imagenet --model DIR --out DIR --reference FILE
+        FID-50k of a class-conditional model; also under torchrun
+    python tools/evaluate.py calibration --model DIR
+        confidence of predictions against how often they are right
 
 Exit codes: 0 done, 2 a mistake in what was asked (one line).
 """
@@ -21,9 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmprime import console  # noqa: E402
-from mmprime.commands import captions, likelihood, samples  # noqa: E402
+from mmprime.commands import calibration, captions, imagenet, likelihood, samples, text, tokenizer  # noqa: E402
 
-COMMANDS = {"likelihood": likelihood, "samples": samples, "captions": captions}
+COMMANDS = {
+    "likelihood": likelihood,
+    "samples": samples,
+    "captions": captions,
+    "text": text,
+    "tokenizer": tokenizer,
+    "imagenet": imagenet,
+    "calibration": calibration,
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -51,9 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Measure]:
     """All numbers on each split."""
     from mmprime.evaluation.likelihood import Effort, measures
-    from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
-    from mmprime.scoring import load_scored, splits_of
+    from mmprime.scoring import hash_of, load_scored, splits_of
 
     effort = Effort(options.samples, options.seed, options.batch, options.precision)
     pipe = from_pretrained(options.model)
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
             cond=scored.cond,
             effort=effort,
         )
-        rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=data_hash(data)) for row in found]
+        rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=hash_of(data)) for row in found]
     return rows
 
 

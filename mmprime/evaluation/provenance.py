@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PACKAGES = ("mmprime", "torch", "torchvision", "timm", "torch-fidelity", "transformers", "tokenizers")
+PACKAGES = ("mmprime", "torch", "torchvision", "timm", "torch-fidelity", "transformers", "gguf", "tokenizers")
 DIGITS = 16
 
 

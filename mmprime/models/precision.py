@@ -10,9 +10,10 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
-    """The context to run a forward pass in. auto: bf16 on CUDA; fp32 elsewhere (bf16 pays only on CPUs with AVX512-BF16 or AMX).
+    """The context to run a forward pass in. auto: bf16 on CUDA; fp32 elsewhere.
 
-    Weights stay in float32. Raises ValueError on an unknown word.
+    bf16 pays on CPUs too where they have AVX512-BF16 or AMX. Weights stay in float32.
+    Raises ValueError on an unknown word.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; there are {', '.join(PRECISIONS)}")
