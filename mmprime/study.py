@@ -103,7 +103,9 @@ class Study:
         judge: Mapping[str, Any] = given.get("judge") or {}
         if odd := sorted(set(judge) - set(Judging.__dataclass_fields__)):
             raise ValueError(f"{file}: judge has no key {odd[0]!r}")
-        fixed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in judge.items()}
+        fixed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in judge.items()
+        }
         axes = {
             str(axis): {str(name): list(values) for name, values in choices.items()}
             for axis, choices in (given.get("axes") or {}).items()
