@@ -272,7 +272,7 @@ def test_evaluation_mistakes(model: Path, drawings: Path, here: Path, capsys: py
         (score, "give --data DIR"),
         ([*score, "--data", data, "--split", "test"], "no split 'test'"),
         ([*score, "--data", data, "--tasks", "sound"], "no task 'sound'"),
-        ([*score, "--data", data, "--laws", "sorted"], "unknown law 'sorted'"),
+        ([*score, "--data", data, "--laws", "sorted"], "unknown 'sorted'"),
         ([*score, "--data", here / "absent"], "absent"),
         (["likelihood", "--model", "absent"], "no model at absent"),
         (["samples", "--generated", "a", "--reference", "b"], "--inception"),
