@@ -145,7 +145,7 @@ def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
     trainer = build_trainer(load_config(cell.config, overrides))
     outcome = trainer.run()
     if outcome.signal is not None:
-        raise InterruptedError(f"{cell.name} was stopped at step {outcome.step}; the same command goes on")
+        raise KeyboardInterrupt(f"{cell.name} was stopped at step {outcome.step}; the same command goes on")
     rows = stamp(judge(trainer, study.judging), versions=versions(), command=command)
     write_text(file, to_json(rows))
     return rows

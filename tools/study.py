@@ -92,7 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     options = parse(typed)
     options.typed = typed
-    return console.run(study, options)
+    try:
+        return console.run(study, options)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
