@@ -43,6 +43,15 @@ def splits_of(data: str | Path, asked: str) -> list[str]:
     return found
 
 
+def data_of(pipe: Pipeline | None, asked: str | None) -> Path:
+    """The data asked for, else what the model was trained on. Raises ValueError when neither is said."""
+    if asked:
+        return Path(asked)
+    if pipe is None or pipe.data is None:
+        raise ValueError("the model does not say what it was trained on; give --data PATH")
+    return pipe.data
+
+
 def hash_of(data: str | Path) -> str:
     """16 hex digits of a dataset folder, or of plain text. Raises ValueError when `data` is neither."""
     return plain_hash(data) if is_plain(data) else provenance.data_hash(data)

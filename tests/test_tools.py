@@ -269,7 +269,7 @@ def test_evaluation_mistakes(model: Path, drawings: Path, here: Path, capsys: py
     before = sorted(here.rglob("*"))
     score = ["likelihood", "--model", model]
     for arguments, complaint in (
-        (score, "give --data DIR"),
+        (score, "give --data PATH"),
         ([*score, "--data", data, "--split", "test"], "no split 'test'"),
         ([*score, "--data", data, "--tasks", "sound"], "no task 'sound'"),
         ([*score, "--data", data, "--laws", "sorted"], "unknown 'sorted'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmprime import console
@@ -50,14 +49,11 @@ def curves(options: argparse.Namespace) -> Iterator[Curve]:
     """One curve for each split and task. Raises ValueError when the data do not fit the model."""
     from mmprime.evaluation.calibration import bin_predictions, calibration_rows, predict
     from mmprime.evaluation.likelihood import choose, tasks
-    from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
-    from mmprime.scoring import load_scored, splits_of
+    from mmprime.scoring import data_of, hash_of, load_scored, splits_of
 
     pipe = from_pretrained(options.model)
-    data = Path(options.data) if options.data else pipe.data
-    if data is None:
-        raise ValueError("the model does not say what it was trained on; give --data DIR")
+    data = data_of(pipe, options.data)
     known, law, seed = tasks(pipe.canvas), options.law or pipe.law, options.seed
     wanted = choose(known, options.tasks) if options.tasks else [task for task in known if len(task.scored) == 1]
     for split in splits_of(data, options.split):
@@ -66,7 +62,7 @@ def curves(options: argparse.Namespace) -> Iterator[Curve]:
             found = predict(pipe.model, pipe.canvas, scored.y0, law, task, options.samples, seed, cond=scored.cond)
             bins, name = bin_predictions(found, options.bins, seed), f"{split}: {task.name} {law}"
             rows = [
-                dataclasses.replace(row, data_hash=data_hash(data)) for row in calibration_rows(name, found, bins, seed)
+                dataclasses.replace(row, data_hash=hash_of(data)) for row in calibration_rows(name, found, bins, seed)
             ]
             label = f"{name}: ECE {bins.ece[0]:.3f} ± {bins.ece[1]:.3f}"
             kept = bins.count >= DRAWN_FROM

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmprime import console
@@ -23,13 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model", default=console.DEFAULT_MODEL)
     what.add_argument("--data", help="dataset folder: codes, images or text (default: what the model was trained on)")
     what.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
-    what.add_argument("--tasks", type=_names, help="e.g. image|text,text|image,joint (default: all)")
+    what.add_argument("--tasks", type=console.list_of(str), help="e.g. image|text,text|image,joint (default: all)")
     what.add_argument(
         "--region", metavar="x0,y0,x1,y1", type=_box, action="append", default=[],
         help="also a box of image codes given the rest, x1 and y1 excluded; may be repeated",
     )  # fmt: skip
     numbers = parser.add_argument_group("numbers")
-    numbers.add_argument("--steps", type=_numbers, default=[4, 16, 64], help="T of finite-T bounds, e.g. 4,16,64")
+    numbers.add_argument(
+        "--steps",
+        type=console.numbers,
+        default=[4, 16, 64],
+        help="T of finite-T bounds, e.g. 4,16,64",
+    )
     numbers.add_argument("--laws", type=_among(console.LAWS), default=list(console.LAWS), help="of continuous bounds")
     numbers.add_argument(
         "--estimators", type=_among(console.ESTIMATORS), default=["count"],
@@ -52,13 +56,11 @@ def run(options: argparse.Namespace) -> list[Measure]:
     """All numbers on each split."""
     from mmprime.evaluation.likelihood import Effort, measures
     from mmprime.pipeline import from_pretrained
-    from mmprime.scoring import hash_of, load_scored, splits_of
+    from mmprime.scoring import data_of, hash_of, load_scored, splits_of
 
     effort = Effort(options.samples, options.seed, options.batch, options.precision)
     pipe = from_pretrained(options.model)
-    data = Path(options.data) if options.data else pipe.data
-    if data is None:
-        raise ValueError("the model does not say what it was trained on; give --data DIR")
+    data = data_of(pipe, options.data)
     rows: list[Measure] = []
     for split in splits_of(data, options.split):
         scored = load_scored(pipe, data, split, options.limit, options.seed)
@@ -81,16 +83,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     return rows
 
 
-def _numbers(text: str) -> list[int]:
-    return [console.positive(part) for part in _names(text)]
-
-
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _box(text: str) -> tuple[int, ...]:
-    parts = tuple(console.whole(part) for part in _names(text))
+    parts = tuple(console.list_of(console.whole)(text))
     if len(parts) != 4:
         raise argparse.ArgumentTypeError(f"{text!r} is not four numbers x0,y0,x1,y1")
     return parts
@@ -100,7 +94,7 @@ def _among(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     """An argparse type: a list of names out of `known`."""
 
     def parse(text: str) -> list[str]:
-        names = _names(text)
+        names = console.list_of(str)(text)
         for name in names:
             if name not in known:
                 raise argparse.ArgumentTypeError(f"unknown {name!r}; there are {', '.join(known)}")

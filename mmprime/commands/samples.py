@@ -38,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="with --model: captioned images (real pictures)")
     parser.add_argument("--split", default="train", help="with --model: a split, or the start of some")
     parser.add_argument("--num", type=console.positive, default=1000, help="with --model: how many to draw")
-    parser.add_argument("--steps", type=_numbers, default=[32], help="with --model: step counts, e.g. 4,8,16,32")
+    parser.add_argument(
+        "--steps",
+        type=console.numbers,
+        default=[32],
+        help="with --model: step counts, e.g. 4,8,16,32",
+    )
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--plan", choices=console.PLANS)
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -168,7 +173,3 @@ def idle_share(draw: Draw, nfe: float) -> float | None:
     if draw.plan in _BY_COUNT:
         return 0.0
     return 1 - nfe / (draw.steps * (2 if draw.guidance else 1)) if draw.plan == "ancestral" else None
-
-
-def _numbers(text: str) -> list[int]:
-    return [console.positive(part.strip()) for part in text.split(",") if part.strip()]

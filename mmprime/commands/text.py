@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="PATH", help="real text: dataset folder, .txt file or folder of them")
     parser.add_argument("--split", default="val", help="of a dataset folder (default val)")
     parser.add_argument("--num", type=console.positive, default=64, help="texts of each group")
-    parser.add_argument("--steps", type=_list_of(console.positive), default=[16, 64], help="e.g. 16,64")
-    parser.add_argument("--temperature", type=_list_of(_temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0")
+    parser.add_argument("--steps", type=console.numbers, default=[16, 64], help="e.g. 16,64")
+    parser.add_argument("--temperature", type=console.list_of(_temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0")
     parser.add_argument("--plan", choices=console.PLANS, help="order of revealing (default: as the model was trained)")
     parser.add_argument("--prompt", default="", help="what every text continues (default: nothing); it is judged too")
     parser.add_argument("--units", choices=("words", "tokens"), default="words", help="of entropy and n-grams")
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Measure]:
     """The rows of every group and of the anchors."""
     from mmprime.evaluation.causal_lm import Judge, require_transformers, smollm2_file
+    from mmprime.scoring import data_of
 
     if options.texts is not None and options.model is not None:
         raise ValueError("--texts judges a file and --model draws texts: give one of them")
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     if options.judge is None:
         smollm2_file()  # refuse before anything is drawn
     pipe = None if options.texts is not None else _text_pipeline(options.model or DEFAULT_MODEL)
-    data = _real_data(options, pipe)
+    data = data_of(pipe, options.data)
     groups = read_groups(options.texts) if pipe is None else list(_draw(pipe, options))
     groups += _anchors(groups, data, options)
     if options.save:
@@ -164,13 +165,6 @@ def _entries(content: str, file: Path) -> list[Any]:
     if not isinstance(found, list):
         raise ValueError(f"{file} holds a {type(found).__name__}, not a list of texts")
     return found
-
-
-def _real_data(options: argparse.Namespace, pipe: Pipeline | None) -> Path:
-    data = Path(options.data) if options.data else pipe.data if pipe is not None else None
-    if data is None:
-        raise ValueError("the model does not say what it was trained on; give real text as an anchor: --data PATH")
-    return data
 
 
 def _anchors(groups: Sequence[Group], data: Path, options: argparse.Namespace) -> list[Group]:
@@ -291,18 +285,6 @@ def _plot(
     with whole_file(file) as temporary:
         draw(points, temporary, units, judge)
     print(f"frontier in {file}")
-
-
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """An argparse type: a list with commas."""
-
-    def parse(text: str) -> list[Any]:
-        found = [kind(part.strip()) for part in text.split(",") if part.strip()]
-        if not found:
-            raise argparse.ArgumentTypeError(f"{text!r} lists nothing")
-        return found
-
-    return parse
 
 
 def _temperature(text: str) -> float:
