@@ -16,11 +16,13 @@ from .masking import corrupt, partial_states, transition_matrix
 from .plan import ABSENT, Plan, halton_order
 from .policy import Policy
 from .rng import mix
-from .sampling import Sample, Trace, sample
+from .run import Run
+from .sampling import Sample, Trace, begin, sample, stream
 from .schedule import AlphaValue, Schedule
 
 __all__ = [
     "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "Codec", "Condition", "Denoiser", "ExactLikelihood",
-    "Guided", "Plan", "Policy", "Sample", "Schedule", "Span", "Trace", "corrupt", "halton_order", "joint_loss",
-    "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "transition_matrix",
+    "Guided", "Plan", "Policy", "Run", "Sample", "Schedule", "Span", "Trace", "begin", "corrupt", "halton_order",
+    "joint_loss", "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "stream",
+    "transition_matrix",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ shown, and a run of a policy leaves the same record as a run of a plan.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,12 +16,16 @@ from .canvas import Canvas, Span
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, chunks, token_grid
 from .grid import draw, log_posterior, unravel
+from .plan import ABSENT
 from .policy import Look, Policy
 from .rng import uniforms
+from .run import Drawing, Run
+
+_LATER = torch.iinfo(torch.int64).max  # the rank of what is not revealed yet
 
 
-class PolicyRun:
-    """The state of one run: y (B, N), rank (B, N) as executed (0 given, -1 absent), nfe (B,) forward passes."""
+class PolicyRun(Run):
+    """The run of a policy: `rank` as executed. free (B, N) is what the policy may reveal."""
 
     def __init__(
         self,
@@ -30,17 +35,12 @@ class PolicyRun:
         y: Tensor,
         free: Tensor,
         streams: list[torch.Generator],
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        drawing: Drawing,
         cond: Condition | None = None,
     ) -> None:
-        self.denoiser, self.canvas, self.policy, self.cond = denoiser, canvas, policy, cond
-        self.y, self.free, self.streams = y, free, streams
-        self.temperature, self.top_p = temperature / policy.sharpness, top_p
-        self.rank = torch.where(free, torch.iinfo(torch.int64).max, torch.where(y >= 0, 0, -1))
-        self.nfe = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-        self.confidence = torch.full(y.shape, torch.nan, dtype=torch.float64, device=y.device)
-        self.entropy = self.confidence.clone()
+        rank = torch.where(free, _LATER, torch.where(y >= 0, 0, ABSENT))
+        super().__init__(denoiser, canvas, y, rank, streams, drawing, cond)
+        self.policy, self.free = policy, free
         self.total = self._units()
         policy.start(len(y), canvas.num_tokens)
 
@@ -49,14 +49,30 @@ class PolicyRun:
         """(B, N): what is still to be shown."""
         return self.free & (self.y < 0)
 
-    def step(self, k: int) -> bool:
+    @property
+    def idle_steps(self) -> Tensor:
+        return torch.zeros_like(self.nfe)
+
+    def state(self) -> dict[str, Tensor]:
+        return {**super().state(), **{f"policy.{name}": value for name, value in self.policy.state().items()}}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        if not torch.equal(self.rank > 0, self.free):
+            raise ValueError("the state belongs to a run with other given parts")
+        own = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
+        self.policy.load_state(own)
+
+    @torch.no_grad()
+    def step(self) -> bool:
         """One step of every example that is not done; False when all are. An example with nothing hidden is not
         forwarded. Raises RuntimeError if a policy that does not remask shows nothing."""
-        hidden = self.hidden
+        hidden, k = self.hidden, self.number + 1
         remasking = self.policy.remasks and k <= self.policy.last_step
         example = torch.arange(len(hidden)) if remasking else hidden.any(-1).nonzero()[:, 0]
         if not len(example):
             return False
+        self.number = k
         hidden = hidden[example]
         tokens = self.canvas.num_tokens
         u = uniforms([self.streams[b] for b in example.tolist()], 2 * tokens).to(self.y.device)
@@ -87,9 +103,7 @@ class PolicyRun:
         if not len(rows):
             return out
         asked = example[rows]
-        cond = None if self.cond is None else {name: value[asked] for name, value in self.cond.items()}
-        states = self.denoiser(self.y[asked], self.canvas, cond)
-        self.nfe[asked] += getattr(self.denoiser, "passes_per_call", 1)
+        states = self.forward(asked)
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
             wanted = self.canvas.view(looked_at[rows], span.name)
@@ -106,7 +120,9 @@ class PolicyRun:
         inside = token - self.canvas.token_slice(span.name).start
         shown = self.canvas.view(self.y, span.name)[example, inside]
         grid = token_grid(self.denoiser, states, span)
-        cell, out.confidence[row, token], out.entropy[row, token] = draw(grid, shown, u, self.temperature, self.top_p)
+        temperature = self.drawing.of(self.canvas, span, inside, first) / self.policy.sharpness
+        drawn = draw(grid, shown, u, temperature, self.drawing.top_p)
+        cell, out.confidence[row, token], out.entropy[row, token] = drawn
         digits = unravel(cell, span.codec.radices)
         self.canvas.view(out.values, span.name)[row, inside] = digits
         whole = (shown >= 0).all(-1, keepdim=True)  # only where shown tokens are judged: their law as if hidden

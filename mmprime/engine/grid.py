@@ -49,24 +49,25 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
 
 
 def draw(
-    grid: Tensor, y: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0
+    grid: Tensor, y: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a whole cell for each token from p(cell | y): exact in float64.
 
     grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
     Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the law drawn from.
-    temperature 0 takes the most probable cell. top_p keeps the smallest set of cells of at least that probability.
+    temperature (a number or (M,)) 0 takes the most probable cell. top_p keeps the smallest set of cells of at least
+    that probability.
     Raises ValueError when no code agrees with the visible digits of a token.
     """
     logits = constrain(grid, y).flatten(1).double()
     nothing = torch.isneginf(logits).all(-1)
     if nothing.any():
         raise ValueError(f"no code agrees with the visible digits {y[nothing][0].tolist()}")
-    if temperature > 0:
-        logits = logits / temperature
-    probs = torch.softmax(logits, -1)
-    if temperature == 0:
-        probs = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
+    heat = torch.as_tensor(temperature, dtype=torch.float64, device=logits.device).expand(len(logits))[:, None]
+    probs = torch.softmax(logits / torch.where(heat > 0, heat, 1.0), -1)
+    if bool((heat == 0).any()):
+        surest = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
+        probs = torch.where(heat == 0, surest, probs)
     if top_p < 1:
         probs = _nucleus(probs, top_p)
     cell = categorical(probs, u.to(probs.device))

@@ -10,6 +10,7 @@ distribution of the sample exact; choosing by the drawn value (as MaskGIT does) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,13 @@ class Policy:
 
     def start(self, batch: int, tokens: int) -> None:
         """Called before the first step of a run; forget what an earlier run left."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What `choose` and `describe` remember from step to step."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state` gave."""
 
     def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
         """What to remember of some units: law (m, K) float64 probabilities, before temperature and top-p; value (m,)

@@ -7,6 +7,7 @@ Source: Arriola et al., "Block diffusion", arXiv 2503.09573; Nie et al. (LLaDA),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -31,6 +32,12 @@ class Blocks(Policy):
 
     def start(self, batch: int, tokens: int) -> None:
         self.inner.start(batch, tokens)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.inner.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.inner.load_state(state)
 
     def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
         return self.inner.describe(law, value, place)

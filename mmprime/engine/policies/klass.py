@@ -7,6 +7,8 @@ Laws are taken before temperature. Source: Kim et al., "KL-adaptive stability sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,19 @@ class Klass(Policy):
     def start(self, batch: int, tokens: int) -> None:
         self._law: dict[tuple[int, int, int], Tensor] = {}
         self._calm = torch.zeros(batch, tokens, dtype=torch.int64)
+
+    def state(self) -> dict[str, Tensor]:
+        width = max((len(law) for law in self._law.values()), default=0)
+        laws = [torch.nn.functional.pad(law, (0, width - len(law))) for law in self._law.values()]
+        keys = torch.tensor(list(self._law), dtype=torch.int64).view(-1, 3)
+        sizes = torch.tensor([len(law) for law in self._law.values()], dtype=torch.int64)
+        laws_of = torch.stack(laws) if laws else torch.zeros(0, 0, dtype=torch.float64)
+        return {"calm": self._calm.clone(), "keys": keys, "laws": laws_of, "sizes": sizes}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._calm = state["calm"].clone()
+        rows = zip(state["keys"].tolist(), state["laws"], state["sizes"].tolist())
+        self._law = {(b, i, digit): law[:size].clone() for (b, i, digit), law, size in rows}
 
     def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
         keys = [(b, i, digit) for b, i, digit in place.tolist()]
