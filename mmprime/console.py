@@ -12,8 +12,9 @@ _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
 DEFAULT_IMAGES = str(_ASSETS / "emoji")
 PLANS = (
-    "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "confidence",
-    "margin", "entropy", "moment", "entropy_bounded", "klass", "threshold", "factor", "blocks", "remdm", "p2",
+    "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "regions",
+    "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
+    "blocks", "remdm", "p2",
 )  # fmt: skip
 LAWS = ("independent", "nested", "token_synchronous")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import policies
 from .canvas import Canvas
+from .law import as_mask
 from .plan import Plan
 from .policy import Policy
+from .regional import Region, regional_plan
 from .rng import Randomness
 from .schedule import Schedule
 
@@ -73,8 +76,12 @@ def build(name: str, request: Request, options: Mapping[str, Any] | None = None)
 
 
 def _typed(name: str, key: str, value: Any, default: Any) -> Any:
+    if isinstance(value, type(default)):
+        return value
+    if isinstance(default, tuple):
+        raise ValueError(f"{name}: {key} is no word of a command line, got {value!r}; --regions FILE gives them")
     try:
-        return value if isinstance(value, type(default)) else type(default)(value)
+        return type(default)(value)
     except ValueError as error:
         raise ValueError(f"{name}: {key}={value!r} is no {type(default).__name__}") from error
 
@@ -142,6 +149,24 @@ def halton(request: Request, *, pace: str = "linear") -> Plan:
     return Plan.halton(request.canvas, request.batch, steps=request.steps, pace=_schedule(pace), **request.common)
 
 
+@_register
+def regions(request: Request, *, parts: tuple[Region, ...] = (), rest: str = "nested") -> Plan:
+    """a window, an order and a budget of steps for each region; what no region names follows `rest`"""
+    given, absent = (
+        as_mask(mask, request.canvas, request.batch, torch.device("cpu")) for mask in (request.given, request.absent)
+    )
+
+    def plan_of(region: Region, steps: int, away: Tensor) -> Plan:
+        plan = build(region.order, replace(request, steps=steps, absent=away))
+        if not isinstance(plan, Plan):
+            raise ValueError(
+                f"region {region.name!r}: {region.order!r} looks at the data; an order is one of the plans"
+            )
+        return plan
+
+    return regional_plan(request.canvas, parts, request.steps, given, absent, rest, plan_of)
+
+
 # ---------------------------------------------------------------- policies: the order follows what the model says
 
 
@@ -167,6 +192,12 @@ def entropy(request: Request, *, pace: str = "linear", unit: str = "digit") -> P
 def moment(request: Request, *, power: float = 1.25, pace: str = "linear", unit: str = "digit") -> Policy:
     """places by the moment of their law, values from the sharpened law"""
     return policies.Moment(request.steps, power, _schedule(pace), unit)
+
+
+@_register
+def entropy_budget(request: Request, *, unit: str = "digit") -> Policy:
+    """equal nats at every step, so that the steps go where the uncertainty is"""
+    return policies.EntropyBudget(request.steps, unit)
 
 
 @_register

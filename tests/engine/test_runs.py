@@ -53,7 +53,7 @@ def test_a_state_of_another_request_is_refused():
     short = {key: value[:3] if value.ndim else value for key, value in policy.state().items()}
     with pytest.raises(ValueError, match="y of the state is"):
         sample(*request("margin"), generator=9, state=short)
-    with pytest.raises(ValueError, match="a state of a run has no 'nfe'"):
+    with pytest.raises(ValueError, match="a state of a run has no 'confidence'"):
         sample(*request("margin"), generator=9, state={"y": GIVEN})
 
 

@@ -4,6 +4,7 @@ from .blocks import Blocks
 from .confidence import Confidence
 from .entropy import Entropy
 from .entropy_bounded import EntropyBounded
+from .entropy_budget import EntropyBudget
 from .klass import Klass
 from .margin import Margin
 from .moment import Moment
@@ -16,6 +17,7 @@ __all__ = [
     "Confidence",
     "Entropy",
     "EntropyBounded",
+    "EntropyBudget",
     "Klass",
     "Margin",
     "Moment",
