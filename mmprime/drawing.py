@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, Plan, Policy, Sample, mix, sample
+from mmprime.engine import (
+    MASK_ID,
+    Canvas,
+    Condition,
+    Denoiser,
+    Plan,
+    Policy,
+    Region,
+    Run,
+    begin,
+    mix,
+)
+from mmprime.engine.regional import guidance_scales, temperatures
 from mmprime.engine.samplers import Request, build
 
 _PLAN_OF_LAW = {"independent": "first_hitting"}
-_PLAN_STREAM, _DRAW_STREAM = 1, 2
+_PLAN_STREAM, _DRAW_STREAM, _EDIT_STREAM = 1, 2, 3
 AT_ONCE = 64
 
 
@@ -26,7 +38,8 @@ class Draw:
     """How to sample. seed may be one for each example; guidance None or 0 is off, and doubles the NFE when on.
 
     plan: a name of `mmprime.engine.samplers`, with its options; None is the plan of the law the model was trained on.
-    steps bounds the forward steps of an example (of policies that decide it themselves it does not).
+    steps bounds the forward steps of an example (of policies that decide it themselves it does not). pause: the step to
+    stop after, or the name of a region to stop after when all of it is revealed.
     """
 
     steps: int = 16
@@ -37,21 +50,53 @@ class Draw:
     seed: int | Sequence[int] = 0
     trace: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    pause: int | str | None = None
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions with rules of their own."""
+        return tuple(self.options.get("parts", ()))
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A run that stands between two steps, and the request it belongs to.
+
+    y0 (B, N): what was given; state: of `mmprime.engine.Run`; the rest as in `draw_rows`. prompts: of each example.
+    kept: an image (3, H, W) and a box (x0, y0, x1, y1) of codes outside which its pixels stay.
+    """
+
+    y0: Tensor
+    state: Mapping[str, Tensor]
+    law: str
+    draw: Draw
+    absent: Tensor | None = None
+    cond: Condition | None = None
+    prompts: tuple[str, ...] = ()
+    kept: tuple[Tensor, tuple[int, int, int, int]] | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.state["number"])
 
 
 @dataclass(frozen=True)
 class Result:
-    """y (B, N); nfe (B,) forward passes; seconds of sampling; history (K, B, N) or None: y after each step."""
+    """y (B, N); nfe (B,) forward passes; seconds of sampling; history (K, B, N) or None: y after each step; paused:
+    what to go on from, if the run was stopped before its end."""
 
     y: Tensor
     nfe: Tensor
     seconds: float
     history: Tensor | None
+    paused: Paused | None
 
 
 @dataclass(frozen=True)
 class Pictures(Result):
-    """images (B, 3, H, W) in [0, 1], codes (B, h, w), and the prompt of each ("" without one)."""
+    """images (B, 3, H, W) in [0, 1], codes (B, h, w), -1 where they are not wholly known yet, and the prompt of each
+    ("" without one)."""
 
     images: Tensor
     codes: Tensor
@@ -60,7 +105,7 @@ class Pictures(Result):
 
 @dataclass(frozen=True)
 class Texts(Result):
-    """One text for each example."""
+    """One text for each example, `___` where it is not known yet."""
 
     texts: list[str]
 
@@ -73,36 +118,82 @@ def draw_rows(
     draw: Draw,
     absent: Tensor | None = None,
     cond: Condition | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Result:
     """Draw what is hidden (-1) in the rows y (B, N), `AT_ONCE` rows at a time.
 
     law: of the plan when draw.plan is None. absent: (N,) sub-tokens that stay hidden. cond: (B,) tensors by name.
-    Raises ValueError on an unknown plan or another number of seeds than rows.
+    state: of a run that was paused, to go on from. Raises ValueError on an unknown plan or another number of seeds than
+    rows.
     """
+    if (draw.pause is not None or state is not None) and len(y) > AT_ONCE:
+        raise ValueError(f"{len(y)} examples cannot be paused, at most {AT_ONCE}; ask for fewer")
     seeds = _seeds(draw.seed, len(y))
     start = time.perf_counter()
-    parts: list[Sample] = []
+    runs: list[Run] = []
+    histories: list[list[Tensor]] = []
     for rows in torch.arange(len(y)).split(AT_ONCE):
         known, own = y[rows], [seeds[row] for row in rows.tolist()]
         plan = make_plan(draw, law, canvas, known, own, absent)
-        parts.append(
-            sample(
-                model,
-                canvas,
-                plan,
-                given=known,
-                guidance=draw.guidance,
-                temperature=draw.temperature,
-                top_p=draw.top_p,
-                generator=[torch.Generator().manual_seed(mix(seed, _DRAW_STREAM)) for seed in own],
-                trace=draw.trace,
-                cond=None if cond is None else {name: value[rows] for name, value in cond.items()},
-                absent=absent if isinstance(plan, Policy) else None,
-            )
+        run = begin(
+            model,
+            canvas,
+            plan,
+            given=known,
+            guidance=guidance_scales(canvas, draw.regions, draw.guidance or 0.0),  # type: ignore[arg-type]
+            temperature=temperatures(canvas, draw.regions, draw.temperature),
+            top_p=draw.top_p,
+            generator=[torch.Generator().manual_seed(mix(seed, _DRAW_STREAM)) for seed in own],
+            cond=None if cond is None else {name: value[rows] for name, value in cond.items()},
+            absent=absent if isinstance(plan, Policy) else None,
+            state=state,
         )
+        last, shown = _last_step(draw, plan), []
+        while run.number != last and run.step():
+            if draw.trace:
+                shown.append(run.y.clone())
+        runs.append(run)
+        histories.append(shown)
     seconds = time.perf_counter() - start
-    history = _join_histories([part.trace.y for part in parts if part.trace is not None])
-    return Result(torch.cat([part.y for part in parts]), torch.cat([part.nfe for part in parts]), seconds, history)
+    found, spent = torch.cat([run.y for run in runs]), torch.cat([run.nfe for run in runs])
+    paused = Paused(y, runs[0].state(), law, draw, absent, cond) if any(run.under_way for run in runs) else None
+    return Result(found, spent, seconds, _join_histories(histories), paused)
+
+
+def resume_rows(
+    model: Denoiser, canvas: Canvas, paused: Paused, hide: Tensor | None = None, y: Tensor | None = None
+) -> Result:
+    """Finish a paused run. Left as it is, the samples are those of a run that was never paused.
+
+    hide: (N,) sub-tokens to be hidden and drawn again; y: the rows (B, N) after an edit, -1 where hidden. After either,
+    what is hidden is planned anew over the steps that are left, without windows.
+    """
+    draw = paused.draw
+    if hide is None and y is None:
+        return draw_rows(model, canvas, paused.y0, paused.law, draw, paused.absent, paused.cond, paused.state)
+    y = paused.state["y"] if y is None else y
+    y = y if hide is None else y.masked_fill(hide.to(y.device), MASK_ID)
+    if paused.absent is not None:
+        y = y.masked_fill(paused.absent.to(y.device), MASK_ID)
+    seeds = [mix(seed, _EDIT_STREAM, paused.step) for seed in _seeds(draw.seed, len(y))]
+    draw = replace(draw, seed=seeds, steps=max(1, draw.steps - paused.step))
+    if draw.plan == "regions":
+        order = draw.options.get("rest", "nested")
+        draw = replace(draw, plan=order, options={})
+    return draw_rows(model, canvas, y, paused.law, draw, paused.absent, paused.cond)
+
+
+def _last_step(draw: Draw, plan: Plan | Policy) -> int | None:
+    """The step to stop after, None for the end. Raises ValueError on a region that is not there."""
+    if draw.pause is None:
+        return None
+    if isinstance(draw.pause, int):
+        return draw.pause
+    named = [region for region in draw.regions if region.name == draw.pause]
+    if not named or isinstance(plan, Policy):
+        known = ", ".join(region.name for region in draw.regions) or "none"
+        raise ValueError(f"no region {draw.pause!r} to pause after; there are {known}")
+    return int(plan.rank[:, named[0].mask].max())
 
 
 def make_plan(
@@ -122,9 +213,9 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return list(seed)
 
 
-def _join_histories(parts: list[Tensor]) -> Tensor | None:
-    """Histories (K_i, B_i, N) -> (max K, ΣB, N), the shorter ones standing still at their end."""
-    if not parts:
+def _join_histories(parts: list[list[Tensor]]) -> Tensor | None:
+    """Histories of (B_i, N), K_i of them each -> (max K, ΣB, N), the shorter ones standing still at their end."""
+    if not all(parts):
         return None
     steps = max(len(part) for part in parts)
-    return torch.cat([torch.cat([part, part[-1:].expand(steps - len(part), -1, -1)]) for part in parts], 1)
+    return torch.cat([torch.stack(part + part[-1:] * (steps - len(part))) for part in parts], 1)

@@ -9,7 +9,6 @@ Every draw has its own random stream, so a picture depends on the seed and its n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmprime.drawing import AT_ONCE, Draw, Pictures, Result, Texts, draw_rows
+from mmprime.drawing import AT_ONCE, Draw, Paused, Pictures, Result, Texts, draw_rows, resume_rows
 from mmprime.engine import MASK_ID, Canvas, mix, nelbo
+from mmprime.holes import read_partly, with_holes
+from mmprime.rendering import partial_images
 from mmprime.vocabulary import collect_words
 
 if TYPE_CHECKING:
     from mmprime.models import PrimeDiT
     from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 
-_BLANK = re.compile(r"_{3,}")
 _SCORE_STREAM = 3
 
 
 class Pipeline:
-    """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded)."""
+    """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded),
+    `weights` is the hash of the weights' file."""
 
     def __init__(
         self,
@@ -42,8 +43,10 @@ class Pipeline:
         law: str = "nested",
         words: frozenset[str] = frozenset(),
         data: Path | None = None,
+        weights: str = "",
     ) -> None:
         self.model, self.canvas, self.law, self.words, self.data = model, canvas, law, words, data
+        self.weights = weights
         self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
         self.device = next(model.parameters()).device
         self._check_sizes()
@@ -78,8 +81,7 @@ class Pipeline:
         """`num` captions of each of the images (B, 3, H, W), image after image."""
         codes = self.encode_images(images).repeat_interleave(num, 0)
         result = self._run(self._start(len(codes), {"image": codes}), draw or Draw())
-        ids = self._codes(result.y, "text").tolist()
-        return Texts(**vars(result), texts=[self._text().decode(row).strip() for row in ids])
+        return self._texts(result)
 
     @torch.no_grad()
     def caption_nats(self, found: Texts, samples: int = 8, seed: int = 0) -> Tensor:
@@ -117,8 +119,7 @@ class Pipeline:
             else:  # nothing could be read, so nothing guides
                 absent, draw = self.canvas.mask("text"), replace(draw, guidance=None)
         y = self._start(num, known).masked_fill(hidden.to(self.device), MASK_ID)
-        result = self._pictures(self._run(y, draw, absent), [prompt or ""] * num)
-        return self._keep_outside(result, image, box)
+        return self._pictures(self._run(y, draw, absent), [prompt or ""] * num, (image, box))
 
     def continue_text(
         self, prefix: str, num: int = 1, new_tokens: int | None = None, draw: Draw | None = None
@@ -135,17 +136,40 @@ class Pipeline:
             )
         return self._complete([*ids, *[MASK_ID] * min(room, new_tokens or room)], num, draw)
 
-    def fill_text(self, text: str, num: int = 1, blank_tokens: int = 4, draw: Draw | None = None) -> Texts:
-        """Replace each `___` by `blank_tokens` tokens. Raises ValueError without a blank, or on too long a text."""
-        parts = _BLANK.split(text)
-        if len(parts) < 2:
-            raise ValueError(f"no ___ to fill in {text!r}")
-        ids: list[int] = []
-        for number, part in enumerate(parts):
-            ids += [MASK_ID] * blank_tokens if number else []
-            last = number == len(parts) - 1
-            ids += self._text().encode(part if last else part.rstrip())  # a token carries the space before it
-        return self._complete(ids, num, draw)
+    def fill_text(
+        self, text: str, num: int = 1, blank_tokens: int = 4, draw: Draw | None = None, rewrite: Sequence[str] = ()
+    ) -> Texts:
+        """Replace each `___` by `blank_tokens` tokens, and each of the words `rewrite` by as many as it has.
+
+        Raises ValueError without a hole, or on too long a text.
+        """
+        return self._complete(with_holes(text, self._text(), blank_tokens, rewrite).ids, num, draw)
+
+    def resume(
+        self,
+        paused: Paused,
+        hide: Tensor | None = None,
+        prompt: str | None = None,
+        pause: int | str | None = None,
+        trace: bool = False,
+    ) -> Pictures | Texts:
+        """Finish a run that was paused: exactly as if it had not been, or after an edit.
+
+        hide: (N,) sub-tokens to hide and draw again; prompt: what a picture is to show from here on; pause: where to
+        stop again. Raises ValueError on a prompt for a text.
+        """
+        y, paused = None, replace(paused, draw=replace(paused.draw, pause=pause, trace=trace))
+        if prompt is not None:
+            _refuse_empty([prompt])
+            if not self.canvas.has("image") or not self.canvas.has("text"):
+                raise ValueError("another prompt is for pictures; what a text shows already stays")
+            ids = self.canvas.pack({"text": self.encode_captions([prompt])})
+            y = torch.where(self.canvas.mask("text").to(ids.device), ids, paused.state["y"].to(ids.device))
+        result = resume_rows(self.model, self.canvas, paused, hide, y)
+        prompts = [prompt] * len(result.y) if prompt is not None else list(paused.prompts)
+        if not self.canvas.has("image") or bool((self.canvas.view(paused.y0, "image") >= 0).all()):
+            return self._texts(result, paused.absent)
+        return self._pictures(result, prompts, paused.kept)
 
     @torch.no_grad()
     def likelihood(
@@ -213,21 +237,37 @@ class Pipeline:
         hidden = (row == MASK_ID)[place] | (place >= len(ids))
         absent = None if len(ids) == span.num_tokens else self.canvas.token_of >= len(ids)
         result = self._run(y.masked_fill(hidden, MASK_ID).expand(num, -1), draw or Draw(steps=64), absent)
-        shown = span.codec.decode(self.canvas.view(result.y, "text")[:, : len(ids)])
-        return Texts(**vars(result), texts=[self._text().decode(each) for each in shown.tolist()])
+        return self._texts(result, absent)
 
-    def _pictures(self, result: Result, prompts: list[str]) -> Pictures:
-        span = self.canvas.span("image")
-        codes = self._codes(result.y, "image").view(-1, *(span.grid or (1, -1)))
-        images = torch.cat([self._images().decode(part) for part in codes.split(AT_ONCE)])
-        return Pictures(**vars(result), images=images, codes=codes, prompts=prompts)
+    def _pictures(
+        self, result: Result, prompts: list[str], kept: tuple[Tensor, tuple[int, int, int, int]] | None = None
+    ) -> Pictures:
+        """kept: an image and the box outside which its pixels stay."""
+        span, tokenizer = self.canvas.span("image"), self._images()
+        digits = self.canvas.view(result.y, "image")
+        known = (digits >= 0).all(-1)
+        codes = torch.full(known.shape, MASK_ID, device=digits.device)
+        codes[known] = span.codec.decode(digits[known])
+        codes = codes.view(-1, *(span.grid or (1, -1)))
+        if bool(known.all()):
+            images = torch.cat([tokenizer.decode(part) for part in codes.split(AT_ONCE)])
+        else:
+            images = partial_images(result.y, self.canvas, tokenizer)
+        if kept is not None:
+            images = _keep_outside(images, *kept, tokenizer.downsample)
+        about = dict(vars(result))
+        if result.paused is not None:
+            about["paused"] = replace(result.paused, prompts=tuple(prompts), kept=kept)
+        return Pictures(**about, images=images, codes=codes, prompts=prompts)
 
-    def _keep_outside(self, result: Pictures, image: Tensor, box: tuple[int, int, int, int]) -> Pictures:
-        side = self._images().downsample
-        x0, y0, x1, y1 = (side * edge for edge in box)
-        images = image.to(result.images)[None].repeat(len(result.images), 1, 1, 1)
-        images[..., y0:y1, x0:x1] = result.images[..., y0:y1, x0:x1]
-        return Pictures(**{**vars(result), "images": images})
+    def _texts(self, result: Result, absent: Tensor | None = None) -> Texts:
+        """The tokens of the text span that are not absent, as text."""
+        span = self.canvas.span("text")
+        length = span.num_tokens
+        if absent is not None:
+            length = int((~self.canvas.view(absent, "text").any(-1)).sum())
+        rows = self.canvas.view(result.y, "text")[:, :length]
+        return Texts(**vars(result), texts=[read_partly(row, span.codec, self._text()) for row in rows])
 
     def _text(self) -> TextTokenizer:
         if self.text_tokenizer is None:
@@ -250,6 +290,14 @@ class Pipeline:
                 raise ValueError(
                     f"the {name} tokenizer has {codes} codes, the model {wanted}: not the one it was trained on"
                 )
+
+
+def _keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
+    """The image (3, H, W) with each of the images inside a box of codes of `side` pixels."""
+    x0, y0, x1, y1 = (side * edge for edge in box)
+    kept = image.to(images)[None].repeat(len(images), 1, 1, 1)
+    kept[..., y0:y1, x0:x1] = images[..., y0:y1, x0:x1]
+    return kept
 
 
 def _refuse_empty(prompts: Sequence[str]) -> None:
@@ -278,7 +326,9 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
 
         image = ImageTokenizer.load(paths["image"]).to(device)
     data = directory / config["data"] if config.get("data") else None
-    return Pipeline(model, canvas, text, image, config.get("law", "nested"), _words(config, data), data)
+    return Pipeline(
+        model, canvas, text, image, config.get("law", "nested"), _words(config, data), data, config["weights_sha256"]
+    )
 
 
 def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:

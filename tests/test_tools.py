@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, write_picture, write_text_image_model, write_text_model
 
+from mmprime import console
 from mmprime.data import encode_dataset, prepare_folder, prepare_text
 from tools import demo, evaluate, generate
 
@@ -86,7 +87,7 @@ def test_pictures_film_captions_and_repaint(model: Path, here: Path, capsys: pyt
 def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(generate, ["--sampler", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 18
+    assert [line.split()[0] for line in lines] == list(console.PLANS)
     assert any(line.startswith("remdm") and "eta=0.1" in line for line in lines)
     common = ["--model", model, "--steps", 3, "--num", 1, "--prompt", "red apple"]
     assert run(generate, [*common, "--out", "a.png", "--sampler", "remdm", "eta=0.4", "kind=conf"]) == 0
@@ -140,7 +141,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
     (["--prompt", "red apple", "--label", "3"], "cannot be conditioned on label"),
-    (["--region", "0,0,8,8"], "--region needs the --image"),
+    (["--region", "0,0,8,8"], "needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),
     (["--image", "text.png"], "not an image"),
     (["--image", "x.png", "--prompt", "red apple"], "needs --region"),

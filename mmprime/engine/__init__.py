@@ -15,6 +15,7 @@ from .likelihood import joint_loss, nelbo, plan_nats
 from .masking import corrupt, partial_states, transition_matrix
 from .plan import ABSENT, Plan, halton_order
 from .policy import Policy
+from .regional import Region
 from .rng import mix
 from .run import Run
 from .sampling import Sample, Trace, begin, sample, stream
@@ -22,7 +23,7 @@ from .schedule import AlphaValue, Schedule
 
 __all__ = [
     "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "Codec", "Condition", "Denoiser", "ExactLikelihood",
-    "Guided", "Plan", "Policy", "Run", "Sample", "Schedule", "Span", "Trace", "begin", "corrupt", "halton_order",
-    "joint_loss", "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "stream",
-    "transition_matrix",
+    "Guided", "Plan", "Policy", "Region", "Run", "Sample", "Schedule", "Span", "Trace", "begin", "corrupt",
+    "halton_order", "joint_loss", "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample",
+    "stream", "transition_matrix",
 ]  # fmt: skip

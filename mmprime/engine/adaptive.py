@@ -50,6 +50,10 @@ class PolicyRun(Run):
         return self.free & (self.y < 0)
 
     @property
+    def under_way(self) -> bool:
+        return bool(self.hidden.any()) or (self.policy.remasks and self.number < self.policy.last_step)
+
+    @property
     def idle_steps(self) -> Tensor:
         return torch.zeros_like(self.nfe)
 

@@ -72,6 +72,11 @@ class Run:
         """(B,) steps so far that revealed nothing in an example; they were not computed."""
         raise NotImplementedError
 
+    @property
+    def under_way(self) -> bool:
+        """Whether `step` has anything to do."""
+        raise NotImplementedError
+
     def state(self) -> dict[str, Tensor]:
         """All that a run of the same request needs to go on from here."""
         rows = {name: getattr(self, name).clone() for name in self._ROWS}
@@ -123,6 +128,10 @@ class PlanRun(Run):
     def idle_steps(self) -> Tensor:
         return (~self._used[:, : self.number]).sum(-1)
 
+    @property
+    def under_way(self) -> bool:
+        return self.number < self.num_steps
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         if "rank" in state and not torch.equal(state["rank"].to(self.rank), self.rank):
             raise ValueError("the state belongs to a run of another plan")
@@ -131,7 +140,7 @@ class PlanRun(Run):
     @torch.no_grad()
     def step(self) -> bool:
         """Reveal the sub-tokens of the next rank; one forward pass of the examples that have any."""
-        if self.number == self.num_steps:
+        if not self.under_way:
             return False
         self.number += 1
         reveal = self.rank == self.number

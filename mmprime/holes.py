@@ -1,0 +1,75 @@
+"""Texts with holes: `___` to be filled and words to be written anew, as tokens.
+
+"the ___ of Congress", rewrite ("Congress",)   ->   ids with -1 in the holes, and what each hole stands for
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmprime.engine import MASK_ID, Codec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmprime.tokenizers import TextTokenizer
+
+BLANK = "___"
+_BLANKS = r"_{3,}"
+
+
+@dataclass(frozen=True)
+class Holed:
+    """ids: of the text, `MASK_ID` in holes; stands_for: token -> (its word or `___`, number of the blank or 0)."""
+
+    ids: list[int]
+    stands_for: dict[int, tuple[str, int]]
+
+
+def with_holes(text: str, tokenizer: TextTokenizer, blank_tokens: int, rewrite: Collection[str] = ()) -> Holed:
+    """Tokens of a text: a blank takes `blank_tokens` of them, a word to rewrite as many as it has.
+
+    Raises ValueError when there is no hole, or a word to rewrite is not in the text.
+    """
+    words = [word for word in rewrite if word != BLANK]
+    if lost := [word for word in words if not re.search(_word(word), text)]:
+        raise ValueError(f"the text has no word {lost[0]!r} to write anew: {text!r}")
+    pattern = re.compile("|".join([_BLANKS, *map(_word, words)]))
+    if not pattern.search(text):
+        raise ValueError(f"no {BLANK} to fill in {text!r}")
+    ids: list[int] = []
+    stands_for: dict[int, tuple[str, int]] = {}
+    end = blanks = 0
+    for hole in pattern.finditer(text):
+        ids += tokenizer.encode(text[end : hole.start()].rstrip())  # a token carries the space before it
+        blank = hole.group().startswith(BLANK)
+        blanks += blank
+        width = blank_tokens if blank else len(tokenizer.encode(" " + hole.group()))
+        about = (BLANK, blanks) if blank else (hole.group(), 0)
+        stands_for |= dict.fromkeys(range(len(ids), len(ids) + width), about)
+        ids += [MASK_ID] * width
+        end = hole.end()
+    return Holed(ids + tokenizer.encode(text[end:]), stands_for)
+
+
+def read_partly(digits: Tensor, codec: Codec, tokenizer: TextTokenizer) -> str:
+    """A row of digits (L, S) as text, `___` for each run of tokens that are not wholly known."""
+    known = (digits >= 0).all(-1)
+    codes = torch.full((len(digits),), MASK_ID)
+    codes[known] = codec.decode(digits[known]).cpu()
+    parts: list[list[int]] = [[]]
+    for code, before in zip(codes.tolist(), [0, *codes.tolist()]):
+        if code == MASK_ID and before != MASK_ID:
+            parts.append([])
+        elif code != MASK_ID:
+            parts[-1].append(code)
+    return f" {BLANK}".join(tokenizer.decode(part) for part in parts).strip()
+
+
+def _word(word: str) -> str:
+    return rf"\b{re.escape(word)}\b"

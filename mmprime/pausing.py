@@ -1,0 +1,83 @@
+"""A paused run as a file: safetensors, with the request as JSON in its header. No pickle.
+
+y0, absent, cond.*        what was given            state.*     the run between two steps (`mmprime.engine.Run`)
+region.*                  masks of regions          kept        an image whose pixels stay outside a box
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mmprime.drawing import Draw, Paused
+from mmprime.engine import Region
+from mmprime.files import whole_file
+
+FORMAT = "mmprime paused run 1"
+
+
+def save_paused(path: str | Path, paused: Paused, weights: str) -> None:
+    """Write a paused run of the model whose weights have the hash `weights`."""
+    regions = paused.draw.regions
+    tensors = {"y0": paused.y0} | {f"state.{name}": value for name, value in paused.state.items()}
+    tensors |= {f"cond.{name}": value for name, value in (paused.cond or {}).items()}
+    tensors |= {f"region.{number}": region.mask for number, region in enumerate(regions)}
+    tensors |= {} if paused.absent is None else {"absent": paused.absent}
+    tensors |= {} if paused.kept is None else {"kept": paused.kept[0]}
+    draw = {name: value for name, value in vars(paused.draw).items() if name != "options"}
+    about = {
+        "format": FORMAT,
+        "weights": weights,
+        "law": paused.law,
+        "prompts": paused.prompts,
+        "box": None if paused.kept is None else paused.kept[1],
+        "draw": draw,
+        "options": {name: value for name, value in paused.draw.options.items() if name != "parts"},
+        "regions": [{name: value for name, value in vars(region).items() if name != "mask"} for region in regions],
+    }
+    with whole_file(path) as temporary:
+        body = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        temporary.write_bytes(save(body, {"request": json.dumps(about)}))
+
+
+def load_paused(path: str | Path, weights: str) -> Paused:
+    """Read what `save_paused` wrote. Raises ValueError when the file is none, or belongs to other weights."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no paused run at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("request", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no paused run: {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} is no paused run: its header says {about.get('format')!r}, not {FORMAT!r}")
+    if about["weights"] != weights:
+        raise ValueError(f"{path} was paused with weights {about['weights'][:12]}, this model has {weights[:12]}")
+    return _read(about, tensors)
+
+
+def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    regions = tuple(
+        Region(**{**each, "mask": tensors[f"region.{number}"].to(torch.bool), "window": tuple(each["window"])})
+        for number, each in enumerate(about["regions"])
+    )
+    options = about["options"] | ({"parts": regions} if regions else {})
+    known = {each.name for each in dataclasses.fields(Draw)}
+    draw = Draw(**{name: value for name, value in about["draw"].items() if name in known}, options=options)
+    kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
+    cond = part("cond.") or None
+    return Paused(
+        tensors["y0"], part("state."), about["law"], draw, tensors.get("absent"), cond, tuple(about["prompts"]), kept
+    )
