@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, Plan, Policy, Sample, mix, sample
+from mmprime.engine import Canvas, Condition, Denoiser, Plan, Policy, Sample, Trace, mix, sample
 from mmprime.engine.samplers import Request, build
 
 _PLAN_OF_LAW = {"independent": "first_hitting"}
@@ -41,12 +41,17 @@ class Draw:
 
 @dataclass(frozen=True)
 class Result:
-    """y (B, N); nfe (B,) forward passes; seconds of sampling; history (K, B, N) or None: y after each step."""
+    """y (B, N); nfe (B,) forward passes; seconds of sampling; rank (B, N): the step at which a digit was drawn (for the
+    last time, where it was hidden again), 0 given, -1 never. Of a traced draw, else None: history (K, B, N) y after
+    each step; confidence, entropy (B, N) as in `mmprime.engine.Trace`."""
 
     y: Tensor
     nfe: Tensor
     seconds: float
+    rank: Tensor
     history: Tensor | None
+    confidence: Tensor | None
+    entropy: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ def draw_rows(
             )
         )
     seconds = time.perf_counter() - start
-    history = _join_histories([part.trace.y for part in parts if part.trace is not None])
-    return Result(torch.cat([part.y for part in parts]), torch.cat([part.nfe for part in parts]), seconds, history)
+    y, nfe, rank = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "nfe", "rank"))
+    return Result(y, nfe, seconds, rank, *_join_traces([part.trace for part in parts if part.trace is not None]))
 
 
 def make_plan(
@@ -122,9 +127,11 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return list(seed)
 
 
-def _join_histories(parts: list[Tensor]) -> Tensor | None:
-    """Histories (K_i, B_i, N) -> (max K, ΣB, N), the shorter ones standing still at their end."""
+def _join_traces(parts: list[Trace]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Histories (K_i, B_i, N) -> (max K, ΣB, N), the shorter ones standing still at their end; confidence, entropy."""
     if not parts:
-        return None
-    steps = max(len(part) for part in parts)
-    return torch.cat([torch.cat([part, part[-1:].expand(steps - len(part), -1, -1)]) for part in parts], 1)
+        return None, None, None
+    steps = max(len(part.y) for part in parts)
+    histories = [torch.cat([part.y, part.y[-1:].expand(steps - len(part.y), -1, -1)]) for part in parts]
+    confidence, entropy = (torch.cat([getattr(part, name) for part in parts]) for name in ("confidence", "entropy"))
+    return torch.cat(histories, 1), confidence, entropy

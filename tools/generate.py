@@ -23,7 +23,6 @@ sys.path.insert(0, str(ROOT))
 from mmprime import console  # noqa: E402
 
 DEFAULT_OUT = "out/sample.png"
-IMAGE_GUIDANCE = 3.0
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -39,19 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ask.add_argument(
         "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
     )
-    how = parser.add_argument_group("how")
-    how.add_argument("--num", type=console.positive, default=4, help="how many (default 4)")
-    how.add_argument("--steps", type=console.positive, help="forward steps (default 16; for continuing a text 64)")
-    how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
-    how.add_argument(
-        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
-        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
-    )  # fmt: skip
-    how.add_argument("--seed", type=console.whole, default=0)
-    how.add_argument("--temperature", type=float, default=1.0)
-    how.add_argument("--top-p", type=float, default=1.0)
-    how.add_argument("--new-tokens", type=console.positive, help="length of a continuation (default: what fits)")
-    how.add_argument("--blank-tokens", type=console.positive, default=4, help="tokens for each ___ (default 4)")
+    console.add_sampling(parser.add_argument_group("how"), num=4)
     out = parser.add_argument_group("output")
     out.add_argument("--out", help=f"picture file (default {DEFAULT_OUT}), or text file (default: only printed)")
     out.add_argument("--trace", metavar="FILM.gif", help="film of the canvas as it grows")
@@ -75,8 +62,7 @@ def check(options: argparse.Namespace) -> None:
         parse_region(options.region)
     if options.trace is not None and Path(options.trace).suffix.lower() != ".gif":
         raise ValueError(f"--trace {options.trace}: a film is a .gif")
-    if not (Path(options.model) / "config.json").is_file():
-        raise ValueError(f"no model at {options.model} (no config.json there); train one or give another --model")
+    console.require_model(options.model)
 
 
 def parse_region(text: str) -> tuple[int, int, int, int]:
@@ -88,27 +74,6 @@ def parse_region(text: str) -> tuple[int, int, int, int]:
     if x0 >= x1 or y0 >= y1:
         raise ValueError(f"--region {text!r} is empty: x0 must be below x1, y0 below y1")
     return x0, y0, x1, y1
-
-
-def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
-    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
-    if not words:
-        return None, {}
-    name, *rest = words
-    if name not in console.PLANS:
-        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
-    for word in rest:
-        if "=" not in word:
-            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
-    return name, dict(word.split("=", 1) for word in rest)
-
-
-def list_samplers() -> None:
-    """Print every sampler with one line."""
-    from mmprime.engine.samplers import SAMPLERS, describe
-
-    for name in SAMPLERS:
-        print(f"{name:18} {describe(name)}")
 
 
 def snap_region(
@@ -136,10 +101,12 @@ def snap_region(
 def generate(options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what the user can mend."""
     if options.sampler == ["list"]:
-        list_samplers()
+        from mmprime.engine.samplers import listing
+
+        print(listing())
         return
     check(options)
-    sampler, settings = parse_sampler(options.sampler)
+    settings = console.draw_settings(options)
     from mmprime.drawing import Draw
     from mmprime.pipeline import from_pretrained
 
@@ -147,13 +114,8 @@ def generate(options: argparse.Namespace) -> None:
     pictures = pipe.canvas.has("image")
     draw = Draw(
         steps=options.steps or (16 if pictures else 64),
-        plan=sampler,
-        options=settings,
-        guidance=options.guidance,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
         trace=options.trace is not None,
+        **settings,
     )
     if options.trace is not None and (not pictures or (options.image is not None and options.region is None)):
         raise ValueError("--trace makes a film of pictures; this request makes text")
@@ -163,7 +125,7 @@ def generate(options: argparse.Namespace) -> None:
         write_captions(pipe, options, draw)
     elif pictures:
         if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=IMAGE_GUIDANCE)
+            draw = replace(draw, guidance=console.IMAGE_GUIDANCE)
         write_pictures(pipe, options, draw)
     else:
         write_texts(pipe, options, draw)
