@@ -75,7 +75,8 @@ def page(
 </div>
 <p class="legend">{_legend(places)}</p>
 <p>Arrow keys move from token to token. A partly known token shows the likeliest code that agrees with its known digits,
-given all that is visible at that step.</p>
+given all that is visible at that step. Entropy and confidence belong to the law over whole codes that a digit was drawn
+from: its entropy, and the probability of the code drawn.</p>
 {body}
 <section id="detail" aria-live="polite" aria-label="Digits of the chosen token"><p>Choose a token.</p></section>
 <h2>Entropy and confidence of what was drawn, by step</h2>
@@ -149,7 +150,7 @@ dd {{ overflow-wrap: anywhere; }}
 .bar input {{ flex: 1 1 16rem; }}
 .text {{ font: 1.05rem/2 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }}
 .token {{ border-bottom: 2px solid transparent; padding: .1em 0; margin-right: 1px; cursor: default; }}
-.legend .token {{ padding: .1em .4em; }}
+.legend .token {{ padding: .1em .4em; white-space: nowrap; }}
 .none {{ border-bottom: 2px dotted #666; }} .part {{ border-bottom: 2px dashed #333; }}
 .whole {{ border-bottom: 2px solid #0b5a80; }} .given {{ background: #fff; border-bottom: 2px double rgb{INK}; }}
 .token:focus {{ outline: 3px solid #a3003c; outline-offset: 1px; }} .token:hover {{ outline: 1px solid rgb{INK}; }}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, write_picture, write_text_image_model, write_text_model
 
+from mmprime import console
 from mmprime.data import encode_dataset, prepare_folder, prepare_text
 from mmprime.evaluation.provenance import model_hash
 from tools import demo, evaluate, generate, trace
@@ -89,7 +90,7 @@ def test_pictures_film_captions_and_repaint(model: Path, here: Path, capsys: pyt
 def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(generate, ["--sampler", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 18
+    assert len(lines) == len(console.PLANS)
     assert any(line.startswith("remdm") and "eta=0.1" in line for line in lines)
     common = ["--model", model, "--steps", 3, "--num", 1, "--prompt", "red apple"]
     assert run(generate, [*common, "--out", "a.png", "--sampler", "remdm", "eta=0.4", "kind=conf"]) == 0
@@ -278,7 +279,7 @@ def test_trace_of_a_text_needs_a_prompt(
     assert run(trace, ["--model", text_model, "--label", "1"]) == 2
     assert "needs a --prompt" in capsys.readouterr().err
     assert run(trace, ["--sampler", "list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 18
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(console.PLANS)
     monkeypatch.setattr("mmprime.evaluation.plots.util.find_spec", lambda name: None)
     assert run(trace, ["--model", text_model, "--prompt", "a"]) == 2
     assert capsys.readouterr().err == "error: drawing needs matplotlib: pip install 'mmprime[plots]'\n"

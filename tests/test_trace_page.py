@@ -6,7 +6,10 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +111,18 @@ def test_every_shade_has_contrast(places: int) -> None:
     assert all((luminance(each) + 0.05) / (luminance(INK) + 0.05) >= 7 for each in shades)
     style = Page(made()).all("style")[0][1]
     assert all(f".k{known} {{ background: rgb{shade(known, 2)}; }}" in style for known in range(3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to open the page in")
+def test_its_script_runs_in_a_browser(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(made())
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=60, check=True
+    )
+    found = Page(done.stdout)
+    assert found.all("output", id="clock")[0][1] == "2 of 2: 7 of 7 drawn digits known"
+    options = found.all("span", role="option")
+    assert [text for _, text in options] == [*NASTY, "b"]
+    assert options[0][0]["aria-label"] == "<script>, 2 of 2 digits known"

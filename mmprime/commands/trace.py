@@ -148,8 +148,11 @@ def _write_pictures(out: Path, found: Any, pipe: Pipeline, options: argparse.Nam
     rendering.save_picture(out / "strip.png", strip)
     rendering.save_film(out / "film.gif", rendering.film(frames, options.scale))
     titles = ["mean of the digits", *(f"digit {s + 1}" for s in range(pipe.canvas.span("image").codec.num_digits))]
-    maps = reveal_maps(found.rank, pipe.canvas).tolist()
-    draw_maps(out / "order.png", [list(zip(titles, row)) for row in maps], "revealed at step")
+    rows = []
+    for number, maps in enumerate(reveal_maps(found.rank, pipe.canvas).tolist(), 1):
+        start = f"{number}: " if len(found.y) > 1 else ""
+        rows.append([(start + title, map_) for title, map_ in zip(titles, maps)])
+    draw_maps(out / "order.png", rows, "revealed at step")
     return [out / "strip.png", out / "film.gif", out / "order.png"]
 
 
@@ -220,7 +223,7 @@ def _about(pipe: Pipeline, draw: Draw, options: argparse.Namespace) -> dict[str,
     return {
         "prompt": options.prompt,
         "label": options.label,
-        "model": options.model,
+        "model": Path(options.model).name,
         "model_hash": model_hash(options.model),
         "sampler": f"{draw.plan or pipe.law} {settings}".strip(),
         "steps": draw.steps,

@@ -86,9 +86,8 @@ def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequ
     figure = _figure(file, 1 + 2.2 * columns, 2.3 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     values = [cell for row in rows for _, map_ in row for line in map_ for cell in line if cell == cell]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
     for axes, (title, map_) in zip(grid.flat, (map_ for row in rows for map_ in row)):
-        shown = axes.imshow(map_, vmin=low, vmax=high, cmap="viridis")
+        shown = axes.imshow(map_, vmin=min(values), vmax=max(values), cmap="viridis")
         axes.set_title(title, fontsize="medium")
         axes.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=grid, label=label, ticks=MaxNLocator(integer=True))
