@@ -64,8 +64,8 @@ def run(options: argparse.Namespace) -> None:
     draw = Draw(steps=options.steps or (16 if pictures else 64), trace=True, **settings)
     found = _pictures(pipe, options, draw) if pictures else _texts(pipe, options, draw)
     courses = _courses(found, pipe)
-    written = [_write_curve(out / "entropy.png", courses), _write_json(out / "trace.json", found, pipe, draw, options)]
     about = _about(pipe, draw, options)
+    written = [_write_curve(out / "entropy.png", courses), _write_json(out / "trace.json", found, pipe, about)]
     if pictures:
         written += _write_pictures(out, found, pipe, options)
     else:
@@ -235,7 +235,7 @@ def _about(pipe: Pipeline, draw: Draw, options: argparse.Namespace) -> dict[str,
     }
 
 
-def _write_json(file: Path, found: Result, pipe: Pipeline, draw: Draw, options: argparse.Namespace) -> Path:
+def _write_json(file: Path, found: Result, pipe: Pipeline, about: dict[str, Any]) -> Path:
     from mmprime.evaluation.provenance import versions
     from mmprime.files import write_text
     from mmprime.tracing import record
@@ -244,6 +244,6 @@ def _write_json(file: Path, found: Result, pipe: Pipeline, draw: Draw, options: 
     examples = record(found, pipe.canvas)
     for example, text in zip(examples, getattr(found, "texts", [])):
         example["text"] = text
-    about = {"format": FORMAT, **_about(pipe, draw, options), "versions": versions(), "num_steps": len(found.history)}
-    write_text(file, json.dumps({**about, "examples": examples}, ensure_ascii=False) + "\n")
+    origin = {"format": FORMAT, **about, "versions": versions(), "num_steps": len(found.history)}
+    write_text(file, json.dumps({**origin, "examples": examples}, ensure_ascii=False, allow_nan=False) + "\n")
     return file
