@@ -23,6 +23,7 @@ JOINT_LOSS_NOTE = (
     "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
     "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
 )
+IMAGE_GUIDANCE = 3.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,3 +72,49 @@ def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 numbers = list_of(positive)  # e.g. "4,16,64"
+
+
+# ---------------------------------------------------------------- how to sample
+
+
+def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
+    """The options of every tool that draws; num: how many by default."""
+    how.add_argument("--num", type=positive, default=num, help=f"how many (default {num})")
+    how.add_argument("--steps", type=positive, help="forward steps (default 16; for continuing a text 64)")
+    how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
+    how.add_argument(
+        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
+        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
+    )  # fmt: skip
+    how.add_argument("--seed", type=whole, default=0)
+    how.add_argument("--temperature", type=float, default=1.0)
+    how.add_argument("--top-p", type=float, default=1.0)
+    how.add_argument("--new-tokens", type=positive, help="length of a continuation (default: what fits)")
+    how.add_argument("--blank-tokens", type=positive, default=4, help="tokens for each ___ (default 4)")
+
+
+def draw_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_sampling` as arguments of `mmprime.drawing.Draw`, all but steps, whose default depends on the
+    model. Raises ValueError as `parse_sampler` does."""
+    name, settings = parse_sampler(options.sampler)
+    shared = {key: getattr(options, key) for key in ("guidance", "temperature", "top_p", "seed")}
+    return {"plan": name, "options": settings, **shared}
+
+
+def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
+    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
+    if not words:
+        return None, {}
+    name, *rest = words
+    if name not in PLANS:
+        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
+    for word in rest:
+        if "=" not in word:
+            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
+    return name, dict(word.split("=", 1) for word in rest)
+
+
+def require_model(directory: str) -> None:
+    """Raises ValueError when there is no model folder."""
+    if not (Path(directory) / "config.json").is_file():
+        raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")

@@ -83,13 +83,18 @@ class Paused:
 
 @dataclass(frozen=True)
 class Result:
-    """y (B, N); nfe (B,) forward passes; seconds of sampling; history (K, B, N) or None: y after each step; paused:
-    what to go on from, if the run was stopped before its end."""
+    """y (B, N); nfe (B,) forward passes; seconds of sampling; rank (B, N): the step at which a digit was drawn (for the
+    last time, where it was hidden again), 0 given, -1 never. Of a traced draw, else None: history (K, B, N) y after
+    each step; confidence, entropy (B, N) as in `mmprime.engine.Trace`. paused: what to go on from, if the run was
+    stopped before its end."""
 
     y: Tensor
     nfe: Tensor
     seconds: float
+    rank: Tensor
     history: Tensor | None
+    confidence: Tensor | None
+    entropy: Tensor | None
     paused: Paused | None
 
 
@@ -155,9 +160,12 @@ def draw_rows(
         runs.append(run)
         histories.append(shown)
     seconds = time.perf_counter() - start
-    found, spent = torch.cat([run.y for run in runs]), torch.cat([run.nfe for run in runs])
-    paused = Paused(y, runs[0].state(), law, draw, absent, cond) if any(run.under_way for run in runs) else None
-    return Result(found, spent, seconds, _join_histories(histories), paused)
+    y0, y, nfe, rank = y, *(torch.cat([getattr(run, name) for run in runs]) for name in ("y", "nfe", "rank"))
+    paused = Paused(y0, runs[0].state(), law, draw, absent, cond) if any(run.under_way for run in runs) else None
+    if not draw.trace:
+        return Result(y, nfe, seconds, rank, None, None, None, paused)
+    confidence, entropy = (torch.cat([getattr(run, name) for run in runs]) for name in ("confidence", "entropy"))
+    return Result(y, nfe, seconds, rank, _join_histories(histories), confidence, entropy, paused)
 
 
 def resume_rows(

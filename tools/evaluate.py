@@ -58,8 +58,8 @@ def evaluate(options: argparse.Namespace) -> None:
     """Run the command. Raises ValueError for what the user can mend."""
     origin = {"command": shlex.join(["python", "tools/evaluate.py", *options.typed])}
     model = getattr(options, "model", None)
-    if model is not None and not (Path(model) / "config.json").is_file():
-        raise ValueError(f"no model at {model} (no config.json there); train one or give another --model")
+    if model is not None:
+        console.require_model(model)
     from mmprime.evaluation import stamp, table, to_json
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 

@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT))
 from mmprime import console  # noqa: E402
 
 DEFAULT_OUT = "out/sample.png"
-IMAGE_GUIDANCE = 3.0
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -51,22 +50,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ask.add_argument(
         "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
     )
-    how = parser.add_argument_group("how")
-    how.add_argument("--num", type=console.positive, default=4, help="how many (default 4)")
-    how.add_argument("--steps", type=console.positive, help="forward steps (default 16; for continuing a text 64)")
-    how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
-    how.add_argument(
-        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
-        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
-    )  # fmt: skip
-    how.add_argument(
+    console.add_sampling(parser.add_argument_group("how"), num=4)
+    parser.add_argument(
         "--pause-at", metavar="STEP|REGION", help="stop after a step, or when a region is done, and write what is known"
     )
-    how.add_argument("--seed", type=console.whole, default=0)
-    how.add_argument("--temperature", type=float, default=1.0)
-    how.add_argument("--top-p", type=float, default=1.0)
-    how.add_argument("--new-tokens", type=console.positive, help="length of a continuation (default: what fits)")
-    how.add_argument("--blank-tokens", type=console.positive, default=4, help="tokens for each ___ (default 4)")
     out = parser.add_argument_group("output")
     out.add_argument("--out", help=f"picture file (default {DEFAULT_OUT}), or text file (default: only printed)")
     out.add_argument("--trace", metavar="FILM.gif", help="film of the canvas as it grows")
@@ -92,8 +79,7 @@ def check(options: argparse.Namespace) -> None:
         parse_box(options.box)
     if options.trace is not None and Path(options.trace).suffix.lower() != ".gif":
         raise ValueError(f"--trace {options.trace}: a film is a .gif")
-    if not (Path(options.model) / "config.json").is_file():
-        raise ValueError(f"no model at {options.model} (no config.json there); train one or give another --model")
+    console.require_model(options.model)
 
 
 def take_box(options: argparse.Namespace) -> None:
@@ -127,27 +113,6 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
-    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
-    if not words:
-        return None, {}
-    name, *rest = words
-    if name not in console.PLANS:
-        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
-    for word in rest:
-        if "=" not in word:
-            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
-    return name, dict(word.split("=", 1) for word in rest)
-
-
-def list_samplers() -> None:
-    """Print every sampler with one line."""
-    from mmprime.engine.samplers import SAMPLERS, describe
-
-    for name in SAMPLERS:
-        print(f"{name:18} {describe(name)}")
-
-
 def snap_region(
     region: tuple[int, int, int, int], size: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[int, int, int, int]:
@@ -173,11 +138,13 @@ def snap_region(
 def generate(options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what the user can mend."""
     if options.sampler == ["list"]:
-        list_samplers()
+        from mmprime.engine.samplers import listing
+
+        print(listing())
         return
     take_box(options)
     check(options)
-    sampler, settings = parse_sampler(options.sampler)
+    settings = console.draw_settings(options)
     from mmprime.drawing import Draw
     from mmprime.pipeline import from_pretrained
 
@@ -186,19 +153,14 @@ def generate(options: argparse.Namespace) -> None:
         resume(pipe, options)
         return
     specs = region_specs(options)
-    if specs and sampler not in (None, "regions"):
-        raise ValueError(f"each region has an order of its own; leave out --sampler {sampler}, or give order={sampler}")
+    if specs:
+        settings = with_regions(settings, placed(pipe, specs, options))
     pictures = pipe.canvas.has("image")
     draw = Draw(
         steps=options.steps or (16 if pictures else 64),
-        plan="regions" if specs else sampler,
-        options={**settings, **placed(pipe, specs, options)},
-        pause=int(options.pause_at) if (options.pause_at or "").isdecimal() else options.pause_at,
-        guidance=options.guidance,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
         trace=options.trace is not None,
+        pause=pause_at(options),
+        **settings,
     )
     if options.trace is not None and (not pictures or (options.image is not None and options.box is None)):
         raise ValueError("--trace makes a film of pictures; this request makes text")
@@ -208,7 +170,7 @@ def generate(options: argparse.Namespace) -> None:
         write_captions(pipe, options, draw)
     elif pictures:
         if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=IMAGE_GUIDANCE)
+            draw = replace(draw, guidance=console.IMAGE_GUIDANCE)
         write_pictures(pipe, options, draw)
     else:
         write_texts(pipe, options, draw)
@@ -224,17 +186,23 @@ def region_specs(options: argparse.Namespace) -> list[Any]:
     return found + [parse_region(words, f"region {len(found) + n + 1}") for n, words in enumerate(options.region)]
 
 
-def placed(pipe: Any, specs: list[Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The regions on the canvas, as an option of the sampler."""
-    if not specs:
-        return {}
+def with_regions(settings: dict[str, Any], parts: tuple[Any, ...]) -> dict[str, Any]:
+    """Sample by regions. Raises ValueError on a sampler beside them."""
+    name = settings["plan"]
+    if name not in (None, "regions"):
+        raise ValueError(f"each region has an order of its own; leave out --sampler {name}, or give order={name}")
+    return {**settings, "plan": "regions", "options": {**settings["options"], "parts": parts}}
+
+
+def placed(pipe: Any, specs: list[Any], options: argparse.Namespace) -> tuple[Any, ...]:
+    """The regions on the canvas."""
     from mmprime.holes import with_holes
     from mmprime.regions import place
 
     holes = {}
     if options.image is None and not pipe.canvas.has("image") and any(spec.words or spec.blanks for spec in specs):
         holes = with_holes(options.prompt, pipe.text_tokenizer, options.blank_tokens, rewritten(specs)).stands_for
-    return {"parts": tuple(place(spec, pipe.canvas, pipe.image_tokenizer, holes) for spec in specs)}
+    return tuple(place(spec, pipe.canvas, pipe.image_tokenizer, holes) for spec in specs)
 
 
 def rewritten(specs: list[Any]) -> tuple[str, ...]:
@@ -256,8 +224,7 @@ def resume(pipe: Any, options: argparse.Namespace) -> None:
         hide = pipe.canvas.mask(
             "image", box=snap(parse_box(options.box), tokenizer.downsample, tokenizer.grid, "again")
         )
-    pause = int(options.pause_at) if (options.pause_at or "").isdecimal() else options.pause_at
-    found = pipe.resume(paused, hide, options.prompt, pause, options.trace is not None)
+    found = pipe.resume(paused, hide, options.prompt, pause_at(options), options.trace is not None)
     if hasattr(found, "images"):
         report_pictures(pipe, options, found)
     else:
@@ -295,6 +262,12 @@ def report_pictures(pipe: Any, options: argparse.Namespace, found: Any) -> None:
         rendering.save_film(options.trace, rendering.film(frames, options.scale))
         print(f"film of {len(frames)} steps in {options.trace}")
     report_pause(pipe, options, found)
+
+
+def pause_at(options: argparse.Namespace) -> int | str | None:
+    """The step or the region to stop after."""
+    text = options.pause_at
+    return console.positive(text) if text and text.isdecimal() else text
 
 
 def report_pause(pipe: Any, options: argparse.Namespace, found: Any) -> None:

@@ -63,6 +63,11 @@ def describe(name: str) -> str:
     return f"{(SAMPLERS[name].__doc__ or '').strip()}{f'  [{options}]' if options else ''}"
 
 
+def listing() -> str:
+    """A line for each sampler: its name and what `describe` says."""
+    return "\n".join(f"{name:18} {describe(name)}" for name in SAMPLERS)
+
+
 def build(name: str, request: Request, options: Mapping[str, Any] | None = None) -> Plan | Policy:
     """The plan or policy of that name. Option values may be words of a command line ("0.5"); they take the type of the
     default. Raises ValueError on an unknown sampler or option, or a value that does not fit."""

@@ -78,6 +78,22 @@ def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[S
     _save(figure, file)
 
 
+def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequence[float]]]]], label: str) -> None:
+    """Rows of maps, each (title, values (h, w)), on one colour scale; NaN stays white. label: of the scale."""
+    from matplotlib.ticker import MaxNLocator
+
+    columns = max(len(row) for row in rows)
+    figure = _figure(file, 1 + 2.2 * columns, 2.3 * len(rows))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    values = [cell for row in rows for _, map_ in row for line in map_ for cell in line if cell == cell]
+    for axes, (title, map_) in zip(grid.flat, (map_ for row in rows for map_ in row)):
+        shown = axes.imshow(map_, vmin=min(values), vmax=max(values), cmap="viridis")
+        axes.set_title(title, fontsize="medium")
+        axes.set(xticks=[], yticks=[])
+    figure.colorbar(shown, ax=grid, label=label, ticks=MaxNLocator(integer=True))
+    _save(figure, file)
+
+
 # ---------------------------------------------------------------- training logs
 
 

@@ -113,6 +113,11 @@ class TextTokenizer:
                 kept.append(index)
         return self._inner.decode(kept, skip_special_tokens=False)
 
+    def piece(self, index: int) -> str:
+        """One id by itself, pad and end by their names; bytes that are no UTF-8 alone become U+FFFD."""
+        names = {self.pad_id: PAD, self.end_id: END}
+        return names[index] if index in names else self.decode([index])
+
     def encode_padded(self, text: str, length: int, truncate: bool = False) -> list[int]:
         """Exactly ``length`` ids: the text, end, then pad; a text cut short by ``truncate`` still ends with end.
 
