@@ -73,7 +73,9 @@ def token_values(value: Scale, canvas: Canvas, what: str) -> Tensor:
     out = torch.zeros(canvas.num_tokens, dtype=torch.float64)
     if isinstance(value, Tensor):
         if value.shape != out.shape:
-            raise ValueError(f"{what} has shape {tuple(value.shape)}, the canvas {canvas.num_tokens} tokens; one for each")
+            raise ValueError(
+                f"{what} has shape {tuple(value.shape)}, the canvas {canvas.num_tokens} tokens; one for each"
+            )
         return value.to(out)
     if not isinstance(value, Mapping):
         return out + value

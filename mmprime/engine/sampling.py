@@ -44,8 +44,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Sample:
-    """y (B, N); rank (B, N) as executed; nfe (B,) real forward passes (a guided one counts twice); idle_steps (B,) steps
-    of the plan at which the example revealed nothing (skipped, not computed)."""
+    """y (B, N); rank (B, N) as executed; nfe (B,) real forward passes (a guided step takes two); idle_steps (B,)
+    steps of the plan at which the example revealed nothing (skipped, not computed)."""
 
     y: Tensor
     rank: Tensor

@@ -2,9 +2,10 @@
 
     p'(v | y) ∝ p(v | y) exp(λ_i s(v; y, i)),      v a code of token i
 
-Exact for one hidden token, and for many when s is the look-ahead value s(v; y, i) = log E[exp r(x) | y, x_i = v] revealed
-one sub-token at a time: the samples then have the law ∝ p(x) exp r(x). With s = log p(c | v, y) that is classifier
-guidance (Nisonoff et al., arXiv 2406.01572). Other scores tilt each step only; `steer` corrects for what they miss.
+With the look-ahead value s(v; y, i) = log E[exp r(x) | y, x_i = v], and one sub-token revealed at a time, samples have
+the law ∝ p(x) exp r(x); with s = log p(c | y, x_i = v) that is classifier guidance (Nisonoff et al., arXiv 2406.01572).
+A score of the code alone is its own look-ahead where one token is hidden; with more it tilts each draw, not the joint
+law. Where only complete examples can be rated, see `steer`.
 """
 
 from __future__ import annotations
