@@ -58,6 +58,29 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def scale(text: str) -> float | dict[str, float]:
+    """An argparse type: a guidance scale, "3", or one for each span, "image=3,text=1"."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER") from None
+
+
+def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -> None:
+    """--guidance and --guidance-schedule, the parts of a `Guidance`."""
+    parser.add_argument(
+        "--guidance", type=scale, default=default, metavar="SCALE",
+        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is drawn{note}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance-schedule", default="linear", metavar="SCHEDULE",
+        help="constant, linear (default), power_cosine[:POWER] or interval:LO:HI, over the share that is visible",
+    )  # fmt: skip
+
+
 def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     """An argparse type: comma-separated values of a kind, at least one."""
 

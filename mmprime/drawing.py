@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, Plan, Policy, Sample, mix, sample
+from mmprime.engine import Canvas, Condition, Denoiser, Guidance, Plan, Policy, Sample, mix, sample
 from mmprime.engine.samplers import Request, build
 
 _PLAN_OF_LAW = {"independent": "first_hitting"}
@@ -23,7 +23,8 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Draw:
-    """How to sample. seed may be one for each example; guidance None or 0 is off, and doubles the NFE when on.
+    """How to sample. seed may be one for each example. guidance: a scale (linear schedule) or a `Guidance`; None or 0
+    is off, and a step at which it acts takes two forward passes.
 
     plan: a name of `mmprime.engine.samplers`, with its options; None is the plan of the law the model was trained on.
     steps bounds the forward steps of an example (of policies that decide it themselves it does not).
@@ -31,7 +32,7 @@ class Draw:
 
     steps: int = 16
     plan: str | None = None
-    guidance: float | None = None
+    guidance: float | Guidance | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | Sequence[int] = 0
@@ -41,10 +42,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class Result:
-    """y (B, N); nfe (B,) forward passes; seconds of sampling; history (K, B, N) or None: y after each step."""
+    """y (B, N); nfe (B,) forward passes; idle_steps (B,) steps of a plan that revealed nothing; seconds of sampling;
+    history (K, B, N) or None: y after each step."""
 
     y: Tensor
     nfe: Tensor
+    idle_steps: Tensor
     seconds: float
     history: Tensor | None
 
@@ -102,7 +105,8 @@ def draw_rows(
         )
     seconds = time.perf_counter() - start
     history = _join_histories([part.trace.y for part in parts if part.trace is not None])
-    return Result(torch.cat([part.y for part in parts]), torch.cat([part.nfe for part in parts]), seconds, history)
+    y, nfe, idle = (torch.cat([getattr(part, name) for part in parts]) for name in ("y", "nfe", "idle_steps"))
+    return Result(y, nfe, idle, seconds, history)
 
 
 def make_plan(

@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     how = parser.add_argument_group("how")
     how.add_argument("--num", type=console.positive, default=4, help="how many (default 4)")
     how.add_argument("--steps", type=console.positive, help="forward steps (default 16; for continuing a text 64)")
-    how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
+    console.add_guidance_arguments(how, None, "; default 3 for pictures")
     how.add_argument(
         "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
         help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
@@ -141,6 +141,7 @@ def generate(options: argparse.Namespace) -> None:
     check(options)
     sampler, settings = parse_sampler(options.sampler)
     from mmprime.drawing import Draw
+    from mmprime.engine import Guidance
     from mmprime.pipeline import from_pretrained
 
     pipe = from_pretrained(options.model)
@@ -149,7 +150,7 @@ def generate(options: argparse.Namespace) -> None:
         steps=options.steps or (16 if pictures else 64),
         plan=sampler,
         options=settings,
-        guidance=options.guidance,
+        guidance=None if options.guidance is None else Guidance(options.guidance, options.guidance_schedule),
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
@@ -163,7 +164,7 @@ def generate(options: argparse.Namespace) -> None:
         write_captions(pipe, options, draw)
     elif pictures:
         if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=IMAGE_GUIDANCE)
+            draw = replace(draw, guidance=Guidance(IMAGE_GUIDANCE, options.guidance_schedule))
         write_pictures(pipe, options, draw)
     else:
         write_texts(pipe, options, draw)

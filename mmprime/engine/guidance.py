@@ -54,6 +54,16 @@ class Guidance:
         """Whether anything is guided."""
         return bool(self._values().any())
 
+    def __str__(self) -> str:
+        """As the command line takes it: the scale, and the schedule unless it is linear."""
+        if isinstance(self.scale, Tensor):
+            scale = "by token"
+        elif isinstance(self.scale, Mapping):
+            scale = ",".join(f"{name}={value:g}" for name, value in self.scale.items())
+        else:
+            scale = f"{self.scale:g}"
+        return scale if self.schedule == "linear" else f"{scale} {self.schedule}"
+
     def scales(self, canvas: Canvas) -> Tensor:
         """(L,) scale of each token. Raises ValueError on a span the canvas lacks, or a tensor of another shape."""
         return token_values(self.scale, canvas, "guidance")
