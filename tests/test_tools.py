@@ -93,6 +93,24 @@ def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture
     assert Path("a.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("guidance", "nfe"),
+    [
+        (["--guidance", "0"], 4),
+        (["--guidance", "image=3,text=1"], 7),
+        (["--guidance", "text=1"], 4),
+        (["--guidance", "2", "--guidance-schedule", "constant"], 8),
+        (["--guidance-schedule", "interval:0.5:0.75"], 5),
+    ],
+)
+def test_guidance_costs_what_it_does(
+    model: Path, here: Path, capsys: pytest.CaptureFixture[str], guidance: list[str], nfe: int
+) -> None:
+    """Four steps of equal size: interval:0.5:0.75 holds the third."""
+    assert run(generate, ["--model", model, "--steps", 4, "--num", 1, "--prompt", "red apple", *guidance]) == 0
+    assert f"NFE {nfe} each" in capsys.readouterr().out
+
+
 def test_same_seed_same_file(model: Path, here: Path) -> None:
     from PIL import Image, ImageChops
 
@@ -139,6 +157,11 @@ MISTAKES = [
     (["--prompt", "red apple", "--plan", "random"], "unknown sampler 'random'"),
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
+    (["--prompt", "red apple", "--guidance", "-2"], "guidance must be a finite number >= -1, got -2"),
+    (["--prompt", "red apple", "--guidance", "image:3"], "neither a number nor SPAN=NUMBER"),
+    (["--prompt", "red apple", "--guidance", "image=1=2"], "neither a number nor SPAN=NUMBER"),
+    (["--prompt", "red apple", "--guidance", "picture=3"], "no span 'picture'"),
+    (["--prompt", "red apple", "--guidance-schedule", "interval:0.8:0.2"], "no guidance schedule 'interval:0.8:0.2'"),
     (["--prompt", "red apple", "--label", "3"], "cannot be conditioned on label"),
     (["--region", "0,0,8,8"], "--region needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),
