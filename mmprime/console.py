@@ -63,10 +63,12 @@ def scale(text: str) -> float | dict[str, float]:
     try:
         if "=" not in text:
             return float(text)
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(value) for name, value in pairs}
+        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
+        if len(dict(pairs)) == len(pairs):
+            return dict(pairs)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER") from None
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER, each span once")
 
 
 def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -> None:

@@ -159,6 +159,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
     (["--prompt", "red apple", "--guidance", "-2"], "guidance must be a finite number >= -1, got -2"),
     (["--prompt", "red apple", "--guidance", "image:3"], "neither a number nor SPAN=NUMBER"),
+    (["--prompt", "red apple", "--guidance", "image=1,image=2"], "each span once"),
     (["--prompt", "red apple", "--guidance", "image=1=2"], "neither a number nor SPAN=NUMBER"),
     (["--prompt", "red apple", "--guidance", "picture=3"], "no span 'picture'"),
     (["--prompt", "red apple", "--guidance-schedule", "interval:0.8:0.2"], "no guidance schedule 'interval:0.8:0.2'"),

@@ -144,13 +144,14 @@ def generate(options: argparse.Namespace) -> None:
     from mmprime.engine import Guidance
     from mmprime.pipeline import from_pretrained
 
+    guidance = Guidance(IMAGE_GUIDANCE if options.guidance is None else options.guidance, options.guidance_schedule)
     pipe = from_pretrained(options.model)
     pictures = pipe.canvas.has("image")
     draw = Draw(
         steps=options.steps or (16 if pictures else 64),
         plan=sampler,
         options=settings,
-        guidance=None if options.guidance is None else Guidance(options.guidance, options.guidance_schedule),
+        guidance=None if options.guidance is None else guidance,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
@@ -164,7 +165,7 @@ def generate(options: argparse.Namespace) -> None:
         write_captions(pipe, options, draw)
     elif pictures:
         if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=Guidance(IMAGE_GUIDANCE, options.guidance_schedule))
+            draw = replace(draw, guidance=guidance)
         write_pictures(pipe, options, draw)
     else:
         write_texts(pipe, options, draw)
