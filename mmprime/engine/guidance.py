@@ -50,6 +50,11 @@ class Guidance:
         if not bool(((values >= -1) & values.isfinite()).all()):
             raise ValueError(f"guidance must be a finite number >= -1, got {self.scale}")
 
+    @classmethod
+    def of(cls, guidance: float | Guidance | None) -> Guidance:
+        """A number is a scale with the linear schedule, None is scale 0."""
+        return guidance if isinstance(guidance, Guidance) else cls(guidance or 0.0)
+
     def __bool__(self) -> bool:
         """Whether anything is guided."""
         return bool(self._values().any())
@@ -86,7 +91,7 @@ def token_values(value: Scale, canvas: Canvas, what: str) -> Tensor:
             raise ValueError(
                 f"{what} has shape {tuple(value.shape)}, the canvas {canvas.num_tokens} tokens; one for each"
             )
-        return value.to(out)
+        return out + value.to(out)
     if not isinstance(value, Mapping):
         return out + value
     for name, number in value.items():
@@ -175,9 +180,7 @@ def guide(
     denoiser: Denoiser, canvas: Canvas, rank: Tensor, cond: Condition | None, guidance: float | Guidance | None
 ) -> tuple[Denoiser, Condition | None]:
     """The denoiser and condition of a guided run of rank (B, N); both as they are where nothing is guided."""
-    if not isinstance(guidance, Guidance):
-        guidance = Guidance(guidance or 0.0)
-    if not guidance:
+    if not Guidance.of(guidance):
         return denoiser, cond
-    guided = Guided(denoiser, guidance)
+    guided = Guided(denoiser, Guidance.of(guidance))
     return guided, guided.condition(canvas, rank, cond)
