@@ -59,6 +59,31 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def scale(text: str) -> float | dict[str, float]:
+    """An argparse type: a guidance scale, "3", or one for each span, "image=3,text=1"."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
+        if len(dict(pairs)) == len(pairs):
+            return dict(pairs)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER, each span once")
+
+
+def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -> None:
+    """--guidance and --guidance-schedule, the parts of a `Guidance`."""
+    parser.add_argument(
+        "--guidance", type=scale, default=default, metavar="SCALE",
+        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is drawn{note}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance-schedule", default="linear", metavar="SCHEDULE",
+        help="constant, linear (default), power_cosine[:POWER] or interval:LO:HI, over the share that is visible",
+    )  # fmt: skip
+
+
 def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     """An argparse type: comma-separated values of a kind, at least one."""
 
@@ -81,7 +106,7 @@ def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
     """The options of every tool that draws; num: how many by default."""
     how.add_argument("--num", type=positive, default=num, help=f"how many (default {num})")
     how.add_argument("--steps", type=positive, help="forward steps (default 16; for continuing a text 64)")
-    how.add_argument("--guidance", type=float, help="classifier-free guidance, 0 is off (default 3 for pictures)")
+    add_guidance_arguments(how, None, "; default 3 for pictures")
     how.add_argument(
         "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
         help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
@@ -97,8 +122,11 @@ def draw_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options of `add_sampling` as arguments of `mmprime.drawing.Draw`, all but steps, whose default depends on the
     model. Raises ValueError as `parse_sampler` does."""
     name, settings = parse_sampler(options.sampler)
-    shared = {key: getattr(options, key) for key in ("guidance", "temperature", "top_p", "seed")}
-    return {"plan": name, "options": settings, **shared}
+    from mmprime.engine import Guidance
+
+    shared = {key: getattr(options, key) for key in ("temperature", "top_p", "seed")}
+    guidance = None if options.guidance is None else Guidance(options.guidance, options.guidance_schedule)
+    return {"plan": name, "options": settings, "guidance": guidance, **shared}
 
 
 def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:

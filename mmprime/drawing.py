@@ -18,6 +18,7 @@ from mmprime.engine import (
     Canvas,
     Condition,
     Denoiser,
+    Guidance,
     Plan,
     Policy,
     Region,
@@ -35,7 +36,8 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Draw:
-    """How to sample. seed may be one for each example; guidance None or 0 is off, and doubles the NFE when on.
+    """How to sample. seed may be one for each example. guidance: a scale (linear schedule) or a `Guidance`; None or 0
+    is off, and a step at which it acts takes two forward passes.
 
     plan: a name of `mmprime.engine.samplers`, with its options; None is the plan of the law the model was trained on.
     steps bounds the forward steps of an example (of policies that decide it themselves it does not). pause: the step to
@@ -44,7 +46,7 @@ class Draw:
 
     steps: int = 16
     plan: str | None = None
-    guidance: float | None = None
+    guidance: float | Guidance | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | Sequence[int] = 0
@@ -83,13 +85,16 @@ class Paused:
 
 @dataclass(frozen=True)
 class Result:
-    """y (B, N); nfe (B,) forward passes; seconds of sampling; rank (B, N): the step at which a digit was drawn (for the
-    last time, where it was hidden again), 0 given, -1 never. Of a traced draw, else None: history (K, B, N) y after
-    each step; confidence, entropy (B, N) as in `mmprime.engine.Trace`. paused: what to go on from, if the run was
-    stopped before its end."""
+    """y (B, N); nfe (B,) forward passes; idle_steps (B,) steps of a plan that revealed nothing; seconds of sampling.
+
+    rank (B, N): the step at which a digit was drawn (for the last time, where it was hidden again), 0 given, -1 never.
+    Of a traced draw, else None: history (K, B, N) y after each step; confidence, entropy (B, N) as in
+    `mmprime.engine.Trace`. paused: what to go on from, if the run was stopped before its end.
+    """
 
     y: Tensor
     nfe: Tensor
+    idle_steps: Tensor
     seconds: float
     rank: Tensor
     history: Tensor | None
@@ -145,7 +150,7 @@ def draw_rows(
             canvas,
             plan,
             given=known,
-            guidance=guidance_scales(canvas, draw.regions, draw.guidance or 0.0),  # type: ignore[arg-type]
+            guidance=guidance_scales(canvas, draw.regions, draw.guidance),
             temperature=temperatures(canvas, draw.regions, draw.temperature),
             top_p=draw.top_p,
             generator=[torch.Generator().manual_seed(mix(seed, _DRAW_STREAM)) for seed in own],
@@ -160,12 +165,15 @@ def draw_rows(
         runs.append(run)
         histories.append(shown)
     seconds = time.perf_counter() - start
-    y0, y, nfe, rank = y, *(torch.cat([getattr(run, name) for run in runs]) for name in ("y", "nfe", "rank"))
+    y0 = y
+    y, nfe, idle, rank = (
+        torch.cat([getattr(run, name) for run in runs]) for name in ("y", "nfe", "idle_steps", "rank")
+    )
     paused = Paused(y0, runs[0].state(), law, draw, absent, cond) if any(run.under_way for run in runs) else None
     if not draw.trace:
-        return Result(y, nfe, seconds, rank, None, None, None, paused)
+        return Result(y, nfe, idle, seconds, rank, None, None, None, paused)
     confidence, entropy = (torch.cat([getattr(run, name) for run in runs]) for name in ("confidence", "entropy"))
-    return Result(y, nfe, seconds, rank, _join_histories(histories), confidence, entropy, paused)
+    return Result(y, nfe, idle, seconds, rank, _join_histories(histories), confidence, entropy, paused)
 
 
 def resume_rows(

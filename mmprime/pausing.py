@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.drawing import Draw, Paused
-from mmprime.engine import Region
+from mmprime.engine import Guidance, Region
 from mmprime.files import whole_file
 
 FORMAT = "mmprime paused run 1"
@@ -32,6 +32,7 @@ def save_paused(path: str | Path, paused: Paused, weights: str) -> None:
     tensors |= {} if paused.absent is None else {"absent": paused.absent}
     tensors |= {} if paused.kept is None else {"kept": paused.kept[0]}
     draw = {name: value for name, value in vars(paused.draw).items() if name != "options"}
+    draw["guidance"] = _guidance_words(paused.draw.guidance)
     about = {
         "format": FORMAT,
         "weights": weights,
@@ -65,6 +66,13 @@ def load_paused(path: str | Path, weights: str) -> Paused:
     return _read(about, tensors)
 
 
+def _guidance_words(guidance: float | Guidance | None) -> Any:
+    if not isinstance(guidance, Guidance):
+        return guidance
+    scale = guidance.scale
+    return {"scale": scale.tolist() if isinstance(scale, Tensor) else scale, "schedule": guidance.schedule}
+
+
 def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -75,7 +83,13 @@ def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
     )
     options = about["options"] | ({"parts": regions} if regions else {})
     known = {each.name for each in dataclasses.fields(Draw)}
-    draw = Draw(**{name: value for name, value in about["draw"].items() if name in known}, options=options)
+    own = {name: value for name, value in about["draw"].items() if name in known}
+    if isinstance(own["guidance"], dict):
+        scale = own["guidance"]["scale"]
+        own["guidance"] = Guidance(
+            torch.tensor(scale) if isinstance(scale, list) else scale, own["guidance"]["schedule"]
+        )
+    draw = Draw(**own, options=options)
     kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
     cond = part("cond.") or None
     return Paused(

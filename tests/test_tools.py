@@ -70,7 +70,7 @@ def test_pictures_film_captions_and_repaint(model: Path, here: Path, capsys: pyt
     common = ["--model", model, "--steps", 3, "--num", 2, "--scale", 2]
     assert run(generate, [*common, "--prompt", "red apple", "--out", "a.png", "--trace", "a.gif"]) == 0
     said = capsys.readouterr()
-    assert "NFE 6 each" in said.out  # three guided steps
+    assert "NFE 5 each" in said.out  # three steps, of which linear guidance acts on two
     assert said.err == ""
     with Image.open("a.png") as sheet, Image.open("a.gif") as film:
         assert sheet.size == (2 * 64 + 3 * 2, 64 + 2 * 2)
@@ -95,6 +95,24 @@ def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture
     common = ["--model", model, "--steps", 3, "--num", 1, "--prompt", "red apple"]
     assert run(generate, [*common, "--out", "a.png", "--sampler", "remdm", "eta=0.4", "kind=conf"]) == 0
     assert Path("a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "nfe"),
+    [
+        (["--guidance", "0"], 4),
+        (["--guidance", "image=3,text=1"], 7),
+        (["--guidance", "text=1"], 4),
+        (["--guidance", "2", "--guidance-schedule", "constant"], 8),
+        (["--guidance-schedule", "interval:0.5:0.75"], 5),
+    ],
+)
+def test_guidance_costs_what_it_does(
+    model: Path, here: Path, capsys: pytest.CaptureFixture[str], guidance: list[str], nfe: int
+) -> None:
+    """Four steps of equal size: interval:0.5:0.75 holds the third."""
+    assert run(generate, ["--model", model, "--steps", 4, "--num", 1, "--prompt", "red apple", *guidance]) == 0
+    assert f"NFE {nfe} each" in capsys.readouterr().out
 
 
 def test_same_seed_same_file(model: Path, here: Path) -> None:
@@ -143,6 +161,12 @@ MISTAKES = [
     (["--prompt", "red apple", "--plan", "random"], "unknown sampler 'random'"),
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
+    (["--prompt", "red apple", "--guidance", "-2"], "guidance must be a finite number >= -1, got -2"),
+    (["--prompt", "red apple", "--guidance", "image:3"], "neither a number nor SPAN=NUMBER"),
+    (["--prompt", "red apple", "--guidance", "image=1,image=2"], "each span once"),
+    (["--prompt", "red apple", "--guidance", "image=1=2"], "neither a number nor SPAN=NUMBER"),
+    (["--prompt", "red apple", "--guidance", "picture=3"], "no span 'picture'"),
+    (["--prompt", "red apple", "--guidance-schedule", "interval:0.8:0.2"], "no guidance schedule 'interval:0.8:0.2'"),
     (["--prompt", "red apple", "--label", "3"], "cannot be conditioned on label"),
     (["--region", "0,0,8,8"], "needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),
@@ -338,7 +362,7 @@ def test_caption_accuracy(
     arguments = ["captions", "--model", model, "--data", drawings / "images", "--num", "3", "--steps", "2"]
     assert run(evaluate, [*arguments, "--save", "drawn", "--json", "r.json"]) == 0
     generated, chance = json.loads(Path("r.json").read_text())
-    assert (generated["num_samples"], generated["nfe"]) == (3, 4)
+    assert (generated["num_samples"], generated["nfe"]) == (3, 3)
     assert 0 <= generated["value"] <= 1
     assert chance["value"] == pytest.approx(1 / 3)
     assert len(list(Path("drawn").glob("*.png"))) == 3

@@ -146,8 +146,12 @@ def generate(options: argparse.Namespace) -> None:
     check(options)
     settings = console.draw_settings(options)
     from mmprime.drawing import Draw
+    from mmprime.engine import Guidance
     from mmprime.pipeline import from_pretrained
 
+    guidance = Guidance(
+        console.IMAGE_GUIDANCE if options.guidance is None else options.guidance, options.guidance_schedule
+    )
     pipe = from_pretrained(options.model)
     if options.resume_from is not None:
         resume(pipe, options)
@@ -170,7 +174,7 @@ def generate(options: argparse.Namespace) -> None:
         write_captions(pipe, options, draw)
     elif pictures:
         if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=console.IMAGE_GUIDANCE)
+            draw = replace(draw, guidance=guidance)
         write_pictures(pipe, options, draw)
     else:
         write_texts(pipe, options, draw)

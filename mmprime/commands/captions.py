@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="dataset folder of captioned images")
     parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
     parser.add_argument("--steps", type=console.positive, default=32)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    console.add_guidance_arguments(parser, 3.0)
     parser.add_argument("--plan", choices=console.PLANS)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--judge", choices=("nearest", "alignment"), default="nearest")
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     """Caption accuracy by the judge asked for, with what it makes of real drawings, and chance."""
     from mmprime.data import ImageDataset
     from mmprime.drawing import Draw
-    from mmprime.engine import mix
+    from mmprime.engine import Guidance, mix
     from mmprime.evaluation import stamp
     from mmprime.evaluation.alignment import hold_out
     from mmprime.evaluation.captions import choose_captions
@@ -44,13 +44,14 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
 
+    guidance = Guidance(options.guidance, options.guidance_schedule)
     judge = EfficientNetLite0()
     pipe = from_pretrained(options.model)
     real = ImageDataset.load(options.data)
     seen = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
     wanted = choose_captions(seen, options.num, options.seed)
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
-    draw = Draw(options.steps, options.plan, options.guidance, options.temperature, seed=seeds)
+    draw = Draw(options.steps, options.plan, guidance, options.temperature, seed=seeds)
     if options.judge == "alignment":
         hold_out(real.vendors, real.splits)  # says what is missing before anything is drawn
     found = pipe.generate(wanted, 1, draw)
@@ -62,8 +63,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     judged = by_nearest if options.judge == "nearest" else by_alignment
     rows = judged(real, features, extract(judge, images), wanted, options.seed)
     nfe = float(found.nfe.double().mean())
-    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, nfe))
-    how = {"sampler": options.plan or pipe.law, "guidance": options.guidance}
+    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, found.idle_steps))
+    how = {"sampler": options.plan or pipe.law, "guidance": str(guidance)}
     return stamp(rows, data_hash=data_hash(options.data), **how)
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="PATH", help="a folder of pictures, or an .npz batch (arr_0)")
     parser.add_argument("--num", type=console.positive, default=50000)
     parser.add_argument("--steps", type=console.positive, default=32)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    console.add_guidance_arguments(parser, 2.0)
     parser.add_argument("--plan", choices=console.PLANS)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--batch", type=console.positive, default=64, help="pictures drawn together")
@@ -53,13 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Measure]:
     """Draw this process's share; in process 0 also score. The other processes end here, with exit code 0."""
     from mmprime.drawing import Draw
-    from mmprime.engine import mix
+    from mmprime.engine import Guidance, mix
     from mmprime.evaluation import stamp
     from mmprime.evaluation.comparison import Judges, parse_metrics
     from mmprime.pipeline import from_pretrained
 
     place = place_of(os.environ)
     metrics = parse_metrics(options.metric)
+    guidance = Guidance(options.guidance, options.guidance_schedule)
     pipe = from_pretrained(options.model, _device(place.local))
     classes = pipe.model.config.num_classes
     if classes is None:
@@ -76,19 +77,19 @@ def run(options: argparse.Namespace) -> list[Measure]:
         draw = Draw(
             options.steps,
             options.plan,
-            options.guidance,
+            guidance,
             options.temperature,
             seed=[mix(options.seed, i) for i in picks],
         )
-        images, nfe = draw_labelled(pipe, [i % classes for i in picks], draw)
-        for number, image, passes in zip(picks, images, nfe.tolist()):
-            _save(_file(out, number), image, {"label": number % classes, "nfe": passes})
+        images, cost = draw_labelled(pipe, [i % classes for i in picks], draw)
+        for number, image, (nfe, idle) in zip(picks, images, cost.tolist()):
+            _save(_file(out, number), image, {"label": number % classes, "nfe": nfe, "idle_steps": idle})
     print(f"process {place.rank} of {place.world} drew {len(own)} pictures into {out}")
     if comparison is None:
         raise SystemExit(0)
     _await(out, options.num, options.patience)
     found = _score(out, options, comparison)
-    return stamp(found, sampler=options.plan or pipe.law, guidance=options.guidance)
+    return stamp(found, sampler=options.plan or pipe.law, guidance=str(guidance))
 
 
 class Place(NamedTuple):
@@ -108,7 +109,7 @@ def place_of(environment: os._Environ[str] | dict[str, str]) -> Place:
 
 
 def draw_labelled(pipe: Pipeline, labels: list[int], draw: Draw) -> tuple[Tensor, Tensor]:
-    """One uint8 picture (3, H, W) for each label, and the forward passes of each. Spans of text stay hidden."""
+    """A uint8 picture (3, H, W) for each label; (B, 2) its forward passes and idle steps. Spans of text stay hidden."""
     import torch
 
     from mmprime.drawing import draw_rows
@@ -122,7 +123,8 @@ def draw_labelled(pipe: Pipeline, labels: list[int], draw: Draw) -> tuple[Tensor
     found = draw_rows(pipe.model, pipe.canvas, y, pipe.law, draw, absent, cond)
     span = pipe.canvas.span("image")
     codes = span.codec.decode(pipe.canvas.view(found.y, "image")).view(-1, *pipe.image_tokenizer.grid)
-    return (pipe.image_tokenizer.decode(codes).cpu() * 255).round().byte(), found.nfe.cpu()
+    images = (pipe.image_tokenizer.decode(codes).cpu() * 255).round().byte()
+    return images, torch.stack([found.nfe, found.idle_steps], -1)
 
 
 def _comparison(options: argparse.Namespace, judges: Judges, pipe: Pipeline) -> Comparison:
@@ -145,7 +147,10 @@ def _claim(out: Path, options: argparse.Namespace, classes: int) -> None:
     from mmprime.evaluation.provenance import model_hash
     from mmprime.files import write_text
 
-    how = {name: getattr(options, name) for name in ("steps", "guidance", "plan", "temperature", "seed")}
+    how = {
+        name: getattr(options, name)
+        for name in ("steps", "guidance", "guidance_schedule", "plan", "temperature", "seed")
+    }
     record = {"model": model_hash(options.model), "classes": classes, **how}
     if (out / _RECORD).is_file():
         known = json.loads((out / _RECORD).read_text(encoding="utf-8"))
@@ -188,21 +193,22 @@ def _await(out: Path, num: int, patience: float) -> None:
 
 
 def _score(out: Path, options: argparse.Namespace, comparison: Comparison) -> list[Measure]:
+    import torch
     from PIL import Image
 
     from mmprime.drawing import Draw
     from mmprime.evaluation.pictures import PictureFiles
 
     files = [_file(out, i) for i in range(options.num)]
-    passes = 0
+    passes, idle_steps = 0, []
     for file in files:
         with Image.open(file) as opened:
-            if not opened.info.get("nfe", "").isdecimal():
+            if not all(opened.info.get(name, "").isdecimal() for name in ("nfe", "idle_steps")):
                 raise ValueError(f"{file} does not say its forward passes: it was not drawn here; remove it")
             passes += int(opened.info["nfe"])
-    nfe = passes / options.num
-    idle = idle_share(Draw(options.steps, options.plan, options.guidance), nfe)
-    return comparison.rows(PictureFiles(files), nfe, options.seed, idle)
+            idle_steps.append(int(opened.info["idle_steps"]))
+    idle = idle_share(Draw(options.steps, options.plan), torch.tensor(idle_steps))
+    return comparison.rows(PictureFiles(files), passes / options.num, options.seed, idle)
 
 
 def _device(local: int) -> str:

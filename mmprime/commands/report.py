@@ -41,7 +41,7 @@ class Row:
     @property
     def setting(self) -> str:
         """Sampler and guidance in words, "" without any."""
-        guided = "" if self.measure.guidance is None else f"guidance {self.measure.guidance:g}"
+        guided = "" if self.measure.guidance is None else f"guidance {self.measure.guidance}"
         return ", ".join(part for part in (self.measure.sampler or "", guided) if part)
 
 

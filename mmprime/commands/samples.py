@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[32],
         help="with --model: step counts, e.g. 4,8,16,32",
     )
-    parser.add_argument("--guidance", type=float, default=3.0)
+    console.add_guidance_arguments(parser, 3.0)
     parser.add_argument("--plan", choices=console.PLANS)
     parser.add_argument("--temperature", type=float, default=1.0)
     add_metric_arguments(parser, "fid")
@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
 
 def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     from mmprime.drawing import Draw
+    from mmprime.engine import Guidance
     from mmprime.evaluation import stamp
     from mmprime.evaluation.comparison import Comparison
     from mmprime.evaluation.pictures import Pictures, PictureSet, read_folder
@@ -96,7 +97,7 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     comparison = Comparison(judges, real, rules_of(options))
     comparison.check(options.num)
     prompts = _prompts(pipe, captions, options.num, options.seed)
-    guidance = options.guidance if prompts is not None else None
+    guidance = Guidance(options.guidance, options.guidance_schedule) if prompts is not None else None
     rows: list[Measure] = []
     for steps in options.steps:
         drawn = draw_pictures(
@@ -104,7 +105,7 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
         )
         print(f"{options.num} pictures of {steps} steps in {drawn.seconds:.1f} s of sampling")
         rows += comparison.rows(drawn.pictures, drawn.nfe, options.seed, drawn.idle_steps)
-    how = {"sampler": options.plan or pipe.law, "guidance": guidance}
+    how = {"sampler": options.plan or pipe.law, "guidance": None if guidance is None else str(guidance)}
     return stamp(rows, data_hash=data_hash(options.data), **how)
 
 
@@ -150,7 +151,7 @@ def draw_pictures(pipe: Pipeline, prompts: list[str] | None, num: int, draw: Dra
     from mmprime.engine import mix
     from mmprime.evaluation.pictures import Pictures
 
-    images, nfe, seconds = [], [], 0.0
+    images, nfe, idle, seconds = [], [], [], 0.0
     for start in range(0, num, _AT_ONCE):
         stop = min(start + _AT_ONCE, num)
         seeds = [mix(seed, number) for number in range(start, stop)]
@@ -159,17 +160,18 @@ def draw_pictures(pipe: Pipeline, prompts: list[str] | None, num: int, draw: Dra
         found = pipe.generate(asked, 1 if asked else stop - start, own)
         images.append((found.images.cpu() * 255).round().byte())
         nfe.append(found.nfe.double().cpu())
+        idle.append(found.idle_steps.cpu())
         seconds += found.seconds
     mean = float(torch.cat(nfe).mean())
-    return Drawn(Pictures(torch.cat(images)), mean, idle_share(draw, mean), seconds)
+    return Drawn(Pictures(torch.cat(images)), mean, idle_share(draw, torch.cat(idle)), seconds)
 
 
-def idle_share(draw: Draw, nfe: float) -> float | None:
-    """Share of the plan's steps at which an example of `nfe` forward passes revealed nothing.
+def idle_share(draw: Draw, idle_steps: Tensor) -> float | None:
+    """Mean share of the plan's steps at which examples revealed nothing, idle_steps (B,) of each.
 
     Ancestral plans have such steps; plans that cut an order into steps by count have none; of policies that decide
     while sampling it is not known here (None).
     """
     if draw.plan in _BY_COUNT:
         return 0.0
-    return 1 - nfe / (draw.steps * (2 if draw.guidance else 1)) if draw.plan == "ancestral" else None
+    return float(idle_steps.double().mean()) / draw.steps if draw.plan == "ancestral" else None

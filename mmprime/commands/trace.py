@@ -60,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
     pipe = from_pretrained(options.model)
     pictures = pipe.canvas.has("image")
     if pictures and options.guidance is None:
-        settings["guidance"] = console.IMAGE_GUIDANCE
+        from mmprime.engine import Guidance
+
+        settings["guidance"] = Guidance(console.IMAGE_GUIDANCE, options.guidance_schedule)
     draw = Draw(steps=options.steps or (16 if pictures else 64), trace=True, **settings)
     found = _pictures(pipe, options, draw) if pictures else _texts(pipe, options, draw)
     courses = _courses(found, pipe)
@@ -227,7 +229,7 @@ def _about(pipe: Pipeline, draw: Draw, options: argparse.Namespace) -> dict[str,
         "model_hash": model_hash(options.model),
         "sampler": f"{draw.plan or pipe.law} {settings}".strip(),
         "steps": draw.steps,
-        "guidance": draw.guidance,
+        "guidance": None if draw.guidance is None else str(draw.guidance),
         "temperature": draw.temperature,
         "top_p": draw.top_p,
         "seed": draw.seed,

@@ -9,10 +9,11 @@ from .cooccurrence import ppmi_vectors
 from .denoiser import Condition, Denoiser
 from .exact import ExactLikelihood
 from .grid import log_mass
-from .guidance import Guided
+from .guidance import Guidance, Guided
 from .law import LAWS
 from .likelihood import joint_loss, nelbo, plan_nats
 from .masking import corrupt, partial_states, transition_matrix
+from .particles import steer
 from .plan import ABSENT, Plan, halton_order
 from .policy import Policy
 from .regional import Region
@@ -20,10 +21,11 @@ from .rng import mix
 from .run import Run
 from .sampling import Sample, Trace, begin, sample, stream
 from .schedule import AlphaValue, Schedule
+from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
-    "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "Codec", "Condition", "Denoiser", "ExactLikelihood",
-    "Guided", "Plan", "Policy", "Region", "Run", "Sample", "Schedule", "Span", "Trace", "begin", "corrupt",
-    "halton_order", "joint_loss", "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample",
-    "stream", "transition_matrix",
+    "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
+    "ExactLikelihood", "Guidance", "Guided", "Plan", "Policy", "Region", "Run", "Sample", "Schedule", "Scorer", "Span",
+    "Tilted", "Trace", "begin", "corrupt", "halton_order", "joint_loss", "log_mass", "mix", "nelbo", "partial_states",
+    "plan_nats", "ppmi_vectors", "sample", "steer", "stream", "transition_matrix",
 ]  # fmt: skip

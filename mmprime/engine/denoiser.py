@@ -29,6 +29,12 @@ class Denoiser(Protocol):
     def logits(self, hidden: Tensor, span: Span) -> Tensor: ...
 
 
+def forward_passes(denoiser: Denoiser, y: Tensor, cond: Condition | None) -> Tensor:
+    """(B,) int64: passes of the network that one call takes for each example; 1 unless the denoiser has `passes`."""
+    own = getattr(denoiser, "passes", None)
+    return torch.ones(len(y), dtype=torch.int64, device=y.device) if own is None else own(y, cond)
+
+
 def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span) -> Tensor:
     """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32."""
     logits = denoiser.logits(hidden, span)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas
+from .guidance import Guidance
 from .plan import ABSENT, Plan
 
 _REST = "the rest"
@@ -129,21 +130,21 @@ def temperatures(canvas: Canvas, regions: Sequence[Region], default: float) -> f
     return heat
 
 
-def guidance_scales(canvas: Canvas, regions: Sequence[Region], default: float) -> float | Tensor:
-    """The guidance scale of each token (L,) float64, or `default` when no region has its own.
+def guidance_scales(canvas: Canvas, regions: Sequence[Region], default: float | Guidance | None) -> Guidance:
+    """The guidance of a run: `default`, with the scales that regions have of their own.
 
     Raises ValueError on a region with guidance that holds a part of a token only: logits are of whole tokens.
     """
     own = [(region, region.guidance) for region in disjoint(canvas, regions) if region.guidance is not None]
     if not own:
-        return default
-    scale = torch.full((canvas.num_tokens,), default, dtype=torch.float64)
+        return Guidance.of(default)
+    scale = Guidance.of(default).scales(canvas)
     for region, guidance in own:
         inside = torch.zeros(canvas.num_tokens, dtype=torch.int64).index_add_(0, canvas.token_of, region.mask.long())
         if bool(((inside > 0) & (inside < canvas.token_of.bincount())).any()):
             raise ValueError(f"region {region.name!r}: guidance is for whole tokens, not for some of their digits")
         scale[inside > 0] = guidance
-    return scale
+    return Guidance(scale, Guidance.of(default).schedule)
 
 
 def _check_cover(parts: Sequence[Region], steps: int) -> None:

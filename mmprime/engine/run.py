@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .denoiser import Condition, Denoiser, chunks, token_grid
+from .denoiser import Condition, Denoiser, chunks, forward_passes, token_grid
 from .grid import draw, unravel
 from .plan import Plan
 from .rng import uniforms
@@ -104,7 +104,7 @@ class Run:
         """Hidden states of some examples (A,) as they stand; counts what it costs."""
         cond = None if self.cond is None else {name: value[example] for name, value in self.cond.items()}
         hidden = self.denoiser(self.y[example], self.canvas, cond)
-        self.nfe[example] += getattr(self.denoiser, "passes_per_call", 1)
+        self.nfe[example] += forward_passes(self.denoiser, self.y[example], cond)
         return hidden
 
 

@@ -21,7 +21,7 @@ from .adaptive import PolicyRun
 from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser
-from .guidance import Guided
+from .guidance import Guidance, guide
 from .plan import ABSENT, Plan
 from .policy import Policy
 from .rng import Randomness, generators
@@ -44,8 +44,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Sample:
-    """y (B, N); rank (B, N) as executed; nfe (B,) real forward passes (guidance counts twice); idle_steps (B,) steps of
-    the plan at which the example revealed nothing (skipped, not computed)."""
+    """y (B, N); rank (B, N) as executed; nfe (B,) real forward passes (a guided step takes two); idle_steps (B,)
+    steps of the plan at which the example revealed nothing (skipped, not computed)."""
 
     y: Tensor
     rank: Tensor
@@ -62,14 +62,13 @@ def sample(
     canvas: Canvas,
     plan: Plan | Policy,
     given: Tensor | None = None,
-    guidance: float | None = None,
+    guidance: float | Guidance | None = None,
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     generator: Randomness = None,
     trace: bool = False,
     *,
     cond: Condition | None = None,
-    ramp: str = "linear",
     on_step: StepCallback | None = None,
     batch: int = 1,
     absent: Tensor | None = None,
@@ -80,14 +79,14 @@ def sample(
     given (B, N): values where the plan has rank 0, `MASK_ID` elsewhere; with a policy every value that is given counts
     as rank 0, and without `given` there are `batch` empty examples. absent (N,) bool: with a policy, what stays hidden
     (a plan says so itself). guidance: classifier-free scale w (0 or None is
-    off), shaped by `ramp`. temperature: a number or one for each sub-token (N,), 0 is greedy; top_p in (0, 1] applies
+    off) or a `Guidance`. temperature: a number or one for each sub-token (N,), 0 is greedy; top_p in (0, 1] applies
     to whole tokens. generator: a seed, a generator, or one for each example; a sample depends on its own stream only.
     on_step(k, y) is called after step k. state: of a run of the same request (`Run.state`), to go on from there.
     Raises ValueError on a temperature < 0, top_p outside (0, 1], or given values that do not match the plan's rank 0.
     """
     run = begin(
         denoiser, canvas, plan, given, guidance, temperature, top_p, generator,
-        cond=cond, ramp=ramp, batch=batch, absent=absent, state=state,
+        cond=cond, batch=batch, absent=absent, state=state,
     )  # fmt: skip
     history = []
     while run.step():
@@ -104,7 +103,7 @@ def stream(
     canvas: Canvas,
     plan: Plan | Policy,
     given: Tensor | None = None,
-    guidance: float | None = None,
+    guidance: float | Guidance | None = None,
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     generator: Randomness = None,
@@ -124,13 +123,12 @@ def begin(
     canvas: Canvas,
     plan: Plan | Policy,
     given: Tensor | None = None,
-    guidance: float | None = None,
+    guidance: float | Guidance | None = None,
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
     generator: Randomness = None,
     *,
     cond: Condition | None = None,
-    ramp: str = "linear",
     batch: int = 1,
     absent: Tensor | None = None,
     state: Mapping[str, Tensor] | None = None,
@@ -144,10 +142,7 @@ def begin(
     else:
         rank = plan.rank if given is None else plan.rank.to(given.device)
     y = _start(canvas, rank, given)
-    if guidance:
-        guided = Guided(denoiser, guidance, ramp)
-        cond = guided.condition(canvas, rank, cond)
-        denoiser = guided
+    denoiser, cond = guide(denoiser, canvas, rank, cond, guidance)
     streams = generators(generator, len(y), _SAMPLE_STREAM)
     run: Run = (
         PolicyRun(denoiser, canvas, plan, y, rank > 0, streams, drawing, cond)

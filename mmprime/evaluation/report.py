@@ -15,9 +15,10 @@ class Measure:
     """One row of a report.
 
     stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes per example.
-    idle_steps: share of the sampler's steps that reveal nothing. ema: decay of the averaged weights, None if they are
-    not averaged. model_hash, data_hash, reference_hash: 16 hex digits of what was measured, on what, against what.
-    command: what was typed, so that the number can be had again. None: does not apply.
+    idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
+    ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
+    digits of what was measured, on what, against what. command: what was typed, so that the number can be had again.
+    None: does not apply.
     """
 
     metric: str
@@ -29,7 +30,7 @@ class Measure:
     seed: int | None
     idle_steps: float | None = None
     sampler: str | None = None
-    guidance: float | None = None
+    guidance: str | None = None
     ema: float | None = None
     precision: str | None = None
     model_hash: str | None = None

@@ -6,7 +6,7 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import ABSENT, Canvas, Codec, Span, sample
+from mmprime.engine import ABSENT, Canvas, Codec, Guidance, Span, sample
 from mmprime.engine.regional import Region, disjoint, guidance_scales, temperatures
 from mmprime.engine.samplers import Request, build
 
@@ -73,8 +73,10 @@ def test_temperature_and_guidance_of_a_region():
     parts = [Region("left", LEFT, temperature=0.5, guidance=2.0), Region("text", TEXT, temperature=0.0)]
     heat = temperatures(CANVAS, parts, 1.0)
     assert [float(heat[mask].unique()) for mask in (LEFT, TEXT, IMAGE & ~LEFT)] == [0.5, 0.0, 1.0]
-    scale = guidance_scales(CANVAS, parts, 3.0)
+    guidance = guidance_scales(CANVAS, parts, Guidance({"text": 3.0, "image": 3.0}, "constant"))
+    scale = guidance.scales(CANVAS)
     assert scale.tolist()[:4] == [3.0] * 4
+    assert guidance.schedule == "constant"
     assert scale[4:].view(4, 4).tolist() == [[2.0, 2.0, 3.0, 3.0]] * 4
     assert temperatures(CANVAS, [Region("left", LEFT)], 0.7) == 0.7
     with pytest.raises(ValueError, match="'fine': guidance is for whole tokens"):

@@ -66,7 +66,7 @@ def test_files_side_by_side(here: Path) -> None:
 
 
 def test_nfe_across(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = write("a.json", row(3.0, nfe=16), row(5.0, nfe=4), row(4.0, nfe=4, sampler="halton", guidance=2.0))
+    name = write("a.json", row(3.0, nfe=16), row(5.0, nfe=4), row(4.0, nfe=4, sampler="halton", guidance="2"))
     assert run(["table", name, "--by", "nfe"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert cells(lines[0]) == ["metric", "unit", "file", "NFE 4", "NFE 16"]

@@ -1,0 +1,93 @@
+"""Guidance by any score of codes: a denoiser around a denoiser and a scorer.
+
+    p'(v | y) ∝ p(v | y) exp(λ_i s(v; y, i)),      v a code of token i
+
+With the look-ahead value s(v; y, i) = log E[exp r(x) | y, x_i = v], and one sub-token revealed at a time, samples have
+the law ∝ p(x) exp r(x); with s = log p(c | y, x_i = v) that is classifier guidance (Nisonoff et al., arXiv 2406.01572).
+A score of the code alone is its own look-ahead where one token is hidden; with more it tilts each draw, not the joint
+law. Where only complete examples can be rated, see `steer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .canvas import Canvas, Span
+from .denoiser import Condition, Denoiser, forward_passes
+from .guidance import Scale, token_values
+
+
+class Scorer(Protocol):
+    """What is visible -> scores of codes, asked for chosen tokens only.
+
+    Called with y (B, N) whenever the denoiser is, it returns (B, L, F) features of all tokens, F = `features` >= 0, in
+    the denoiser's precision. `scores` then turns features (M, F) of tokens of a span into finite (M, C) in code order.
+    """
+
+    features: int
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor: ...
+
+    def scores(self, features: Tensor, span: Span) -> Tensor: ...
+
+
+class CodeScores:
+    """The scorer that does not look: {"image": (C,)} a score for each code of a span, 0 in spans left out.
+
+    Raises ValueError, when used, on a span the canvas lacks or another number of codes.
+    """
+
+    features = 0
+
+    def __init__(self, table: Mapping[str, Tensor]) -> None:
+        self.table = dict(table)
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        for name, scores in self.table.items():
+            if scores.shape != (canvas.span(name).codec.num_codes,):
+                count = canvas.span(name).codec.num_codes
+                raise ValueError(f"scores of span {name!r} have shape {tuple(scores.shape)}, it has {count} codes")
+        return torch.zeros(len(y), canvas.num_tokens, 0, device=y.device)
+
+    def scores(self, features: Tensor, span: Span) -> Tensor:
+        scores = self.table.get(span.name, torch.zeros(span.codec.num_codes))
+        return scores.to(features.device).expand(len(features), -1)
+
+
+class Tilted:
+    """A denoiser tilted by a scorer. scale λ as in `Guidance`: a number, by span name, or (L,); of any sign.
+
+    Classifier-free guidance goes around it: a score that is the same in both branches then acts once. Passes of the
+    scorer are not counted as NFE. Raises ValueError on scores that are not finite.
+    """
+
+    def __init__(self, denoiser: Denoiser, scorer: Scorer, scale: Scale = 1.0) -> None:
+        self.denoiser, self.scorer, self.scale = denoiser, scorer, scale
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        hidden = self.denoiser(y, canvas, cond)
+        features = self.scorer(y, canvas, cond).to(hidden)
+        scale = token_values(self.scale, canvas, "scale").to(hidden).expand(len(y), -1)
+        return torch.cat([hidden, features, scale[..., None]], -1)
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        count = self.scorer.features
+        hidden, features, scale = hidden.split([hidden.shape[-1] - count - 1, count, 1], -1)
+        logits = self.denoiser.logits(hidden, span)
+        rows = scale[:, 0].nonzero()[:, 0]
+        scores = self.scorer.scores(features[rows], span)
+        if not bool(scores.isfinite().all()):
+            raise ValueError(f"a score of span {span.name!r} is not finite; to forbid a code give it a score of -1e4")
+        return logits.index_add(0, rows, (scale[rows] * scores).to(logits))
+
+    def null_condition(self, cond: Condition) -> dict[str, Tensor]:
+        """The inner denoiser's own: the other branch of classifier-free guidance."""
+        return self.denoiser.null_condition(cond)  # type: ignore[attr-defined]
+
+    def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
+        """(B,) forward passes of the inner denoiser."""
+        return forward_passes(self.denoiser, y, cond)
