@@ -230,7 +230,7 @@ def test_trace_of_pictures(model: Path, here: Path, capsys: pytest.CaptureFixtur
     common = ["--model", model, "--prompt", "red apple", "--steps", 3, "--out", "t"]
     assert run(trace, [*common, "--num", 2, "--scale", 1, "--sampler", "halton", "pace=cosine", "--seed", 5]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("2 traced, 3 steps, NFE 6 each")
+    assert said[0].startswith("2 traced, 3 steps, NFE 5 each")
     names = ["entropy.png", "film.gif", "order.png", "strip.png", "trace.json"]
     assert said[1:] == [f"t/{name}" for name in names]
     assert sorted(path.name for path in (here / "t").iterdir()) == names
