@@ -239,7 +239,7 @@ def test_trace_of_pictures(model: Path, here: Path, capsys: pytest.CaptureFixtur
         assert strip.height > 2 * 32
         assert film.n_frames == 3
     found = json.loads(Path("t/trace.json").read_text())
-    assert (found["sampler"], found["seed"], found["guidance"], found["num_steps"]) == ("halton pace=cosine", 5, 3.0, 3)
+    assert (found["sampler"], found["seed"], found["guidance"], found["num_steps"]) == ("halton pace=cosine", 5, "3", 3)
     assert found["model_hash"] == model_hash(model)
     assert found["command"].startswith("python tools/trace.py --model")
     image = found["examples"][1]["spans"]["image"]
