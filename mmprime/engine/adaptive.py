@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, chunks, token_grid
+from .denoiser import DRAWN_AT_ONCE, Condition, Denoiser, chunks, token_grid
 from .grid import draw, log_posterior, unravel
 from .plan import ABSENT
 from .policy import Look, Policy
@@ -93,26 +93,26 @@ class PolicyRun(Run):
         hidden = self.hidden
         return (hidden if self.policy.unit == "digit" else self._tokens_with(hidden)).sum(-1)
 
-    def _tokens_with(self, marked: Tensor) -> Tensor:
-        """(A, N) -> (A, L): tokens with a marked digit."""
-        out = torch.zeros(len(marked), self.canvas.num_tokens, dtype=torch.int64, device=marked.device)
-        return out.index_add_(1, self.canvas.token_of.to(marked.device), marked.long()) > 0
+    def _looked_at(self, example: Tensor, hidden: Tensor) -> Tensor:
+        """(A, N): the sub-tokens that the policy may choose among or judges."""
+        if self.policy.judges_shown:
+            return self.free[example]
+        return hidden & self.policy.window(self._tokens_with(hidden))[:, self.canvas.token_of.to(hidden.device)]
 
     def _propose(self, example: Tensor, hidden: Tensor, u: Tensor) -> _Proposal:
         """One forward pass of the examples with something hidden (A, N), and a code drawn for each token of theirs."""
         shape = (*u.shape, self.policy.features)
         out = _Proposal(torch.full_like(hidden, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
         rows = hidden.any(-1).nonzero()[:, 0]
-        looked_at = self.free[example] if self.policy.judges_shown else hidden
         if not len(rows):
             return out
-        asked = example[rows]
-        states = self.forward(asked)
+        asked, looked_at = example[rows], self._looked_at(example, hidden)
+        states = self.forward(asked, self._tokens_with(looked_at[rows]))
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
             wanted = self.canvas.view(looked_at[rows], span.name)
             row, token = wanted.any(-1).nonzero(as_tuple=True)
-            for part in chunks(len(row), span):
+            for part in chunks(len(row), span, DRAWN_AT_ONCE):
                 a, i = row[part], token[part]
                 place = torch.stack([asked[a], i + where.start, wanted[a, i].long().argmax(-1)], -1)
                 self._describe(span, states[:, where][a, i], place, u[rows[a], i + where.start], rows[a], out)
@@ -171,16 +171,17 @@ def unit_law(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, uni
 
     Unit "token": over whole cells. Unit "digit": of digit place `first` (M,), padded with zeros to the largest base.
     """
-    probs = posterior.double().exp()
+    probs = posterior.exp()
     if unit == "token":
-        return probs.flatten(1), cell
+        return probs.flatten(1).double(), cell
     radices = posterior.shape[1:]
-    law = probs.new_zeros(len(probs), max(radices))
+    law = probs.new_zeros(len(probs), max(radices), dtype=torch.float64)
     for axis, radix in enumerate(radices):
         rows = first == axis
         if bool(rows.any()):
             others = [dim + 1 for dim in range(len(radices)) if dim != axis]
-            law[rows, :radix] = probs[rows].sum(others) if others else probs[rows]
+            own = probs[rows]
+            law[rows, :radix] = own.sum(others, dtype=torch.float64) if others else own.double()
     return law, digits.gather(1, first[:, None])[:, 0]
 
 

@@ -19,6 +19,7 @@ from .grid import log_mass, log_posterior
 
 Condition = Mapping[str, Tensor]
 _CHUNK_ELEMENTS = 1 << 25
+DRAWN_AT_ONCE = 1 << 21  # cells; what a draw makes of them stays in the cache of a CPU
 
 
 class Denoiser(Protocol):
@@ -35,6 +36,15 @@ def forward_passes(denoiser: Denoiser, y: Tensor, cond: Condition | None) -> Ten
     return torch.ones(len(y), dtype=torch.int64, device=y.device) if own is None else own(y, cond)
 
 
+def hidden_states(
+    denoiser: Denoiser, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor
+) -> Tensor:
+    """(B, L, D), of which only the tokens `wanted` (B, L) will be read: a denoiser with a method `hidden_at` of these
+    arguments may leave out what the others need."""
+    at = getattr(denoiser, "hidden_at", None)
+    return denoiser(y, canvas, cond) if at is None else at(y, canvas, cond, wanted)
+
+
 def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span) -> Tensor:
     """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32."""
     logits = denoiser.logits(hidden, span)
@@ -43,9 +53,9 @@ def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span) -> Tensor:
     return span.codec.to_grid(logits)
 
 
-def chunks(count: int, span: Span) -> Iterator[slice]:
-    """Slices over `count` tokens such that one slice of grids stays below a fixed size."""
-    size = max(1, _CHUNK_ELEMENTS // span.codec.num_cells)
+def chunks(count: int, span: Span, cells: int = _CHUNK_ELEMENTS) -> Iterator[slice]:
+    """Slices over `count` tokens such that the grids of one slice have at most `cells` cells."""
+    size = max(1, cells // span.codec.num_cells)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

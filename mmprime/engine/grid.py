@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .rng import categorical
 
+_NEVER = -800.0  # exp of it is 0 in float64
 
 def constrain(grid: Tensor, y: Tensor) -> Tensor:
     """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
@@ -59,28 +60,32 @@ def draw(
     that probability.
     Raises ValueError when no code agrees with the visible digits of a token.
     """
-    logits = constrain(grid, y).flatten(1).double()
-    nothing = torch.isneginf(logits).all(-1)
+    logits = constrain(grid, y).flatten(1)
+    top = logits.amax(-1, keepdim=True)
+    nothing = torch.isneginf(top[:, 0])
     if nothing.any():
         raise ValueError(f"no code agrees with the visible digits {y[nothing][0].tolist()}")
-    heat = torch.as_tensor(temperature, dtype=torch.float64, device=logits.device).expand(len(logits))[:, None]
-    probs = torch.softmax(logits / torch.where(heat > 0, heat, 1.0), -1)
+    score = logits.double() - top.double()
+    heat = torch.as_tensor(temperature, dtype=torch.float64, device=score.device).expand(len(score))[:, None]
+    if bool((heat != 1).any()):
+        score /= torch.where(heat > 0, heat, 1.0)
+    weights = score.clamp_(min=_NEVER).exp()
     if bool((heat == 0).any()):
-        surest = torch.zeros_like(probs).scatter_(-1, probs.argmax(-1, keepdim=True), 1.0)
-        probs = torch.where(heat == 0, surest, probs)
+        surest = torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
+        weights = torch.where(heat == 0, surest, weights)
     if top_p < 1:
-        probs = _nucleus(probs, top_p)
-    cell = categorical(probs, u.to(probs.device))
-    entropy = -torch.special.xlogy(probs, probs).sum(-1)
-    return cell, probs.gather(-1, cell[:, None])[:, 0], entropy
+        weights = _nucleus(weights, top_p)
+    cell = categorical(weights, u.to(weights.device))
+    total = weights.sum(-1)
+    entropy = total.log() - torch.linalg.vecdot(weights, score) / total
+    return cell, weights.gather(-1, cell[:, None])[:, 0] / total, entropy
 
 
-def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of cells whose probability reaches top_p; renormalise."""
-    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = torch.zeros_like(probs).scatter_(-1, index, ordered.masked_fill(before >= top_p, 0.0))
-    return kept / kept.sum(-1, keepdim=True)
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of cells whose share reaches top_p."""
+    ordered, index = weights.sort(dim=-1, descending=True, stable=True)
+    before = (ordered.cumsum(-1) - ordered) / ordered.sum(-1, keepdim=True)
+    return torch.zeros_like(weights).scatter_(-1, index, ordered.masked_fill(before >= top_p, 0.0))
 
 
 def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:

@@ -85,6 +85,10 @@ class Policy:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take up what `state` gave."""
 
+    def window(self, hidden: Tensor) -> Tensor:
+        """(A, L) tokens with something hidden -> those of them that may be chosen now; the others are not described."""
+        return hidden
+
     def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
         """What to remember of some units: law (m, K) float64 probabilities, before temperature and top-p; value (m,)
         the one drawn; place (m, 3) example, token, first hidden digit. -> (m, F)."""

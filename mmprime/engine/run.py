@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .denoiser import Condition, Denoiser, chunks, forward_passes, token_grid
+from .denoiser import DRAWN_AT_ONCE, Condition, Denoiser, chunks, forward_passes, hidden_states, token_grid
 from .grid import draw, unravel
 from .plan import Plan
 from .rng import uniforms
@@ -100,12 +100,17 @@ class Run:
         for stream, saved in zip(self.streams, state["streams"]):
             stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
 
-    def forward(self, example: Tensor) -> Tensor:
-        """Hidden states of some examples (A,) as they stand; counts what it costs."""
+    def forward(self, example: Tensor, wanted: Tensor) -> Tensor:
+        """Hidden states of the tokens `wanted` (A, L) of some examples (A,) as they stand; counts what it costs."""
         cond = None if self.cond is None else {name: value[example] for name, value in self.cond.items()}
-        hidden = self.denoiser(self.y[example], self.canvas, cond)
+        hidden = hidden_states(self.denoiser, self.y[example], self.canvas, cond, wanted)
         self.nfe[example] += forward_passes(self.denoiser, self.y[example], cond)
         return hidden
+
+    def _tokens_with(self, marked: Tensor) -> Tensor:
+        """(A, N) -> (A, L): tokens with a marked digit."""
+        out = torch.zeros(len(marked), self.canvas.num_tokens, dtype=torch.int64, device=marked.device)
+        return out.index_add_(1, self.canvas.token_of.to(marked.device), marked.long()) > 0
 
 
 class PlanRun(Run):
@@ -146,10 +151,11 @@ class PlanRun(Run):
         reveal = self.rank == self.number
         active = reveal.any(-1).nonzero()[:, 0]
         if len(active):
-            hidden = self.forward(active)
+            reveal = reveal[active]
+            hidden = self.forward(active, self._tokens_with(reveal))
             u = uniforms([self.streams[b] for b in active.tolist()], self.canvas.num_tokens).to(self.y.device)
             for span in self.canvas.spans:
-                self._reveal_span(span, active, reveal[active], hidden, u)
+                self._reveal_span(span, active, reveal, hidden, u)
         return True
 
     def _reveal_span(self, span: Span, active: Tensor, reveal: Tensor, hidden: Tensor, u: Tensor) -> None:
@@ -158,7 +164,7 @@ class PlanRun(Run):
         where = self.canvas.token_slice(span.name)
         states, u = hidden[:, where][row, token], u[:, where][row, token]
         example = active[row]
-        for part in chunks(len(row), span):
+        for part in chunks(len(row), span, DRAWN_AT_ONCE):
             b, i = example[part], token[part]
             shown = self.canvas.view(self.y, span.name)[b, i]
             chosen = wanted[row[part], i]

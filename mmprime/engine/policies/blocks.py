@@ -42,7 +42,10 @@ class Blocks(Policy):
     def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
         return self.inner.describe(law, value, place)
 
+    def window(self, hidden: Tensor) -> Tensor:
+        block = torch.arange(hidden.shape[-1], device=hidden.device) // self.size
+        first = torch.where(hidden, block, len(block)).amin(-1, keepdim=True)
+        return hidden & (block == first)
+
     def choose(self, look: Look) -> Choice:
-        block = torch.arange(look.candidate.shape[-1]) // self.size
-        first = torch.where(look.candidate, block, block.max() + 1).amin(-1, keepdim=True)
-        return self.inner.choose(replace(look, candidate=look.candidate & (block == first)))
+        return self.inner.choose(replace(look, candidate=self.window(look.candidate)))
