@@ -49,11 +49,22 @@ class Metered:
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         start = time.perf_counter()
         hidden = self.model(y, canvas, cond)
-        self.seconds["trunk"] += time.perf_counter() - start
-        tokens, config = canvas.num_tokens, self.model.config
-        linear = 2 * tokens * sum(p.numel() for p in self.model.blocks.parameters())
-        self.operations += len(y) * (linear + 4 * tokens**2 * config.width * config.depth)
+        self._count(start, len(y), canvas.num_tokens, canvas.num_tokens)
         return hidden
+
+    def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+        start = time.perf_counter()
+        hidden = self.model.hidden_at(y, canvas, cond, wanted)
+        self._count(start, len(y), canvas.num_tokens, int(wanted.sum(-1).max()))
+        return hidden
+
+    def _count(self, start: float, batch: int, tokens: int, leaving: int) -> None:
+        """`leaving`: tokens that leave the last block; it needs keys, values and queries of all."""
+        self.seconds["trunk"] += time.perf_counter() - start
+        config, weights = self.model.config, sum(p.numel() for p in self.model.blocks[0].parameters())
+        whole, pairs, qkv = config.depth - 1, 4 * tokens * config.width, 3 * config.width**2
+        last = 2 * tokens * qkv + 2 * leaving * (weights - qkv) + leaving * pairs
+        self.operations += batch * (whole * tokens * (2 * weights + pairs) + last)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         start = time.perf_counter()

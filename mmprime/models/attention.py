@@ -71,13 +71,14 @@ class Segments:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, segments: Tensor | Segments | None = None, backend: str = "auto"
 ) -> Tensor:
-    """q, k, v (B, L, H, Dh), segments (B, L) int or None -> (B, L, H, Dh).
+    """q, k, v (B, L, H, Dh), segments (B, L) int or None -> (B, L, H, Dh). Without segments q may be of fewer tokens.
 
     Raises ValueError on unknown back ends, on shapes that do not fit, and on xformers without CUDA.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown attention back end {backend!r}; there are {', '.join(BACKENDS)}")
-    if q.ndim != 4 or q.shape != k.shape or q.shape != v.shape:
+    fewer = segments is None and q.ndim == k.ndim == 4 and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
+    if q.ndim != 4 or k.shape != v.shape or not (q.shape == k.shape or fewer):
         raise ValueError(f"q, k, v must share one shape (B, L, H, Dh), got {[tuple(t.shape) for t in (q, k, v)]}")
     if isinstance(segments, Tensor):
         segments = Segments(segments)

@@ -20,7 +20,7 @@ from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
 from .embedder import TokenEmbedder
-from .layers import Block, Modulation, modulate, rms_norm
+from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread
 from .rotary import RotaryTables
 
 
@@ -64,6 +64,15 @@ class PrimeDiT(nn.Module):
         Raises ValueError on shapes, digits, spans or conditions that do not fit.
         """
         return self._trunk(self._embed(y, canvas), self.rotary(canvas, y.device), self._condition(y, cond))
+
+    def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+        """As `forward`, for the tokens `wanted` (B, L) bool only; the rest is zero. The last block computes no others."""
+        at = places(wanted)
+        reaches = [None] * (len(self.blocks) - 1) + [Only(at)]
+        x = self._trunk(
+            self._embed(y, canvas), self.rotary(canvas, y.device), self._condition(y, cond), reaches=reaches
+        )
+        return spread(x, at, canvas.num_tokens)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span -> (M, C)."""
@@ -152,13 +161,20 @@ class PrimeDiT(nn.Module):
             raise ValueError(f"span {span.name!r}: the model was built for {own.codec!r}, got {span.codec!r}")
         return own
 
-    def _trunk(self, x: Tensor, table: Tensor, condition: Tensor | None, segments: Segments | None = None) -> Tensor:
+    def _trunk(
+        self,
+        x: Tensor,
+        table: Tensor,
+        condition: Tensor | None,
+        segments: Segments | None = None,
+        reaches: Sequence[Reach | None] | None = None,
+    ) -> Tensor:
         backend = self.config.attention
-        for block in self.blocks:
+        for block, reach in zip(self.blocks, reaches or [None] * len(self.blocks)):
             if self.config.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, table, condition, segments, backend, use_reentrant=False)
+                x = checkpoint(block, x, table, condition, segments, backend, reach, use_reentrant=False)
             else:
-                x = block(x, table, condition, segments, backend)
+                x = block(x, table, condition, segments, backend, reach)
         if self.final is not None and condition is not None:
             x = modulate(rms_norm(x), *self.final(condition))
         return x

@@ -51,6 +51,47 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=EPS) if x.is_cuda else _RmsNorm.apply(x)
 
 
+class Reach:
+    """Which tokens leave a block and what they attend to. This one: all that came in, and all of them."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the tokens that leave; keys and values of those they attend to."""
+        return q, k, v
+
+    def leaving(self, x: Tensor) -> Tensor:
+        """Of (B, L, ...) the tokens that leave."""
+        return x
+
+
+class Only(Reach):
+    """Only the tokens `at` (B, W) leave; they attend to all."""
+
+    def __init__(self, at: Tensor) -> None:
+        self.at = at
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.leaving(q), k, v
+
+    def leaving(self, x: Tensor) -> Tensor:
+        return take(x, self.at)
+
+
+def take(x: Tensor, at: Tensor) -> Tensor:
+    """x (B, L, ...), at (B, W) -> (B, W, ...)."""
+    return x[torch.arange(len(x), device=x.device)[:, None], at]
+
+
+def spread(x: Tensor, at: Tensor, length: int) -> Tensor:
+    """The inverse of `take`: x (B, W, D) at the places `at` of (B, L, D), zero elsewhere."""
+    return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, at[..., None].expand_as(x), x)
+
+
+def places(wanted: Tensor) -> Tensor:
+    """(B, L) bool -> (B, W): where the wanted tokens are, W the most of a row; others of a row fill up its end."""
+    width = max(1, int(wanted.sum(-1).max()))
+    return (~wanted).byte().argsort(dim=-1, stable=True)[:, :width]
+
+
 class SelfAttention(nn.Module):
     """(B, L, D) -> (B, L, D)."""
 
@@ -61,12 +102,21 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, table: Tensor, segments: Segments | None, backend: str) -> Tensor:
+    def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens, (B, L, H, Dh) each."""
         heads = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim))
         qk, v = heads.split([2 * self.heads, self.heads], dim=-2)
         if self.qk_norm:
             qk = rms_norm(qk)
         q, k = rotate(qk, table).chunk(2, dim=-2)
+        return q, k, v
+
+    def forward(
+        self, x: Tensor, table: Tensor, segments: Segments | None, backend: str, reach: Reach | None = None
+    ) -> Tensor:
+        q, k, v = self.project(x, table)
+        if reach is not None:
+            q, k, v = reach.attend(q, k, v)
         return self.out(attention(q, k, v, segments, backend).flatten(-2))
 
 
@@ -129,15 +179,22 @@ class Block(nn.Module):
             nn.init.normal_(weight, std=std)
 
     def forward(
-        self, x: Tensor, table: Tensor, condition: Tensor | None, segments: Segments | None, backend: str
+        self,
+        x: Tensor,
+        table: Tensor,
+        condition: Tensor | None,
+        segments: Segments | None,
+        backend: str,
+        reach: Reach | None = None,
     ) -> Tensor:
-        """table: rotary, condition: (B, 1 or L, D) or None."""
+        """table: rotary, condition: (B, 1 or L, D) or None; with a reach (B, 1, D)."""
+        stay = x if reach is None else reach.leaving(x)
         if self.modulation is None or condition is None:
-            x = x + self.dropout(self.attention(rms_norm(x), table, segments, backend))
+            x = stay + self.dropout(self.attention(rms_norm(x), table, segments, backend, reach))
             return x + self.dropout(self.mlp(rms_norm(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
-        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend)
-        x = x + gate_a * self.dropout(h)
+        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend, reach)
+        x = stay + gate_a * self.dropout(h)
         return x + gate_m * self.dropout(self.mlp(modulate(rms_norm(x), shift_m, scale_m)))
 
 
