@@ -201,7 +201,9 @@ def report(job: Job) -> None:
         parts = [scale * meter.seconds[name] / total for name in ("trunk", "head")]
         speed, peak = scale * meter.operations / total / 1e9, base_peak if method == "plain" else job.peak(method)
         shares = " | ".join(f"{100 * part:.0f} %" for part in [*parts, 1 - sum(parts)])
-        print(f"| {method} | {total:.2f} | {base / total:.1f} | {shares} | {speed:.0f} | {round(nfe * scale)} |", end="")
+        print(
+            f"| {method} | {total:.2f} | {base / total:.1f} | {shares} | {speed:.0f} | {round(nfe * scale)} |", end=""
+        )
         print(f" {peak:.0f} | {peak / base_peak:.2f} |", flush=True)
 
 

@@ -19,6 +19,7 @@ from .rng import categorical
 
 _NEVER = -800.0  # exp of it is 0 in float64
 
+
 def constrain(grid: Tensor, y: Tensor) -> Tensor:
     """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
     for axis, radix in enumerate(grid.shape[1:]):

@@ -1,6 +1,7 @@
 """The network: a transformer that embeds digits and predicts whole tokens."""
 
 from .attention import Segments, attention
+from .cached import CachedDiT
 from .checkpoint import load_model, save_model
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -9,6 +10,7 @@ from .presets import PRESETS, Preset
 
 __all__ = [
     "PRESETS",
+    "CachedDiT",
     "DiTConfig",
     "Preset",
     "PrimeDiT",

@@ -20,7 +20,7 @@ from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
 from .embedder import TokenEmbedder
-from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread
+from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread, take
 from .rotary import RotaryTables
 
 
@@ -66,13 +66,24 @@ class PrimeDiT(nn.Module):
         return self._trunk(self._embed(y, canvas), self.rotary(canvas, y.device), self._condition(y, cond))
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
-        """As `forward`, for the tokens `wanted` (B, L) bool only; the rest is zero. The last block computes no others."""
+        """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
         at = places(wanted)
-        reaches = [None] * (len(self.blocks) - 1) + [Only(at)]
-        x = self._trunk(
-            self._embed(y, canvas), self.rotary(canvas, y.device), self._condition(y, cond), reaches=reaches
-        )
+        x = self.through(y, canvas, cond, [None] * (len(self.blocks) - 1) + [Only(at)])
         return spread(x, at, canvas.num_tokens)
+
+    def through(
+        self,
+        y: Tensor,
+        canvas: Canvas,
+        cond: Condition | None,
+        reaches: Sequence[Reach | None],
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """The tokens `at` (B, W), or all, go through the trunk, each block with its own reach -> (B, W', D)."""
+        x, table = self._embed(y, canvas), self.rotary(canvas, y.device)
+        if at is not None:
+            x, table = take(x, at), table[at]
+        return self._trunk(x, table, self._condition(y, cond), reaches=reaches)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span -> (M, C)."""

@@ -87,9 +87,11 @@ def spread(x: Tensor, at: Tensor, length: int) -> Tensor:
 
 
 def places(wanted: Tensor) -> Tensor:
-    """(B, L) bool -> (B, W): where the wanted tokens are, W the most of a row; others of a row fill up its end."""
-    width = max(1, int(wanted.sum(-1).max()))
-    return (~wanted).byte().argsort(dim=-1, stable=True)[:, :width]
+    """(B, L) bool -> (B, W): where the wanted tokens are, W the most of a row; its first fills up a shorter row."""
+    count = wanted.sum(-1, keepdim=True)
+    width = max(1, int(count.max()))
+    at = (~wanted).byte().argsort(dim=-1, stable=True)[:, :width]
+    return torch.where(torch.arange(width, device=at.device) < count, at, at[:, :1])
 
 
 class SelfAttention(nn.Module):
