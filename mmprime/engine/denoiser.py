@@ -37,3 +37,67 @@ def forward_passes(denoiser: Denoiser, y: Tensor, cond: Condition | None) -> Ten
 
 
 def hidden_states(denoiser: Denoiser, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+    """(B, L, D), of which only the tokens `wanted` (B, L) will be read: a denoiser with a method `hidden_at` of these
+    arguments may leave out what the others need."""
+    at = getattr(denoiser, "hidden_at", None)
+    return denoiser(y, canvas, cond) if at is None else at(y, canvas, cond, wanted)
+
+
+def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span) -> Tensor:
+    """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32."""
+    logits = denoiser.logits(hidden, span)
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    return span.codec.to_grid(logits)
+
+
+def chunks(count: int, span: Span, cells: int = _CHUNK_ELEMENTS) -> Iterator[slice]:
+    """Slices over `count` tokens such that the grids of one slice have at most `cells` cells."""
+    size = max(1, cells // span.codec.num_cells)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def reveal_nats(
+    denoiser: Denoiser, canvas: Canvas, before: Tensor, after: Tensor, cond: Condition | None = None
+) -> Tensor:
+    """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
+
+    before (B, N); after (A, B, N): A states that each show everything `before` shows. Returns (A, B, L), 0 where a
+    token reveals nothing. One call of the denoiser.
+    """
+    canvas.check(before)
+    hidden = denoiser(before, canvas, cond)
+    nats: list[Tensor] = []
+    for span in canvas.spans:
+        shown, aim = canvas.view(before, span.name), canvas.view(after, span.name)
+        batch, token = (aim != shown).any(-1).any(0).nonzero(as_tuple=True)
+        rows = hidden.flatten(0, 1).index_select(
+            0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
+        )
+        parts = [
+            _chunk_nats(denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part])
+            for part in chunks(len(rows), span)
+        ]
+        empty = torch.zeros(len(after), *shown.shape[:2], device=before.device)
+        if parts:
+            values = torch.cat(parts, 1)
+            empty = empty.to(values.dtype).index_put((_all(len(after), len(rows), before), batch, token), values)
+        nats.append(empty)
+    return torch.cat(nats, -1)
+
+
+def _all(states: int, rows: int, like: Tensor) -> Tensor:
+    return torch.arange(states, device=like.device)[:, None].expand(states, rows)
+
+
+def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, shown: Tensor, aim: Tensor) -> Tensor:
+    """(A, m) nats of one chunk; with gradients on, its grids are recomputed in the backward pass, not stored."""
+
+    def compute(hidden: Tensor) -> Tensor:
+        posterior = log_posterior(token_grid(denoiser, hidden, span), shown)
+        return torch.stack([-log_mass(posterior, target) for target in aim])
+
+    if torch.is_grad_enabled() and len(rows) * span.codec.num_cells >= _CHUNK_ELEMENTS // 2:
+        return checkpoint(compute, rows, use_reentrant=False)
+    return compute(rows)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser
+from .denoiser import Condition, Denoiser, hidden_states
 
 _DROP, _FREE, _SCALE = "guidance_drop", "guidance_free", "guidance_scale"
 SCHEDULES = ("constant", "linear", "power_cosine[:POWER]", "interval:LO:HI")
@@ -145,6 +145,10 @@ class Guided:
         return {**(cond or {}), _DROP: drop, _FREE: free, _SCALE: scale}
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        return self.hidden_at(y, canvas, cond, torch.ones(len(y), canvas.num_tokens, dtype=torch.bool, device=y.device))
+
+    def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+        """Both branches side by side, of which only the tokens `wanted` (B, L) will be read."""
         assert cond is not None, "call Guided.condition first"
         weight = self._weight(y, cond)
         rows = weight.any(-1).nonzero()[:, 0]
@@ -152,7 +156,8 @@ class Guided:
         null = self.denoiser.null_condition(plain) if plain else {}  # type: ignore[attr-defined]
         both = {name: torch.cat([value, null[name][rows]]) for name, value in plain.items()}
         states = torch.cat([y, y[rows].masked_fill(cond[_DROP][rows], MASK_ID)])
-        with_condition, without = self.denoiser(states, canvas, both or None).split([len(y), len(rows)])
+        hidden = hidden_states(self.denoiser, states, canvas, both or None, torch.cat([wanted, wanted[rows]]))
+        with_condition, without = hidden.split([len(y), len(rows)])
         without = with_condition.index_copy(0, rows, without)
         return torch.cat([with_condition, without, weight[..., None].to(without)], -1)
 

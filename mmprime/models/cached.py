@@ -63,6 +63,7 @@ class CachedDiT:
     def null_condition(self, cond: Condition) -> dict[str, Tensor]:
         raise ValueError("a cache holds one branch only: sample without guidance, or without the cache")
 
+    @torch.no_grad()
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
         """As `PrimeDiT.hidden_at`, approximately. Raises ValueError without `condition`."""
         if cond is None or _ROW not in cond:

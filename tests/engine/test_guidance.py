@@ -209,7 +209,8 @@ def test_the_guided_law_is_normalised_over_the_codes_there_are() -> None:
     guidance = Guidance(scale, "constant")
     run = begin(oracle.perfect(world), world.canvas, Plan.token_synchronous(world.canvas, batch, 1, given=start >= 0),
                 start, guidance, generator=2)  # fmt: skip
-    logits = run.denoiser.logits(run.forward(torch.arange(1))[:, 1], world.canvas.span("b"))
+    hidden = run.forward(torch.arange(1), torch.tensor([[False, True]]))
+    logits = run.denoiser.logits(hidden[:, 1], world.canvas.span("b"))
     grid = codec.to_grid(logits.detach()).flatten().softmax(0)
     assert torch.allclose(grid[codec.cell], law, atol=1e-12)
     assert float(grid[codec.cell].sum()) == pytest.approx(1, abs=1e-12)
