@@ -1,0 +1,170 @@
+"""All samplers on a shipped model at equal numbers of forward passes, judged.
+
+    python benchmarks/sampler_quality.py image [--num 256 --steps 4,8,16,32 --out runs/sampler_quality_image.json]
+    python benchmarks/sampler_quality.py text  [--num 48 ...]
+
+Pictures are drawn for captions seen in training, without guidance, so that steps are forward passes, and judged by
+EfficientNet-Lite0 against all drawings of the training split: kernel distance (unbiased), Fréchet distance (biased at
+so few pictures, the same for all rows), caption accuracy of the nearest drawing. Texts are judged by SmolLM2. Picture i
+has the same caption and the same random streams in every row. Binary masking (token_synchronous) also at 64 steps.
+Samplers that decide the number of steps themselves run with the options below; their passes are what they took.
+What stands in the file of --out for the same model and --num is not drawn again, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmprime import console
+from mmprime.drawing import AT_ONCE, Draw
+from mmprime.engine import mix
+from mmprime.evaluation import Measure, read_rows, stamp, to_json
+from mmprime.evaluation.provenance import averaged_by, model_hash, versions
+from mmprime.files import write_text
+from mmprime.pipeline import Pipeline, from_pretrained
+
+BY_STEPS = (
+    "token_synchronous", "ancestral", "first_hitting", "nested", "coarse_first", "raster", "halton", "confidence",
+    "margin", "entropy", "moment", "entropy_budget", "mixture", "remdm", "p2", "corrector",
+)  # fmt: skip
+ADAPTIVE: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "image": {
+        "entropy_bounded": [{"gamma": gamma} for gamma in (60.0, 24.0, 10.0, 4.0)],
+        "threshold": [{"threshold": value} for value in (0.1, 0.2, 0.4)],
+        "factor": [{"factor": value} for value in (8.0, 4.0, 2.0)],
+        "klass": [{"confidence": 0.2, "divergence": 0.5, "fallback": count} for count in (32, 16, 8, 4)],
+        "blocks": [{"size": 16, "gamma": gamma} for gamma in (40.0, 6.0)],
+    },
+    "text": {
+        "entropy_bounded": [{"gamma": gamma} for gamma in (240.0, 110.0, 50.0, 24.0)],
+        "threshold": [{"threshold": value} for value in (0.05, 0.1)],
+        "factor": [{"factor": value} for value in (32.0, 16.0, 8.0)],
+        "klass": [{"confidence": 0.2, "divergence": 0.5, "fallback": count} for count in (64, 32, 16, 8)],
+        "blocks": [{"size": 32, "gamma": gamma} for gamma in (150.0, 25.0)],
+    },
+}
+BINARY, LONGEST = "token_synchronous", 64
+Judge = Callable[[Draw], list[Measure]]
+
+
+def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, Draw]]:
+    """What is asked, in words, and how it is drawn."""
+    for name in BY_STEPS:
+        for count in [*steps, *([LONGEST] if name == BINARY else [])]:
+            yield f"{name}, {count} steps", Draw(count, name)
+    for name, choices in ADAPTIVE[kind].items():
+        for options in choices:
+            words = " ".join(f"{key}={value}" for key, value in options.items())
+            yield f"{name} {words}", Draw(max(steps), name, options=options)
+
+
+def picture_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
+    """Draws pictures and compares them with the real ones; a draw without steps stands for real drawings."""
+    from mmprime.data import ImageDataset
+    from mmprime.evaluation.captions import Gallery, choose_captions
+    from mmprime.evaluation.features import EfficientNetLite0, cached, extract
+    from mmprime.evaluation.fidelity import frechet, kernel_distance, moments, subset_size
+
+    eye, data = EfficientNetLite0(), ImageDataset.load(console.DEFAULT_IMAGES)
+    features = cached(data.images, eye.fingerprint, lambda: extract(eye, data.images, progress=True))
+    train = torch.tensor([split == "train" for split in data.splits])
+    known, reference = features[train], moments(features[train])
+    captions = choose_captions(
+        [caption for caption, split in zip(data.captions, data.splits) if split == "train"], num, seed
+    )
+    gallery = Gallery(features, data.captions, data.vendors)
+    seeds = [mix(seed, number) for number in range(num)]
+
+    def judge(draw: Draw) -> list[Measure]:
+        found = pipe.generate(captions, 1, replace(draw, seed=seeds, guidance=0.0))
+        seen = extract(eye, (found.images * 255).round().byte())
+        near, nfe = gallery.accuracy(seen, captions), float(found.nfe.double().mean())
+        kernel = kernel_distance(seen, known, subset_size((num, len(known))))
+        far = frechet(moments(seen), reference)
+        return [
+            Measure("KID-EffNet-Lite0", kernel.value, kernel.stderr, "squared distance", num, nfe, seed),
+            Measure("FD-EffNet-Lite0", far.value, far.stderr, "squared distance", num, nfe, seed),
+            Measure("caption accuracy", near.value, near.stderr, "share", num, nfe, seed),
+        ]
+
+    return judge
+
+
+def text_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
+    """Draws texts and reads them by SmolLM2."""
+    from mmprime.evaluation.causal_lm import Judge as Reader
+    from mmprime.evaluation.diversity import diversity, words
+
+    reader = Reader.load()
+    seeds = [mix(seed, number) for number in range(num)]
+
+    def judge(draw: Draw) -> list[Measure]:
+        found = pipe.continue_text("", num, draw=replace(draw, seed=seeds))
+        read, varied = reader.score(found.texts), diversity([words(text) for text in found.texts])
+        nfe = float(found.nfe.double().mean())
+        rows = [
+            ("generative perplexity", *read.perplexity, "perplexity"),
+            ("bits per byte", *read.bits_per_byte, "bits/byte"),
+            ("unigram entropy of a text", *varied.entropy, "nats/word"),
+        ]
+        return [Measure(name, value, error, unit, num, nfe, seed) for name, value, error, unit in rows]
+
+    return judge
+
+
+def table(rows: list[Measure]) -> str:
+    """Markdown, a line a setting."""
+    names = list(dict.fromkeys(row.metric for row in rows))
+    lines = [f"| sampler | NFE | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for sampler in dict.fromkeys(row.sampler for row in rows):
+        own = {row.metric: row for row in rows if row.sampler == sampler}
+        cells = [_with_error(own[name]) for name in names]
+        lines.append(f"| {sampler} | {next(iter(own.values())).nfe:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_error(row: Measure) -> str:
+    return f"{row.value:.4g}" + ("" if row.stderr is None else f" ± {row.stderr:.2g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("image", "text"))
+    parser.add_argument("--num", type=console.positive, default=None, help="default 256 pictures, 48 texts")
+    parser.add_argument("--steps", type=console.numbers, default=[4, 8, 16, 32])
+    parser.add_argument("--seed", type=console.whole, default=0)
+    parser.add_argument("--only", default="", help="settings that contain this")
+    parser.add_argument("--out", default=None, help="default runs/sampler_quality_KIND.json")
+    options = parser.parse_args()
+    image = options.kind == "image"
+    directory = "assets/models/emoji_t2i" if image else "assets/models/sotu"
+    num, out = options.num or (256 if image else 48), Path(options.out or f"runs/sampler_quality_{options.kind}.json")
+    about = {"model_hash": model_hash(directory), "ema": averaged_by(directory), "precision": "fp32"}
+    stored = read_rows(out) if out.is_file() else []
+    rows = [row for row in stored if row.model_hash == about["model_hash"] and row.num_samples == num]
+    done = {row.sampler for row in rows}
+    judge: Judge | None = None
+    for name, draw in settings(options.kind, options.steps):
+        if options.only not in name or name in done:
+            continue
+        judge = judge or (picture_judge if image else text_judge)(from_pretrained(directory), num, options.seed)
+        rows += stamp(judge(draw), sampler=name, versions=versions(), **about)
+        write_text(out, to_json(rows))
+        print(
+            name,
+            *(f"{row.metric} {_with_error(row)}" for row in rows[-3:]),
+            f"NFE {rows[-1].nfe:.1f}",
+            sep="; ",
+            flush=True,
+        )
+    print(f"\n{num} samples a row, {AT_ONCE} at a time, seed {options.seed}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()
