@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmprime import console
 from mmprime.drawing import AT_ONCE, Draw
 from mmprime.engine import mix
@@ -65,57 +63,31 @@ def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, Draw]]:
 
 
 def picture_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
-    """Draws pictures and compares them with the real ones; a draw without steps stands for real drawings."""
-    from mmprime.data import ImageDataset
-    from mmprime.evaluation.captions import Gallery, choose_captions
-    from mmprime.evaluation.features import EfficientNetLite0, cached, extract
-    from mmprime.evaluation.fidelity import frechet, kernel_distance, moments, subset_size
+    """Draws pictures for captions seen in training."""
+    from mmprime.evaluation.captions import choose_captions
+    from mmprime.evaluation.sample_quality import PictureJudge
 
-    eye, data = EfficientNetLite0(), ImageDataset.load(console.DEFAULT_IMAGES)
-    features = cached(data.images, eye.fingerprint, lambda: extract(eye, data.images, progress=True))
-    train = torch.tensor([split == "train" for split in data.splits])
-    known, reference = features[train], moments(features[train])
-    captions = choose_captions(
-        [caption for caption, split in zip(data.captions, data.splits) if split == "train"], num, seed
-    )
-    gallery = Gallery(features, data.captions, data.vendors)
-    seeds = [mix(seed, number) for number in range(num)]
+    judge, seeds = PictureJudge(console.DEFAULT_IMAGES), [mix(seed, number) for number in range(num)]
+    captions = choose_captions(judge.train_captions, num, seed)
 
-    def judge(draw: Draw) -> list[Measure]:
+    def rows(draw: Draw) -> list[Measure]:
         found = pipe.generate(captions, 1, replace(draw, seed=seeds, guidance=0.0))
-        seen = extract(eye, (found.images * 255).round().byte())
-        near, nfe = gallery.accuracy(seen, captions), float(found.nfe.double().mean())
-        kernel = kernel_distance(seen, known, subset_size((num, len(known))))
-        far = frechet(moments(seen), reference)
-        return [
-            Measure("KID-EffNet-Lite0", kernel.value, kernel.stderr, "squared distance", num, nfe, seed),
-            Measure("FD-EffNet-Lite0", far.value, far.stderr, "squared distance", num, nfe, seed),
-            Measure("caption accuracy", near.value, near.stderr, "share", num, nfe, seed),
-        ]
+        return judge.rows(found.images, float(found.nfe.double().mean()), seed, captions)
 
-    return judge
+    return rows
 
 
 def text_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
-    """Draws texts and reads them by SmolLM2."""
-    from mmprime.evaluation.causal_lm import Judge as Reader
-    from mmprime.evaluation.diversity import diversity, words
+    """Draws texts."""
+    from mmprime.evaluation.sample_quality import TextJudge
 
-    reader = Reader.load()
-    seeds = [mix(seed, number) for number in range(num)]
+    judge, seeds = TextJudge(), [mix(seed, number) for number in range(num)]
 
-    def judge(draw: Draw) -> list[Measure]:
+    def rows(draw: Draw) -> list[Measure]:
         found = pipe.continue_text("", num, draw=replace(draw, seed=seeds))
-        read, varied = reader.score(found.texts), diversity([words(text) for text in found.texts])
-        nfe = float(found.nfe.double().mean())
-        rows = [
-            ("generative perplexity", *read.perplexity, "perplexity"),
-            ("bits per byte", *read.bits_per_byte, "bits/byte"),
-            ("unigram entropy of a text", *varied.entropy, "nats/word"),
-        ]
-        return [Measure(name, value, error, unit, num, nfe, seed) for name, value, error, unit in rows]
+        return judge.rows(found.texts, float(found.nfe.double().mean()), seed)
 
-    return judge
+    return rows
 
 
 def table(rows: list[Measure]) -> str:

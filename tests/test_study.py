@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,50 @@ def test_the_table_averages_seeds_and_leaves_out_what_is_missing(study: Study) -
     assert lines[3] == "| two · independent | 1 | 2.000 ± 0.250 |  |"
 
 
+class Fake:
+    """Stands for a judge of pictures or texts; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def rows(self, samples: object, nfe: float, seed: int | None = None) -> list[Measure]:
+        self.seen.append(samples)
+        return [Measure("quality", 0.5, None, "none", 2, nfe, seed)]
+
+
+@pytest.mark.parametrize("kind", ["codes", "text"])
+def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
+    kind: str, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures are decoded, texts are words; a base overrides the judging of the study."""
+    fake = Fake()
+    monkeypatch.setattr("mmprime.study._picture_judge", lambda folder: fake)
+    monkeypatch.setattr("mmprime.study._text_judge", lambda: fake)
+    cell = next(cell for cell in study.cells() if cell.name == "codes-two-nested-s0")
+    if kind == "text":
+        overrides = tuple(each.replace("image", "text").replace("clustered", "base") for each in cell.overrides)
+        cell = replace(cell, config="configs/study/text.yaml", overrides=(*overrides, "model.codec.text.kind=base"))
+    study.bases["codes"]["judge"] |= {"draws": 2, "draw_steps": (1, 3)}
+    rows = {row.metric: row for row in run_cell(study, cell)}
+    assert rows["quality in 1 steps"].nfe == 1
+    assert rows["quality in 3 steps"].nfe == 3
+    one = fake.seen[0]
+    assert tuple(one.shape) == (2, 3, 64, 64) if kind == "codes" else all(isinstance(text, str) for text in one)
+
+
+def test_a_base_has_judging_of_its_own(study: Study) -> None:
+    shipped = Study.load(ROOT / "configs/study/digits.yaml")
+    assert (shipped.judging("text").draws, shipped.judging("codes").draws) == (48, 128)
+    assert shipped.judging("text").limit == shipped.judging("codes").limit == 256
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("seeds: [0]\n", "a study has the keys"), ("dir: x\nbases: {}\nseeds: []\njudge: {stepz: 3}\n", "no key 'stepz'")],
+    [
+        ("seeds: [0]\n", "a study has the keys"),
+        ("dir: x\nbases: {}\nseeds: []\njudge: {stepz: 3}\n", "no key 'stepz'"),
+        ("dir: x\nbases: {a: {judge: {draw: 3}}}\nseeds: []\n", "no key 'draw'"),
+    ],
 )
 def test_a_study_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "study.yaml").write_text(text)

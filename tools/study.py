@@ -76,9 +76,9 @@ def table(chosen: Study, options: argparse.Namespace) -> None:
         columns = {
             "NELBO": f"nelbo {span} continuous {{law}}",
             "token-synchronous": f"nelbo {span} continuous token_synchronous",
-            **{f"T = {steps}": f"nelbo {span} T={steps} {{law}}" for steps in chosen.judging.steps},
+            **{f"T = {steps}": f"nelbo {span} T={steps} {{law}}" for steps in chosen.judging(base).steps},
             "joint loss (no bound)": f"joint_loss {span}",
-            **{f"idle at T = {steps}": f"idle steps T={steps} " for steps in chosen.judging.steps[-1:]},
+            **{f"idle at T = {steps}": f"idle steps T={steps} " for steps in chosen.judging(base).steps[-1:]},
             "parameters": "parameters",
         }
         parts.append(f"### {base}, nats/token\n\n{markdown(chosen, columns, base)}\n")

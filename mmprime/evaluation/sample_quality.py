@@ -1,0 +1,77 @@
+"""Judges of samples, the same for a benchmark and a study: pictures by EfficientNet-Lite0, texts by SmolLM2.
+
+Each turns samples into rows; what they are compared with is loaded once. A row says nothing of how the samples came
+about: the caller stamps sampler, seed and model on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .captions import Gallery
+from .report import Measure
+
+
+class PictureJudge:
+    """Compares pictures with the training split of an image dataset folder.
+
+    Kernel distance (unbiased) and Fréchet distance (biased upwards at few pictures: compare equal counts only), both on
+    EfficientNet-Lite0 features, and the caption accuracy of the nearest real drawing where captions are given.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        from mmprime.data import ImageDataset
+
+        from .features import EfficientNetLite0, cached, extract
+        from .fidelity import moments
+
+        self.eye, data = EfficientNetLite0(), ImageDataset.load(folder)
+        features = cached(data.images, self.eye.fingerprint, lambda: extract(self.eye, data.images, progress=True))
+        train = torch.tensor([split == "train" for split in data.splits])
+        self.known, self.reference = features[train], moments(features[train])
+        self.gallery = Gallery(features, data.captions, data.vendors)
+        self.train_captions = [caption for caption, split in zip(data.captions, data.splits) if split == "train"]
+
+    def rows(
+        self, images: Tensor, nfe: float, seed: int | None = None, captions: Sequence[str] | None = None
+    ) -> list[Measure]:
+        """images (n, 3, H, W) in [0, 1], with their captions if they have any."""
+        from .features import extract
+        from .fidelity import frechet, kernel_distance, moments, subset_size
+
+        seen, num = extract(self.eye, (images * 255).round().byte()), len(images)
+        kernel = kernel_distance(seen, self.known, subset_size((num, len(self.known))))
+        far = frechet(moments(seen), self.reference)
+        rows = [
+            Measure("KID-EffNet-Lite0", kernel.value, kernel.stderr, "squared distance", num, nfe, seed),
+            Measure("FD-EffNet-Lite0", far.value, far.stderr, "squared distance", num, nfe, seed),
+        ]
+        if captions is not None:
+            near = self.gallery.accuracy(seen, captions)
+            rows.append(Measure("caption accuracy", near.value, near.stderr, "share", num, nfe, seed))
+        return rows
+
+
+class TextJudge:
+    """Reads texts by SmolLM2; the entropy of a text stands beside, since repetition is read with ease."""
+
+    def __init__(self) -> None:
+        from .causal_lm import Judge
+
+        self.reader = Judge.load()
+
+    def rows(self, texts: Sequence[str], nfe: float, seed: int | None = None) -> list[Measure]:
+        """Generative perplexity, bits per byte and unigram entropy of texts."""
+        from .diversity import diversity, words
+
+        read, varied = self.reader.score(texts), diversity([words(text) for text in texts])
+        found = [
+            ("generative perplexity", *read.perplexity, "perplexity"),
+            ("bits per byte", *read.bits_per_byte, "bits/byte"),
+            ("unigram entropy of a text", *varied.entropy, "nats/word"),
+        ]
+        return [Measure(name, value, error, unit, len(texts), nfe, seed) for name, value, error, unit in found]
