@@ -56,22 +56,25 @@ def test_by_laws_alone_one_unit_at_a_time_is_exact(rule, plan):
 def test_the_plan_goes_first_and_the_rule_takes_the_best_of_the_others():
     """Two tokens of two digits, one of them half known: what is shown is read off the formula."""
     canvas = Canvas([Span("text", 3, Codec.base(4, 2))])
-    order = Plan(torch.tensor([[2, 5, 4, 1, 0, 3]]), 5)  # token 0: digits 0, 1; token 1: 2, 3; token 2: 4 given, 5
+    order = Plan(torch.tensor([[2, 5, 1, 4, 0, 3]]), 5)  # digits 0 and 1 are token 0's, and so on; 4 is given
     hidden = torch.tensor([[True, True, True, True, False, True]])
     sure = torch.tensor([[[0.1], [0.8], [0.3]]], dtype=torch.float64)
-    candidate, five = torch.ones(1, 3, dtype=torch.bool), torch.tensor([5])
+    candidate, noise = torch.ones(1, 3, dtype=torch.bool), torch.full((1, 3), 0.5, dtype=torch.float64)
+    none, left = torch.zeros_like(candidate), torch.tensor([5])
 
-    def shown(share, steps):
-        policy = Mixture(order, Margin(steps), share)
-        noise, whole = torch.full((1, 3), 0.5, dtype=torch.float64), ~candidate
-        look = Look(1, candidate, sure, five, five, noise, whole, torch.tensor([0]), canvas, hidden, ~hidden)
-        return policy.choose(look).reveal[0].nonzero()[:, 0].tolist()
+    def shown(share: float, steps: int, step: int = 1, total: int = 5) -> list[int]:
+        count = torch.tensor([total])
+        look = Look(step, candidate, sure, left, count, noise, none, torch.tensor([0]), canvas, hidden, ~hidden)
+        return Mixture(order, Margin(steps), share).choose(look).reveal[0].nonzero()[:, 0].tolist()
 
     assert shown(0.0, 2) == [2, 5]  # 2 of 5 units: the next digits of the surest tokens, 1 and 2
-    assert shown(0.5, 2) == [2, 3]  # the plan's first digit is 3; the surest token is 1 and still has 2
-    assert shown(1.0, 2) == [0, 3]
-    assert shown(0.5, 5) == [2]  # ⌊0.5 · 1⌋ = 0: the rule alone
+    assert shown(0.5, 2) == [2, 3]  # the plan's first is 2; the surest token is still 1, which has 3 left
+    assert shown(1.0, 2) == [0, 2]
     assert shown(0.5, 1) == [0, 1, 2, 3, 5]
+    assert shown(0.4, 5) == [2]  # ⌊0.4 · 1⌋ = 0: the rule alone
+    sure[0, :, 0] = torch.tensor([0.1, 0.3, 0.8])
+    assert shown(0.4, 8, 4, 8) == [5]  # the fourth unit of 8: ⌊0.4 · 4⌋ - ⌊0.4 · 3⌋ = 0, the rule
+    assert shown(0.5, 8, 4, 8) == [2]  # ⌊0.5 · 4⌋ - ⌊0.5 · 3⌋ = 1, the plan
 
 
 def test_every_share_keeps_the_budget_and_what_is_given():
