@@ -1,6 +1,6 @@
 """How far the law of every sampler is from the law of the data, on a world small enough to list.
 
-    python benchmarks/sampler_laws.py [--draws 100000 --seed 0]
+    python benchmarks/sampler_laws.py [--draws 20000 --seed 0]
 
 The world is `mixed_world` of tests/oracle.py: three tokens of two digits in two spans, 45 configurations, and the
 perfect denoiser, so that all distance is the sampler's own: what it draws at one step as if independent, and what it
@@ -115,7 +115,7 @@ def words(name: str, options: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=console.positive, default=100_000)
+    parser.add_argument("--draws", type=console.positive, default=20_000)
     parser.add_argument("--seed", type=console.whole, default=0)
     asked = parser.parse_args()
     noise = floor(asked.draws, asked.seed)

@@ -105,7 +105,7 @@ MUTANTS = [
     m("posterior forgets what is visible", "grid", "torch.log_softmax(constrain(grid, y).flatten(1), -1)",
       "torch.log_softmax(grid.flatten(1), -1)", "exact"),
     m("draw forgets what is visible", "grid", "logits = constrain(grid, y)", "logits = grid", "sampling"),
-    m("temperature multiplies", "grid", "logits / torch.where(heat", "logits * torch.where(heat", NUCLEUS),
+    m("temperature multiplies", "grid", "score /= torch.where(heat", "score *= torch.where(heat", NUCLEUS),
     m("nucleus one code short", "grid", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)", NUCLEUS),
     m("digits of a cell reversed", "grid", "torch.stack(digits[::-1], -1)", "torch.stack(digits, -1)", "sampling"),
     m("uniforms in float32", "rng", "torch.rand(width, generator=g, dtype=torch.float64)",

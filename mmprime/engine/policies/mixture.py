@@ -8,8 +8,7 @@ The plan keeps reveals apart (a low-discrepancy order spreads them over the pict
 Share 1 is the plan, share 0 the rule. The plan may name any digit of a token; the rule judges a token by the digit that
 was next at the beginning of the step. If the rule looks at laws only, the law is exact one unit at a time.
 
-Sources: none of the mixture; the rules are those of `confidence.py`, `margin.py` and `entropy.py`, the orders those of
-`Plan`.
+No paper: the rules are those of `confidence.py`, `margin.py` and `entropy.py`, the orders those of `Plan`.
 """
 
 from __future__ import annotations
