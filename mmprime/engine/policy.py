@@ -5,8 +5,8 @@
 
 The unit of a token is its next hidden digit, coarse first (unit "digit"), or all of its hidden digits (unit "token").
 A policy may also name single sub-tokens, in any order (`Digits`). A plan is the policy that does not look. What a
-policy chooses by the *laws* alone, one unit at a time, leaves the distribution of the sample exact; choosing by the drawn
-value (as MaskGIT does) or several units at once does not.
+policy chooses by the *laws* alone, one unit at a time, leaves the distribution of the sample exact; choosing by the
+drawn value (as MaskGIT does) or several units at once does not.
 """
 
 from __future__ import annotations
