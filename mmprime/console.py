@@ -14,7 +14,7 @@ DEFAULT_IMAGES = str(_ASSETS / "emoji")
 PLANS = (
     "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "regions",
     "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
-    "blocks", "remdm", "p2",
+    "blocks", "mixture", "remdm", "p2", "corrector",
 )  # fmt: skip
 LAWS = ("independent", "nested", "token_synchronous")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")

@@ -45,9 +45,8 @@ def test_ranks_agree_with_frames(pipe: Pipeline, plan: str) -> None:
     check_against_frames(pipe.generate("red apple", 2, Draw(steps=5, plan=plan, guidance=1.0, trace=True)))
 
 
-@pytest.mark.parametrize("plan", ["remdm", "p2"])
-def test_remasked_digits_have_the_rank_of_their_last_draw(pipe: Pipeline, plan: str) -> None:
-    options = {"eta": 0.9} if plan == "remdm" else {}
+@pytest.mark.parametrize(("plan", "options"), [("remdm", {"eta": 0.9}), ("p2", {}), ("corrector", {"strength": 5.0})])
+def test_remasked_digits_have_the_rank_of_their_last_draw(pipe: Pipeline, plan: str, options: dict[str, float]) -> None:
     found = pipe.generate("red apple", 2, Draw(steps=6, plan=plan, options=options, trace=True))
     check_against_frames(found, remasks=True)
     known = tracing.frames(found) >= 0

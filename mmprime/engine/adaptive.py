@@ -17,7 +17,7 @@ from .codec import MASK_ID
 from .denoiser import DRAWN_AT_ONCE, Condition, Denoiser, chunks, token_grid
 from .grid import draw, log_posterior, unravel
 from .plan import ABSENT
-from .policy import Look, Policy
+from .policy import Digits, Look, Policy
 from .rng import uniforms
 from .run import Drawing, Run
 
@@ -79,25 +79,29 @@ class PolicyRun(Run):
         self.number = k
         hidden = hidden[example]
         tokens = self.canvas.num_tokens
-        u = uniforms([self.streams[b] for b in example.tolist()], 2 * tokens).to(self.y.device)
+        noises = self.canvas.num_subtokens if self.policy.digit_noise else tokens
+        u = uniforms([self.streams[b] for b in example.tolist()], tokens + noises).to(self.y.device)
         proposal = self._propose(example, hidden, u[:, :tokens])
-        candidate = self._tokens_with(hidden)
-        shown = self._tokens_with(self.free[example]) & ~candidate
+        free, candidate = self.free[example], self.canvas.tokens_with(hidden)
+        shown = self.canvas.tokens_with(free) & ~candidate
         noise = u[:, tokens:].clamp(min=2.0**-60)
         left, total = self._units()[example], self.total[example]
-        self._show(k, hidden, Look(k, candidate, proposal.feature, left, total, noise, shown, example), proposal)
+        look = Look(
+            k, candidate, proposal.feature, left, total, noise, shown, example, self.canvas, hidden, free & ~hidden
+        )
+        self._show(look, proposal)
         return True
 
     def _units(self) -> Tensor:
         """(B,) hidden units."""
         hidden = self.hidden
-        return (hidden if self.policy.unit == "digit" else self._tokens_with(hidden)).sum(-1)
+        return (hidden if self.policy.unit == "digit" else self.canvas.tokens_with(hidden)).sum(-1)
 
     def _looked_at(self, example: Tensor, hidden: Tensor) -> Tensor:
         """(A, N): the sub-tokens that the policy may choose among or judges."""
         if self.policy.judges_shown:
             return self.free[example]
-        return hidden & self.policy.window(self._tokens_with(hidden))[:, self.canvas.token_of.to(hidden.device)]
+        return hidden & self.policy.window(self.canvas.tokens_with(hidden))[:, self.canvas.token_of.to(hidden.device)]
 
     def _propose(self, example: Tensor, hidden: Tensor, u: Tensor) -> _Proposal:
         """One forward pass of the examples with something hidden (A, N), and a code drawn for each token of theirs."""
@@ -107,7 +111,7 @@ class PolicyRun(Run):
         if not len(rows):
             return out
         asked, looked_at = example[rows], self._looked_at(example, hidden)
-        states = self.forward(asked, self._tokens_with(looked_at[rows]))
+        states = self.forward(asked, self.canvas.tokens_with(looked_at[rows]))
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
             wanted = self.canvas.view(looked_at[rows], span.name)
@@ -135,25 +139,21 @@ class PolicyRun(Run):
         )
         out.feature[row, token] = self.policy.describe(law, value, place)
 
-    def _show(self, k: int, hidden: Tensor, look: Look, proposal: _Proposal) -> None:
-        """Carry out what the policy chooses: hidden (A, N) and all of `look` belong to the examples look.example."""
+    def _show(self, look: Look, proposal: _Proposal) -> None:
+        """Carry out what the policy chooses for the examples look.example."""
         choice = self.policy.choose(look)
-        reveal = choice.reveal & look.candidate
-        if not self.policy.remasks and not bool(reveal.any(-1).all()):
-            raise RuntimeError(f"{type(self.policy).__name__} shows nothing at step {k}; it would never end")
+        digits = choice if isinstance(choice, Digits) else choice.digits(look, self.policy.unit)
+        chosen = digits.reveal & look.hidden
+        if not self.policy.remasks and not bool(chosen.any(-1).all()):
+            raise RuntimeError(f"{type(self.policy).__name__} shows nothing at step {look.step}; it would never end")
         token = self.canvas.token_of.to(self.y.device)
-        chosen = reveal[:, token] & hidden
-        if self.policy.unit == "digit":
-            depth = torch.ones_like(look.left) if choice.depth is None else choice.depth
-            chosen &= _place_among(hidden, token) < depth[:, None]
         for target, source in (
-            (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, k)),
+            (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, look.step)),
             (self.confidence, proposal.confidence[:, token]), (self.entropy, proposal.entropy[:, token]),
         ):  # fmt: skip
             target[look.example] = torch.where(chosen, source, target[look.example])
-        if choice.hide is not None:
-            again = (choice.hide & look.shown)[:, token] & self.free[look.example]
-            self.y[look.example] = self.y[look.example].masked_fill(again, MASK_ID)
+        if digits.hide is not None:
+            self.y[look.example] = self.y[look.example].masked_fill(digits.hide & look.visible, MASK_ID)
 
 
 @dataclass
@@ -183,11 +183,3 @@ def unit_law(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, uni
             own = probs[rows]
             law[rows, :radix] = own.sum(others, dtype=torch.float64) if others else own.double()
     return law, digits.gather(1, first[:, None])[:, 0]
-
-
-def _place_among(hidden: Tensor, token: Tensor) -> Tensor:
-    """(A, N): how many hidden digits of the same token come before each sub-token."""
-    before = hidden.long().cumsum(-1) - hidden.long()
-    start = torch.cat([token.new_ones(1, dtype=torch.bool), token[1:] != token[:-1]])
-    base = torch.where(start, before, 0).cummax(-1).values
-    return before - base

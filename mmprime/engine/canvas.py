@@ -116,6 +116,11 @@ class Canvas:
         span = self.span(name)
         return y[..., self.subtoken_slice(name)].unflatten(-1, (span.num_tokens, span.codec.num_digits))
 
+    def tokens_with(self, marked: Tensor) -> Tensor:
+        """(A, N) bool -> (A, L): tokens with a marked sub-token."""
+        out = torch.zeros(len(marked), self.num_tokens, dtype=torch.int64, device=marked.device)
+        return out.index_add_(1, self.token_of.to(marked.device), marked.long()) > 0
+
     def check(self, y: Tensor) -> None:
         if y.shape[-1] != self.num_subtokens:
             raise ValueError(f"expected {self.num_subtokens} sub-tokens on the last axis, got shape {tuple(y.shape)}")

@@ -4,8 +4,9 @@
            the policy chooses tokens;  they show the digits of their unit, with the values of v_i
 
 The unit of a token is its next hidden digit, coarse first (unit "digit"), or all of its hidden digits (unit "token").
-A plan is the policy that does not look. What a policy chooses by the *laws* alone, one unit at a time, leaves the
-distribution of the sample exact; choosing by the drawn value (as MaskGIT does) or several units at once does not.
+A policy may also name single sub-tokens, in any order (`Digits`). A plan is the policy that does not look. What a
+policy chooses by the *laws* alone, one unit at a time, leaves the distribution of the sample exact; choosing by the
+drawn value (as MaskGIT does) or several units at once does not.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .canvas import Canvas
 from .schedule import Schedule
 
 UNITS = ("digit", "token")
@@ -26,9 +28,10 @@ class Look:
     """What a policy sees at one step of a batch of B examples with L tokens.
 
     candidate (B, L): tokens with something hidden. feature (B, L, F) float64: what `Policy.describe` made of each
-    candidate, 0 elsewhere. left, total (B,): units hidden now and at the start. step: 1, 2, ... noise (B, L): uniforms
-    in (0, 1) from the example's own stream. shown (B, L): free tokens that are wholly visible. example (B,): numbers of
-    the rows in the run, whose examples may be done at different steps.
+    candidate, 0 elsewhere. left, total (B,): units hidden now and at the start. step: 1, 2, ... noise: uniforms in
+    (0, 1) from the example's own stream, (B, L), or (B, N) for policies with `digit_noise`. shown (B, L): free tokens
+    that are wholly visible. example (B,): numbers of the rows in the run, whose examples may be done at different
+    steps. hidden, visible (B, N): free sub-tokens of the canvas that are hidden, and that are visible.
     """
 
     step: int
@@ -39,6 +42,9 @@ class Look:
     noise: Tensor
     shown: Tensor
     example: Tensor
+    canvas: Canvas
+    hidden: Tensor
+    visible: Tensor
 
     def best(self, score: Tensor, count: Tensor, among: Tensor | None = None) -> Tensor:
         """(B, L): the `count` (B,) candidates (or tokens `among`) of the highest score; ties go to the earlier one."""
@@ -53,6 +59,15 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Digits:
+    """A choice by single sub-tokens. reveal (B, N): hidden ones that are shown; hide (B, N): visible ones that are
+    hidden again (policies that remask)."""
+
+    reveal: Tensor
+    hide: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """reveal (B, L): tokens that show their unit. depth (B,): how many of a token's digits that is, 1 if None (unit
     "digit" only). hide (B, L): shown tokens that are hidden again (policies that remask)."""
@@ -61,6 +76,23 @@ class Choice:
     depth: Tensor | None = None
     hide: Tensor | None = None
 
+    def digits(self, look: Look, unit: str) -> Digits:
+        """The sub-tokens of the chosen units."""
+        token = look.canvas.token_of.to(look.hidden.device)
+        reveal = (self.reveal & look.candidate)[:, token] & look.hidden
+        if unit == "digit":
+            depth = torch.ones_like(look.left) if self.depth is None else self.depth
+            reveal &= _place_among(look.hidden, token) < depth[:, None]
+        return Digits(reveal, None if self.hide is None else (self.hide & look.shown)[:, token] & look.visible)
+
+
+def _place_among(hidden: Tensor, token: Tensor) -> Tensor:
+    """(A, N): how many hidden digits of the same token come before each sub-token."""
+    before = hidden.long().cumsum(-1) - hidden.long()
+    start = torch.cat([token.new_ones(1, dtype=torch.bool), token[1:] != token[:-1]])
+    base = torch.where(start, before, 0).cummax(-1).values
+    return before - base
+
 
 class Policy:
     """Base of all policies. Raises ValueError on an unknown unit."""
@@ -68,6 +100,7 @@ class Policy:
     features = 1  # F of `describe`
     remasks = False  # may hide again, and shows nothing at some steps; ends at `last_step`
     last_step = 0
+    digit_noise = False  # `Look.noise` has a number for each sub-token
     judges_shown = False  # shown tokens are described too, by their law as if hidden (unit "token")
 
     def __init__(self, unit: str = "digit") -> None:
@@ -94,8 +127,9 @@ class Policy:
         the one drawn; place (m, 3) example, token, first hidden digit. -> (m, F)."""
         raise NotImplementedError
 
-    def choose(self, look: Look) -> Choice:
-        """Which candidates show their unit: at least one of each example, unless the policy remasks."""
+    def choose(self, look: Look) -> Choice | Digits:
+        """Which candidates show their unit, or which sub-tokens are shown: at least one of each example, unless the
+        policy remasks."""
         raise NotImplementedError
 
     @property

@@ -107,11 +107,6 @@ class Run:
         self.nfe[example] += forward_passes(self.denoiser, self.y[example], cond)
         return hidden
 
-    def _tokens_with(self, marked: Tensor) -> Tensor:
-        """(A, N) -> (A, L): tokens with a marked digit."""
-        out = torch.zeros(len(marked), self.canvas.num_tokens, dtype=torch.int64, device=marked.device)
-        return out.index_add_(1, self.canvas.token_of.to(marked.device), marked.long()) > 0
-
 
 class PlanRun(Run):
     """The run of a plan."""
@@ -152,7 +147,7 @@ class PlanRun(Run):
         active = reveal.any(-1).nonzero()[:, 0]
         if len(active):
             reveal = reveal[active]
-            hidden = self.forward(active, self._tokens_with(reveal))
+            hidden = self.forward(active, self.canvas.tokens_with(reveal))
             u = uniforms([self.streams[b] for b in active.tolist()], self.canvas.num_tokens).to(self.y.device)
             for span in self.canvas.spans:
                 self._reveal_span(span, active, reveal, hidden, u)

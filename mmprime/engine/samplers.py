@@ -40,6 +40,8 @@ class Request:
         return {"generator": self.generator, "given": self.given, "absent": self.absent}
 
 
+_ORDERS = ("halton", "nested", "first_hitting", "token_synchronous", "raster", "coarse_first")
+_RULES = {"confidence": policies.Confidence, "margin": policies.Margin, "entropy": policies.Entropy}
 Builder = Callable[..., Plan | Policy]
 SAMPLERS: dict[str, Builder] = {}
 
@@ -244,6 +246,19 @@ def blocks(request: Request, *, size: int = 16, gamma: float = 0.1, unit: str = 
 
 
 @_register
+def mixture(request: Request, *, share: float = 0.5, plan: str = "halton", rule: str = "confidence") -> Policy:
+    """a share of every step in the order of a plan, the rest as a rule chooses"""
+    if plan not in _ORDERS:
+        raise ValueError(f"mixture: unknown plan {plan!r}; there are {', '.join(_ORDERS)}")
+    if rule not in _RULES:
+        raise ValueError(f"mixture: unknown rule {rule!r}; there are {', '.join(_RULES)}")
+    order = build(plan, replace(request, steps=request.canvas.num_subtokens))  # one unit a step
+    assert isinstance(order, Plan)
+    unit = "token" if plan == "token_synchronous" else "digit"
+    return policies.Mixture(order, _RULES[rule](request.steps, pace=Schedule.linear(), unit=unit), share)
+
+
+@_register
 def remdm(request: Request, *, kind: str = "cap", eta: float = 0.1, hold: float = 0.1) -> Policy:
     """whole tokens, some of them hidden again on the way"""
     return policies.ReMDM(request.steps, kind, eta, hold)
@@ -253,3 +268,17 @@ def remdm(request: Request, *, kind: str = "cap", eta: float = 0.1, hold: float 
 def p2(request: Request, *, eta: float = 1.0) -> Policy:
     """path planning: whole tokens, the least credible hidden again at every step"""
     return policies.PathPlanning(request.steps, eta)
+
+
+@_register
+def corrector(
+    request: Request,
+    *,
+    strength: float = 1.0,
+    power: float = 0.5,
+    start: float = 0.0,
+    stop: float = 1.0,
+    schedule: str = "linear",
+) -> Policy:
+    """single digits, some of them hidden again on the way at the rate that keeps the share of visible ones"""
+    return policies.Corrector(request.steps, strength, power, start, stop, _schedule(schedule))

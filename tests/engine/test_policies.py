@@ -9,7 +9,7 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import Schedule, sample
+from mmprime.engine import Canvas, Codec, Schedule, Span, sample
 from mmprime.engine.policies import (
     Blocks,
     Confidence,
@@ -58,7 +58,8 @@ def look(feature: list[list[float]], step: int = 1, left: int | None = None, hid
     candidate = torch.ones(1, value.shape[1], dtype=torch.bool) if hidden is None else torch.tensor([hidden])
     count = torch.tensor([left or value.shape[1]])
     noise = torch.full(candidate.shape, 0.5, dtype=torch.float64)
-    return Look(step, candidate, value, count, count, noise, ~candidate, torch.tensor([0]))
+    line = Canvas([Span("line", value.shape[1], Codec.base(2, 1))])
+    return Look(step, candidate, value, count, count, noise, ~candidate, torch.tensor([0]), line, candidate, ~candidate)
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -30,6 +30,12 @@ def test_each_fills_the_canvas(name, steps):
         assert int(record.nfe.max()) <= steps
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if "steps follows" not in describe(name)])
+def test_no_step_is_refused(name):
+    with pytest.raises(ValueError, match=r"(at least|>= 1|none of).*\b0\b"):
+        build(name, Request(WORLD.canvas, 2, 0, 5))
+
+
 def test_options_are_words_with_the_type_of_their_default():
     request = Request(WORLD.canvas, 2, 4)
     assert build("remdm", request, {"eta": "0.25", "kind": "conf"}).eta == 0.25
@@ -45,6 +51,8 @@ def test_options_are_words_with_the_type_of_their_default():
         ("margin", {"gamma": "1"}, "sampler 'margin' has no option 'gamma'; it has pace, unit"),
         ("remdm", {"eta": "much"}, "remdm: eta='much' is no float"),
         ("nested", {"pace": "steep"}, "unknown schedule 'steep'"),
+        ("corrector", {"strength": "-1"}, "strength and power must be >= 0, got -1.0 and 0.5"),
+        ("mixture", {"rule": "hope"}, "unknown rule 'hope'; there are confidence, margin, entropy"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, options, message):

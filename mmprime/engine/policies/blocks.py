@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy
+from ..policy import Choice, Digits, Look, Policy
 
 
 class Blocks(Policy):
@@ -47,5 +47,5 @@ class Blocks(Policy):
         first = torch.where(hidden, block, len(block)).amin(-1, keepdim=True)
         return hidden & (block == first)
 
-    def choose(self, look: Look) -> Choice:
+    def choose(self, look: Look) -> Choice | Digits:
         return self.inner.choose(replace(look, candidate=self.window(look.candidate)))
