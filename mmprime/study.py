@@ -246,31 +246,3 @@ def idle_share(canvas: Canvas, law: str, judging: Judging) -> list[Measure]:
             Measure(f"idle steps T={steps} {law}", float(idle.mean()), error, "share of steps", len(idle), 0, None)
         )
     return rows
-
-
-def table(study: Study, columns: Mapping[str, str], base: str) -> str:
-    """Markdown: a line for each group of cells that is done, mean ± s.e. over seeds for each column.
-
-    columns: heading -> start of a metric name; "{law}" in it is the law a cell was trained on. A column of one seed
-    has the error of its own row.
-    """
-    groups: dict[tuple[str, str], list[list[Measure]]] = {}
-    for cell in study.cells():
-        if cell.base == base and study.result(cell).is_file():
-            groups.setdefault((" · ".join(cell.choices.values()), cell.law), []).append(read_rows(study.result(cell)))
-    head = ["cell", "seeds", *columns]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for (name, law), runs in groups.items():
-        cells = [_mean(runs, start.format(law=law)) for start in columns.values()]
-        lines.append("| " + " | ".join([name, str(len(runs)), *cells]) + " |")
-    return "\n".join(lines)
-
-
-def _mean(runs: list[list[Measure]], start: str) -> str:
-    found = [next((row for row in rows if row.metric.startswith(start)), None) for rows in runs]
-    rows = [row for row in found if row is not None]
-    if len(rows) < len(runs):
-        return ""
-    values = torch.tensor([row.value for row in rows], dtype=torch.float64)
-    error = rows[0].stderr if len(rows) == 1 else float(values.std() / len(rows) ** 0.5)
-    return f"{float(values.mean()):.3f}" + ("" if error is None else f" ± {error:.3f}")

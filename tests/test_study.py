@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmprime.evaluation import Measure, to_json
-from mmprime.study import Study, run_cell, table
+from mmprime.study import Study, run_cell
+from mmprime.study_report import groups, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,15 +56,17 @@ def test_a_cell_is_trained_judged_and_not_run_again(study: Study) -> None:
     assert run_cell(study, cell)[0].value == 1.5
 
 
-def test_the_table_averages_seeds_and_leaves_out_what_is_missing(study: Study) -> None:
-    for cell, value in zip(study.cells(), [1.0, 2.0, 9.0, 3.0]):
+def test_the_table_averages_seeds_pairs_them_and_leaves_out_what_is_missing(study: Study) -> None:
+    for cell, value in zip(study.cells(), [1.0, 2.0, 9.0, 3.0, 6.6]):
         study.result(cell).parent.mkdir(parents=True, exist_ok=True)
         rows = [Measure(f"nelbo image continuous {cell.law}", value, 0.25, "nats/token", 4, 1, cell.seed)]
         study.result(cell).write_text(to_json(rows))
-    lines = table(study, {"NELBO": "nelbo image continuous {law}", "T": "nelbo image T=2"}, "codes").splitlines()
-    assert lines[0] == "| cell | seeds | NELBO | T |"
-    assert lines[2] == "| one | 2 | 2.000 ± 1.000 |  |"  # 1 and 3
-    assert lines[3] == "| two · independent | 1 | 2.000 ± 0.250 |  |"
+    columns = {"NELBO": "nelbo image continuous {law}", "T": "nelbo image T=2"}
+    lines = table(groups(study, "codes"), columns, against="NELBO").splitlines()
+    assert lines[0] == "| cell | seeds | NELBO | NELBO against the first | T |"
+    assert lines[2] == "| one | 2 | 2.000 ± 1.000 |  |  |"  # 1 and 3
+    assert lines[3] == "| two · independent | 2 | 4.300 ± 2.300 | +110.0 ± 10.0 % |  |"  # 2 / 1 and 6.6 / 3
+    assert lines[4] == "| two · nested | 1 | 9.000 ± 0.250 | +800.0 % |  |"
 
 
 class Fake:

@@ -66,22 +66,15 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
 
 
 def table(chosen: Study, options: argparse.Namespace) -> None:
-    """One table a base."""
+    """Two tables a base: bounds, and samples where some were drawn."""
     from mmprime.files import write_text
-    from mmprime.study import table as markdown
+    from mmprime.study_report import bounds, samples
 
     parts = []
-    for base, about in chosen.bases.items():
-        span = about["span"]
-        columns = {
-            "NELBO": f"nelbo {span} continuous {{law}}",
-            "token-synchronous": f"nelbo {span} continuous token_synchronous",
-            **{f"T = {steps}": f"nelbo {span} T={steps} {{law}}" for steps in chosen.judging(base).steps},
-            "joint loss (no bound)": f"joint_loss {span}",
-            **{f"idle at T = {steps}": f"idle steps T={steps} " for steps in chosen.judging(base).steps[-1:]},
-            "parameters": "parameters",
-        }
-        parts.append(f"### {base}, nats/token\n\n{markdown(chosen, columns, base)}\n")
+    for base in chosen.bases:
+        parts.append(f"### {base}, nats/token\n\n{bounds(chosen, base)}\n")
+        if quality := samples(chosen, base):
+            parts.append(f"### {base}, samples\n\n{quality}\n")
     print("\n".join(parts))
     if options.out:
         write_text(options.out, "\n".join(parts))

@@ -1,0 +1,113 @@
+"""The tables of a study: a line for each group of cells, mean ± standard error over its seeds.
+
+A group is what differs in its seed only. Its difference to the first group is taken seed by seed, on the same examples
+and random numbers, so that its error is that of the pairs. A column of one seed has the error of its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmprime.evaluation import Measure, read_rows
+from mmprime.study import Study
+
+Rows = dict[int, list[Measure]]  # by seed
+FIDELITY = ("KID-EffNet-Lite0", "generative perplexity", "unigram entropy of a text")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A name without seed, the law it was trained on, and the rows of its cells that are done, by seed."""
+
+    name: str
+    law: str
+    runs: Rows
+
+    def values(self, start: str) -> dict[int, Measure]:
+        """By seed: the first row whose metric starts so; "{law}" in it is the group's."""
+        start = start.format(law=self.law)
+        found = {
+            seed: next((row for row in rows if row.metric.startswith(start)), None) for seed, rows in self.runs.items()
+        }
+        return {seed: row for seed, row in found.items() if row is not None}
+
+
+def groups(study: Study, base: str) -> list[Group]:
+    """In the order of the study; those without a cell that is done are left out."""
+    found: dict[str, Group] = {}
+    for cell in study.cells():
+        if cell.base == base and study.result(cell).is_file():
+            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.law, {}))
+            group.runs[cell.seed] = read_rows(study.result(cell))
+    return list(found.values())
+
+
+def table(found: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:
+    """Markdown. columns: heading -> start of a metric name. against: a heading of `columns` that is also shown as the
+    difference to the first group in per cent of that group's mean."""
+    head = ["cell", "seeds"]
+    for heading in columns:
+        head += [heading, f"{heading} against the first"] if heading == against else [heading]
+    lines = [head, ["---"] * len(head)]
+    for group in found:
+        cells = [group.name, str(len(group.runs))]
+        for heading, start in columns.items():
+            cells.append(_mean(group.values(start)))
+            if heading == against:
+                cells.append("" if group is found[0] else _difference(group.values(start), found[0].values(start)))
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def bounds(study: Study, base: str) -> str:
+    """NELBOs, joint loss, idle steps and size."""
+    span, steps = study.bases[base]["span"], study.judging(base).steps
+    columns = {
+        "NELBO": f"nelbo {span} continuous {{law}}",
+        "token-synchronous": f"nelbo {span} continuous token_synchronous",
+        **{f"T = {count}": f"nelbo {span} T={count} {{law}}" for count in steps},
+        "joint loss (no bound)": f"joint_loss {span}",
+        **{f"idle at T = {count}": f"idle steps T={count} " for count in steps[-1:]},
+        "parameters": "parameters",
+    }
+    return table(groups(study, base), columns, against="NELBO")
+
+
+def samples(study: Study, base: str) -> str:
+    """What the samples are worth at each number of steps; empty where none were drawn."""
+    found = groups(study, base)
+    steps = study.judging(base).draw_steps
+    metrics = [name for name in FIDELITY if any(group.values(f"{name} in") for group in found)]
+    columns = {f"{name}, {count} steps": f"{name} in {count} steps" for name in metrics for count in steps}
+    return table(found, columns) if columns else ""
+
+
+def _mean(rows: Mapping[int, Measure]) -> str:
+    if not rows:
+        return ""
+    values = torch.tensor([row.value for row in rows.values()], dtype=torch.float64)
+    if next(iter(rows.values())).unit == "count":
+        return f"{float(values.mean()):,.0f}"
+    return _with_error(values, next(iter(rows.values())).stderr)
+
+
+def _difference(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> str:
+    """In per cent, over the seeds that both have."""
+    common = [seed for seed in rows if seed in first]
+    if not common:
+        return ""
+    gaps = torch.tensor([100 * (rows[seed].value / first[seed].value - 1) for seed in common], dtype=torch.float64)
+    return (
+        f"{float(gaps.mean()):+.1f}"
+        + (f" ± {float(gaps.std() / len(gaps) ** 0.5):.1f}" if len(gaps) > 1 else "")
+        + " %"
+    )
+
+
+def _with_error(values: torch.Tensor, alone: float | None) -> str:
+    error = alone if len(values) == 1 else float(values.std() / len(values) ** 0.5)
+    mean, decimals = float(values.mean()), 1 if float(values.abs().max()) >= 100 else 3
+    return f"{mean:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
