@@ -4,7 +4,8 @@
 
 A study is a YAML file:
 
-    dir: runs/NAME                      one folder a cell, and results/CELL.json when it is done
+    dir: runs/NAME                      one folder a cell
+    results: docs/studies/NAME          CELL.json when a cell is done
     bases: {NAME: {config: FILE, VALUE: ...}}      a training config each; values fill {VALUE} in the overrides,
                                                    `judge: {...}` overrides what is judged
     seeds: [0, 1, 2]
@@ -43,7 +44,7 @@ from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.loop import Trainer
 from mmprime.training.schema import DiffusionConfig
 
-KEYS = {"dir", "bases", "seeds", "axes", "extra", "judge"}
+KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "judge"}
 IDLE_PLANS = 256  # draws behind a share of idle steps
 
 
@@ -99,6 +100,7 @@ class Study:
     """Raises ValueError on unknown keys and on empty parts."""
 
     directory: Path
+    results: Path
     bases: dict[str, dict[str, Any]]
     seeds: list[int]
     axes: dict[str, dict[str, list[str]]]
@@ -110,7 +112,7 @@ class Study:
         if not Path(file).is_file():
             raise ValueError(f"no study at {file}")
         given = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(given, dict) or not {"dir", "bases", "seeds"} <= set(given) <= KEYS:
+        if not isinstance(given, dict) or not {"dir", "results", "bases", "seeds"} <= set(given) <= KEYS:
             raise ValueError(f"{file}: a study has the keys {', '.join(sorted(KEYS))}")
         judge = _judging(given.get("judge") or {}, file)
         axes = {
@@ -120,7 +122,7 @@ class Study:
         extra = {str(name): list(values) for name, values in (given.get("extra") or {}).items()}
         for about in given["bases"].values():
             about["judge"] = {**judge, **_judging(about.get("judge") or {}, file)}
-        return cls(Path(given["dir"]), given["bases"], list(given["seeds"]), axes, extra)
+        return cls(Path(given["dir"]), Path(given["results"]), given["bases"], list(given["seeds"]), axes, extra)
 
     def cells(self) -> Iterator[Cell]:
         """All cells, seed by seed, so that a study cut short has whole seeds."""
@@ -141,7 +143,7 @@ class Study:
 
     def result(self, cell: Cell) -> Path:
         """Where the rows of a cell lie once it is done."""
-        return self.directory / "results" / f"{cell.name}.json"
+        return self.results / f"{cell.name}.json"
 
     def judging(self, base: str) -> Judging:
         """How cells of a base are judged."""

@@ -22,6 +22,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     file = tmp_path / "study.yaml"
     file.write_text(f"""
 dir: {tmp_path}/runs
+results: {tmp_path}/results
 seeds: [0, 1]
 bases: {{codes: {{config: configs/study/codes.yaml, span: image}}}}
 extra: {{one: ["model.codec.{{span}}.digits=1", objective.law=token_synchronous, {small}]}}
@@ -110,8 +111,8 @@ def test_a_base_has_judging_of_its_own(study: Study) -> None:
     ("text", "message"),
     [
         ("seeds: [0]\n", "a study has the keys"),
-        ("dir: x\nbases: {}\nseeds: []\njudge: {stepz: 3}\n", "no key 'stepz'"),
-        ("dir: x\nbases: {a: {judge: {draw: 3}}}\nseeds: []\n", "no key 'draw'"),
+        ("dir: x\nresults: x\nbases: {}\nseeds: []\njudge: {stepz: 3}\n", "no key 'stepz'"),
+        ("dir: x\nresults: x\nbases: {a: {judge: {draw: 3}}}\nseeds: []\n", "no key 'draw'"),
     ],
 )
 def test_a_study_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
