@@ -103,7 +103,7 @@ def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
 
 def test_a_base_has_judging_of_its_own(study: Study) -> None:
     shipped = Study.load(ROOT / "configs/study/digits.yaml")
-    assert (shipped.judging("text").draws, shipped.judging("codes").draws) == (48, 128)
+    assert (shipped.judging("text").draws, shipped.judging("codes").draws) == (48, 64)
     assert shipped.judging("text").limit == shipped.judging("codes").limit == 256
 
 
