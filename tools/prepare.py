@@ -1,4 +1,4 @@
-"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|shards-check ...
+"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|fashion-mnist|codes|bpe|codec|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=positive, default=64, help="pixels a side after a centre crop (default 64)")
     sub.add_argument("--licence", default="unknown", help="recorded in the index")
     add_split(sub)
+    add_out(sub)
+
+    sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
+    sub.add_argument("--package", required=True, metavar="DIR", help="Debian: /usr/share/datasets/fashion-mnist")
     add_out(sub)
 
     sub = add("codes", codes, "Encode image shards into packed VQ-code shards.")
@@ -126,6 +130,13 @@ def folder(options: argparse.Namespace) -> None:
         options.images, options.out, options.size, options.split_fraction, options.licence, progress=True
     )
     _print_index(index, options.out)
+
+
+def fashion_mnist(options: argparse.Namespace) -> None:
+    """Shard Fashion-MNIST."""
+    from mmprime.data.fashion import prepare_fashion
+
+    _print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
 
 
 def codes(options: argparse.Namespace) -> None:
