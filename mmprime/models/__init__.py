@@ -3,6 +3,7 @@
 from .attention import Segments, attention
 from .cached import CachedDiT
 from .checkpoint import load_model, save_model
+from .codec_file import load_codec, save_codec
 from .config import DiTConfig
 from .dit import PrimeDiT
 from .precision import autocast
@@ -17,6 +18,8 @@ __all__ = [
     "Segments",
     "attention",
     "autocast",
+    "load_codec",
     "load_model",
+    "save_codec",
     "save_model",
 ]

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from mmprime.engine import Canvas, joint_loss, nelbo
 from mmprime.models import PrimeDiT, save_model
-from mmprime.training.codecs import build_canvas
+from mmprime.training.codecs import build_canvas, codec_origin
 from mmprime.training.conditions import Conditions, scored_tokens
 from mmprime.training.config import ConfigError, resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
 from mmprime.training.sample_files import write_samples
-from mmprime.training.schema import DiffusionConfig, ObjectiveConfig
+from mmprime.training.schema import CodecConfig, DiffusionConfig, ObjectiveConfig
 from mmprime.training.task import LossTerm
 
 CHUNK = 64  # examples of one validation batch
@@ -53,6 +53,8 @@ class DiffusionTask:
         self.conditions = Conditions(canvas, config.conditions)
         self.num_examples = len(corpus.train)
         self.views = _views(canvas)
+        codecs = config.model.codec
+        self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
         self._independent = config.conditions.independent_times and len(canvas.spans) > 1
         if config.objective.kind != "joint" and config.objective.mask_power != 1:
@@ -132,6 +134,7 @@ class DiffusionTask:
             "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
             "data": _relative(data.path, directory),
             "law": self.config.objective.law,
+            "codecs": self.codecs,
         }
         if self.canvas.has("text") and self.corpus.train.captions:
             words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
