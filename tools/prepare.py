@@ -1,4 +1,4 @@
-"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|fashion-mnist|codes|bpe|codec|shards-check ...
+"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
     sub = add("codec", codec, "Make the digits of a code book or vocabulary: similar codes share their first digit.")
     sub.add_argument(
         "--source", choices=("ppmi", "codebook", "decoder", "head", "confusion", "embeddings"), default="ppmi",
-        help="ppmi: neighbours in --data; codebook, decoder: image --tokenizer; head: of --model; confusion: of --model "
-        "on --data; embeddings: a language model's, --model, for text --tokenizer (default ppmi)",
+        help="ppmi: neighbours in --data; codebook, decoder: of an image --tokenizer; head: of --model; confusion: of "
+        "--model on --data; embeddings: of a language model, --model, for a text --tokenizer (default ppmi)",
     )  # fmt: skip
     sub.add_argument("--data", default="", metavar="DIR", help="dataset folder (codes or text)")
     sub.add_argument("--model", default="", metavar="DIR", help="model folder")

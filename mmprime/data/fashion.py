@@ -1,6 +1,6 @@
 """Fashion-MNIST (arXiv 1708.07747): 70,000 grey pictures of 28 px in ten classes, from its four idx files.
 
-    idx: two zero bytes, type 8 (uint8), number of axes, the axes as big-endian uint32, the values in C order
+idx: two zero bytes, type 8 (uint8), number of axes, the axes as big-endian uint32, the values in C order
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from .config import DiTConfig
 from .dit import PrimeDiT
 from .precision import autocast
 from .presets import PRESETS, Preset
+from .retrofit import retrofit
 
 __all__ = [
     "PRESETS",
@@ -20,6 +21,7 @@ __all__ = [
     "autocast",
     "load_codec",
     "load_model",
+    "retrofit",
     "save_codec",
     "save_model",
 ]

@@ -1,7 +1,7 @@
 """A codec as one safetensors file: the table, and in the header how it was made.
 
-    tensor    digits (C, S) int32
-    header    {"codec": JSON of {"format": 1, "radices", "fingerprint", "made": {...}}}
+tensor    digits (C, S) int32
+header    {"codec": JSON of {"format": 1, "radices", "fingerprint", "made": {...}}}
 """
 
 from __future__ import annotations

@@ -170,7 +170,10 @@ def _decoder(recipe: Recipe) -> Source:
 def _head(recipe: Recipe) -> Source:
     model, canvas, config = load_model(resolve(recipe.needs("model")))
     span = _one(recipe.span, [span.name for span in canvas.spans])
-    return {"span": span, "model": config["weights_sha256"][:16]}, lambda: model.heads[span].linear.weight.detach()
+    return {
+        "span": span,
+        "model": config["weights_sha256"][:16],
+    }, lambda: model.heads[span].get_parameter("linear.weight").detach()
 
 
 def _confusion(recipe: Recipe) -> Source:

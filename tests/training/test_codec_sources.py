@@ -192,3 +192,25 @@ def test_codec_files_that_were_changed_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"{}")
     with pytest.raises(ValueError, match="no codec file"):
         load_codec(file)
+
+
+def test_train_recluster_and_go_on(world: Path) -> None:
+    """A model of one digit, a codec from its head, a model with those digits that starts where the first one stood."""
+    codec, made = make_codec(Recipe("head", model="model", radices=(34, 8)))
+    save_codec("c.safetensors", codec, made)
+    section = {"text": {"kind": "stored", "path": "c.safetensors"}}
+    task = DiffusionTask.from_config(load_config(config_file(world, codec=section, init="model")))
+    before, _, _ = load_model("model")
+    codes = torch.randint(CODES, (3, 8), generator=torch.Generator().manual_seed(0))
+    codes[:, 2:5] = -1
+    whole = codec.digits[codes].masked_fill((codes < 0)[..., None], -1).flatten(1)
+    torch.testing.assert_close(task.modules(whole, task.canvas), before(codes, before.canvas), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"model: .* of the model to start from is"):
+        DiffusionTask.from_config(load_config(config_file(world, codec=section, init="model", depth=2)))
+
+
+def test_switches_reach_the_model(world: Path) -> None:
+    options = {"digit_embedding": "concat", "token_embedding": False}
+    task = DiffusionTask.from_config(load_config(config_file(world, **options)))
+    assert task.modules.config.digit_embedding == "concat"
+    assert task.modules.config.token_embedding is False
