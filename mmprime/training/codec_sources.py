@@ -121,23 +121,31 @@ def confusion(model: PrimeDiT, canvas: Canvas, span: Span, examples: Examples, s
     return mass
 
 
-def piece_embeddings(folder: str | Path, tokenizer: TextTokenizer) -> Tensor:
-    """Of each id the mean input embedding of its text's pieces under a language model, unit length, (C, d).
+def language_model(folder: str | Path) -> tuple[Any, Tensor]:
+    """The tokenizer and the input embeddings (ids, d) of a language model.
 
-    An id that is no text by itself (pad, end, a lone byte of a longer character) has the zero vector.
     Raises ValueError where transformers is absent or cannot read the folder.
     """
     if importlib.util.find_spec("transformers") is None:
         raise ValueError("--source embeddings needs transformers: pip install transformers")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder} is no language model in transformers format: {error}") from error
-    table = model.get_input_embeddings().weight.detach()
+    return tokenizer, model.get_input_embeddings().weight.detach()
+
+
+def piece_embeddings(theirs: Any, table: Tensor, tokenizer: TextTokenizer) -> Tensor:
+    """Of each of our ids the mean of `table` over its text's pieces under their tokenizer, unit length, (C, d).
+
+    An id that is no text by itself (pad, end, a lone byte of a longer character) has the zero vector.
+    """
     vectors = torch.zeros(tokenizer.vocab_size, table.shape[1])
     for index in range(tokenizer.vocab_size):
         text = "" if index in (tokenizer.pad_id, tokenizer.end_id) else tokenizer.piece(index)
@@ -202,9 +210,10 @@ def _confusion(recipe: Recipe) -> Source:
 
 def _embeddings(recipe: Recipe) -> Source:
     folder, tokenizer = Path(recipe.needs("model")), TextTokenizer.load(resolve(recipe.needs("tokenizer")))
+    theirs, table = language_model(folder)
     weights = [file.read_bytes() for file in sorted(folder.glob("*.safetensors"))]
     read = {"span": "text", "tokenizer": tokenizer.fingerprint(), "model": digest(*weights)[:16]}
-    return read, lambda: piece_embeddings(folder, tokenizer)
+    return read, lambda: piece_embeddings(theirs, table, tokenizer)
 
 
 SOURCES: dict[str, Callable[[Recipe], Source]] = {

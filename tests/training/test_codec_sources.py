@@ -14,7 +14,15 @@ from mmprime.data import prepare_text
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import DiTConfig, PrimeDiT, load_codec, load_model, save_codec, save_model
 from mmprime.tokenizers import ImageTokenizer, ImageTokenizerConfig, TextTokenizer
-from mmprime.training.codec_sources import SOURCES, Recipe, confusion, drawn_patches, make_codec, piece_embeddings
+from mmprime.training.codec_sources import (
+    SOURCES,
+    Recipe,
+    confusion,
+    drawn_patches,
+    language_model,
+    make_codec,
+    piece_embeddings,
+)
 from mmprime.training.config import ConfigError, load_config
 from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import Examples
@@ -121,7 +129,7 @@ def test_embeddings_average_the_pieces_of_a_language_model(tmp_path: Path) -> No
     model = LlamaModel(LlamaConfig(vocab_size=4, num_key_value_heads=2, **sizes))
     model.save_pretrained(tmp_path)
     ours = TextTokenizer.train(["cat cat cat cat dog dog dog"] * 9, 300)
-    vectors = piece_embeddings(tmp_path, ours)
+    vectors = piece_embeddings(*language_model(tmp_path), ours)
     table = model.embed_tokens.weight.detach()
     (cat,) = ours.encode("cat")
     torch.testing.assert_close(vectors[cat], torch.nn.functional.normalize(table[1] + table[2], dim=0))
@@ -131,7 +139,7 @@ def test_embeddings_average_the_pieces_of_a_language_model(tmp_path: Path) -> No
 def test_embeddings_need_transformers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs transformers: pip install"):
-        piece_embeddings("model", TextTokenizer.load("bpe"))
+        make_codec(Recipe("embeddings", model="model", tokenizer="bpe"))
 
 
 @pytest.mark.parametrize(
