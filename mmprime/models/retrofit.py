@@ -14,6 +14,7 @@ Trunk and heads are taken over as they are: head rows lie in code order, whateve
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import cast
 
 import torch
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 
 from mmprime.engine import MASK_ID
 
+from .config import DiTConfig
 from .dit import PrimeDiT
 from .embedder import TokenEmbedder
 
 _DIGITAL = ("digits.weight", "tokens.weight", "mix.weight")  # of an embedder: what depends on the digits
+_FREE = {"preset", "dropout", "digit_embedding", "token_embedding", *DiTConfig.RUN_SWITCHES}  # options that may differ
 
 
 @torch.no_grad()
@@ -32,18 +35,13 @@ def retrofit(model: PrimeDiT, source: PrimeDiT) -> None:
     """Give `model` the weights of `source`, whose codecs may differ, by the rule above.
 
     Without whole-token embeddings in `model` shown tokens are only approximated, by W = 0. Equal codecs and embeddings
-    are copied. Raises ValueError on other spans, code-book sizes or sizes of the trunk, quoting both.
+    are copied. Raises ValueError on other spans, code-book sizes or options of the trunk, quoting both.
     """
-    theirs, ours = ({span.name: span.codec.num_codes for span in each.canvas.spans} for each in (source, model))
-    if theirs != ours:
-        raise ValueError(f"the model to start from has codes {theirs}, this one {ours}")
+    _check(model, source)
     state, mine = source.state_dict(), model.state_dict()
     digital = {f"embedders.{span.name}.{part}" for span in model.canvas.spans for part in _DIGITAL}
     digital -= _equal(model, source)
-    for name in sorted((state.keys() | mine.keys()) - digital):
-        if name not in state or name not in mine or state[name].shape != mine[name].shape:
-            shapes = [tuple(s[name].shape) if name in s else "none" for s in (state, mine)]
-            raise ValueError(f"{name} of the model to start from is {shapes[0]}, of this one {shapes[1]}")
+    for name in mine.keys() - digital:
         mine[name].copy_(state[name])
     for span in model.canvas.spans:
         if f"embedders.{span.name}.digits.weight" in digital:
@@ -51,6 +49,17 @@ def retrofit(model: PrimeDiT, source: PrimeDiT) -> None:
             embed = _embedder(source, span.name).content
             shown, hidden = embed(old.digits), embed(torch.full_like(old.digits[:1], MASK_ID))
             _fill(_embedder(model, span.name), span.codec.digits, shown, hidden[0])
+
+
+def _check(model: PrimeDiT, source: PrimeDiT) -> None:
+    """Raises ValueError unless both have the same code books and the same trunk."""
+    theirs, ours = ({span.name: span.codec.num_codes for span in each.canvas.spans} for each in (source, model))
+    if theirs != ours:
+        raise ValueError(f"the model to start from has codes {theirs}, this one {ours}")
+    for name in sorted({field.name for field in fields(DiTConfig)} - _FREE):
+        old, new = getattr(source.config, name), getattr(model.config, name)
+        if old != new:
+            raise ValueError(f"the model to start from has {name}={old}, this one {name}={new}")
 
 
 def _equal(model: PrimeDiT, source: PrimeDiT) -> set[str]:

@@ -91,7 +91,6 @@ def test_models_that_do_not_fit_are_refused_quoting_both() -> None:
         start(other, source)
     with pytest.raises(ValueError, match=r"start from has codes {'text': 30, 'image': 24}, this one {'text': 30}"):
         start(Canvas([make_canvas().span("text")]), source)
-    with pytest.raises(ValueError, match=r"of the model to start from is \(\d+, 64\), of this one \(\d+, 32\)"):
-        start(make_canvas(), source, width=32, heads=2)
-    with pytest.raises(ValueError, match=r"blocks.0.modulation\S* of the model to start from is none, of this one"):
-        start(make_canvas(), source, num_classes=3)
+    for name, value in {"heads": 4, "width": 32, "mlp": "gelu", "num_classes": 3}.items():
+        with pytest.raises(ValueError, match=rf"start from has {name}=\w+, this one {name}={value}"):
+            start(make_canvas(), source, **{name: value})
