@@ -1,4 +1,4 @@
-"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|shards-check ...
+"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     def add_out(sub: argparse.ArgumentParser, what: str = "dataset folder to write") -> None:
-        sub.add_argument("--out", required=True, metavar="DIR", help=what)
+        sub.add_argument("--out", required=True, metavar="PATH", help=what)
 
     def add_split(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--split-fraction", type=float, default=0.05, metavar="F", help='share held out as "val"')
@@ -58,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
     add_split(sub)
     add_out(sub)
 
+    sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
+    sub.add_argument("--package", required=True, metavar="DIR", help="Debian: /usr/share/datasets/fashion-mnist")
+    add_out(sub)
+
     sub = add("codes", codes, "Encode image shards into packed VQ-code shards.")
     sub.add_argument("--images", required=True, metavar="DIR", help="image dataset folder")
     sub.add_argument("--tokenizer", required=True, metavar="DIR", help="image tokenizer folder")
@@ -72,6 +76,24 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--tags", action="store_true", help="learn from the images' tags too")
     add_out(sub, "tokenizer folder to write")
 
+    sub = add("codec", codec, "Make the digits of a code book or vocabulary: similar codes share their first digit.")
+    sub.add_argument(
+        "--source", choices=("ppmi", "codebook", "decoder", "head", "confusion", "embeddings"), default="ppmi",
+        help="ppmi: neighbours in --data; codebook, decoder: of an image --tokenizer; head: of --model; confusion: of "
+        "--model on --data; embeddings: of a language model, --model, for a text --tokenizer (default ppmi)",
+    )  # fmt: skip
+    sub.add_argument("--data", default="", metavar="DIR", help="dataset folder (codes or text)")
+    sub.add_argument("--model", default="", metavar="DIR", help="model folder")
+    sub.add_argument("--tokenizer", default="", metavar="DIR", help="image or text tokenizer folder")
+    sub.add_argument("--span", default="", metavar="NAME", help="text or image, where there are both")
+    sub.add_argument("--text-length", type=positive, default=0, metavar="N", help="tokens of a row (text: 128)")
+    sub.add_argument("--digits", type=positive, default=2, metavar="N", help="digits a token (default 2: C/8 and 8)")
+    sub.add_argument("--radices", type=_radices, default=(), metavar="B,B", help="e.g. 64,8; instead of --digits")
+    sub.add_argument("--dim", type=positive, default=64, metavar="N", help="ppmi, confusion: width of the vectors")
+    sub.add_argument("--rows", type=positive, default=4096, metavar="N", help="confusion: examples (default 4096)")
+    sub.add_argument("--seed", type=int, default=0)
+    add_out(sub, "safetensors file to write")
+
     sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
     sub.add_argument("dataset", metavar="DIR", help="dataset folder")
     sub.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder to compare with (codes and text)")
@@ -79,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-tokens", type=positive, metavar="N", help="text: a document of more tokens is over-long")
     sub.add_argument("--long", type=positive, default=1_000_000, metavar="N", help="text: so is one of more characters")
     return main
+
+
+def _radices(text: str) -> tuple[int, ...]:
+    return tuple(positive(part) for part in text.split(","))
 
 
 def _print_index(index: dict[str, Any], out: str) -> None:
@@ -128,6 +154,13 @@ def folder(options: argparse.Namespace) -> None:
     _print_index(index, options.out)
 
 
+def fashion_mnist(options: argparse.Namespace) -> None:
+    """Shard Fashion-MNIST."""
+    from mmprime.data.fashion import prepare_fashion
+
+    _print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
+
+
 def codes(options: argparse.Namespace) -> None:
     """Encode image shards."""
     from mmprime.data import encode_dataset, read_index
@@ -148,6 +181,19 @@ def bpe(options: argparse.Namespace) -> None:
     tokenizer.save(options.out)
     longest = max(len(tokenizer.encode(part)) for part in set(texts))
     print(f"{options.out}: {tokenizer.vocab_size} ids from {len(texts):,} texts, the longest has {longest:,} tokens")
+
+
+def codec(options: argparse.Namespace) -> None:
+    """Make a codec and store it."""
+    from dataclasses import fields
+
+    from mmprime.models import save_codec
+    from mmprime.training.codec_sources import Recipe, make_codec
+
+    recipe = Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
+    made, about = make_codec(recipe)
+    save_codec(options.out, made, about)
+    print(f"{options.out}: {made!r}, fingerprint {made.fingerprint()}, {about['seconds']} s ({recipe.source})")
 
 
 def shards_check(options: argparse.Namespace) -> None:

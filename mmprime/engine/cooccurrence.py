@@ -1,9 +1,10 @@
-"""Code vectors from neighbour statistics: PPMI followed by a truncated SVD.
+"""Code vectors from what stands with what: PPMI followed by a truncated SVD.
 
     PPMI(a, c) = max(0, log p(a, c) / (p(a) p_s(c))),    p_s(c) ∝ count(c)^0.75
 
-where c is (axis, offset, neighbour). Rows of U·sqrt(Σ) are the vectors. Source: Levy & Goldberg, "Neural Word
-Embedding as Implicit Matrix Factorization", 2014 (context smoothing: Levy, Goldberg & Dagan, 2015).
+where c is a context: (axis, offset, neighbour), or whatever else the counts are of. Rows of U·sqrt(Σ) are the vectors.
+Source: Levy & Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", 2014 (context smoothing: Levy,
+Goldberg & Dagan, 2015).
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ def ppmi_vectors(
     rows, columns = _neighbours(sequences.long(), num_codes, offsets)
     contexts = 2 * len(offsets) * (sequences.ndim - 1) * num_codes
     pairs, counts = torch.unique(rows * contexts + columns, return_counts=True)
-    row, column = pairs // contexts, pairs % contexts
-    count = counts.double()
+    places = torch.stack([pairs // contexts, pairs % contexts])
+    table = torch.sparse_coo_tensor(places, counts.double(), (num_codes, contexts), check_invariants=True)
+    return count_vectors(table.coalesce(), dim, seed)
+
+
+def count_vectors(counts: Tensor, dim: int = 64, seed: int = 0) -> Tensor:
+    """Counts or masses (C, contexts), dense or sparse -> (C, min(dim, C)), as `ppmi_vectors`."""
+    counts = counts.double().to_sparse().coalesce()
+    (row, column), count = counts.indices(), counts.values()
+    num_codes, contexts = counts.shape
     row_total = torch.zeros(num_codes, dtype=torch.float64).index_add_(0, row, count)
     column_total = torch.zeros(contexts, dtype=torch.float64).index_add_(0, column, count).pow(0.75)
     pmi = (count / row_total[row]).log() - (column_total[column] / column_total.sum()).log()

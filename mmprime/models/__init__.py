@@ -3,10 +3,12 @@
 from .attention import Segments, attention
 from .cached import CachedDiT
 from .checkpoint import load_model, save_model
+from .codec_file import load_codec, save_codec
 from .config import DiTConfig
 from .dit import PrimeDiT
 from .precision import autocast
 from .presets import PRESETS, Preset
+from .retrofit import retrofit
 
 __all__ = [
     "PRESETS",
@@ -17,6 +19,9 @@ __all__ = [
     "Segments",
     "attention",
     "autocast",
+    "load_codec",
     "load_model",
+    "retrofit",
+    "save_codec",
     "save_model",
 ]

@@ -30,6 +30,7 @@ from .dit import PrimeDiT
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
+_ADDED = {"digit_embedding": "sum"}  # options younger than format 1, with what models had before
 _SPAN_KEYS = {"name", "length", "radices"}
 
 
@@ -166,10 +167,10 @@ def _span(entry: Mapping[str, Any], tensors: dict[str, Tensor]) -> Span:
 
 def _architecture(entry: Mapping[str, Any]) -> DiTConfig:
     known = {field.name for field in dataclasses.fields(DiTConfig)} - set(DiTConfig.RUN_SWITCHES)
-    if not isinstance(entry, dict) or set(entry) != known:
-        unknown, missing = sorted(set(entry) - known), sorted(known - set(entry))
+    if not isinstance(entry, dict) or set(entry) | set(_ADDED) != known:
+        unknown, missing = sorted(set(entry) - known), sorted(known - set(entry) - set(_ADDED))
         raise ValueError(f"model: unknown keys {unknown}, missing keys {missing}")
-    return DiTConfig(**entry)
+    return DiTConfig(**{**_ADDED, **entry})
 
 
 def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from .attention import BACKENDS
 from .presets import preset
 
 MLPS = ("swiglu", "gelu")
+DIGIT_EMBEDDINGS = ("sum", "concat")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class DiTConfig:
     mlp: str = "swiglu"
     mlp_ratio: float = 4.0  # hidden size / width of a plain MLP; SwiGLU takes 2/3 of it, for as many parameters
     qk_norm: bool = True
+    digit_embedding: str = "sum"  # of a token's digits; "concat": side by side in width/S channels each, then mixed
     token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
     dropout: float = 0.0  # on the output of each residual branch; draws from torch's global generator
     num_classes: int | None = None
@@ -68,6 +70,10 @@ class DiTConfig:
             )
         if self.mlp not in MLPS:
             raise ValueError(f"unknown mlp {self.mlp!r}; there are {', '.join(MLPS)}")
+        if self.digit_embedding not in DIGIT_EMBEDDINGS:
+            raise ValueError(
+                f"unknown digit_embedding {self.digit_embedding!r}; there are {', '.join(DIGIT_EMBEDDINGS)}"
+            )
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if not 0 <= self.dropout < 1:

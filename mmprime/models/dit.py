@@ -47,9 +47,8 @@ class PrimeDiT(nn.Module):
         super().__init__()
         config = (config or DiTConfig()).resolve()
         self.canvas, self.config = canvas, config
-        self.embedders = nn.ModuleDict(
-            {span.name: TokenEmbedder(span, config.width, config.token_embedding) for span in canvas.spans}
-        )
+        embedding = config.width, config.token_embedding, config.digit_embedding
+        self.embedders = nn.ModuleDict({span.name: TokenEmbedder(span, *embedding) for span in canvas.spans})
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.heads = nn.ModuleDict({span.name: Head(config.width, span.codec.num_codes) for span in canvas.spans})
         self.conditioning = Conditioning(config) if config.is_conditional else None

@@ -2,7 +2,8 @@
 
     e_i = Σ_j E_j[y^i_j] + 1{all digits of i visible} · W[x_i] + modality + position(i),     E_j[b_j] = "hidden"
 
-The sequence length stays the number of tokens, however many digits a token has.
+or, digits side by side, with M · (E_1[y^i_1], ..., E_S[y^i_S]) for the sum, each E_j of width D/S. The sequence length
+stays the number of tokens, however many digits a token has.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ class TokenEmbedder(nn.Module):
     """The embedder of one modality: digits (B, L, S), -1 where hidden -> (B, L, D).
 
     `digits.weight` has b_1 + 1 rows for the first place (the last of them for "hidden"), then b_2 + 1 for the second,
-    and so on. `tokens.weight` has a row for each code and one more, always zero, for a token not wholly visible. With
-    one digit a token the digit table already is a table of whole tokens, so there is no second one.
+    and so on; `mix.weight` is M, where digits are concatenated. `tokens.weight` has a row for each code and one more,
+    always zero, for a token not wholly visible. With one digit a token the digit table already is a table of whole
+    tokens, so there is no second one.
+
+    Raises ValueError where S digits cannot share the width.
     """
 
     offset: Tensor
@@ -31,17 +35,23 @@ class TokenEmbedder(nn.Module):
     stride: Tensor
     code_at: Tensor
 
-    def __init__(self, span: Span, width: int, token_embedding: bool = True) -> None:
+    def __init__(self, span: Span, width: int, token_embedding: bool = True, digit_embedding: str = "sum") -> None:
         super().__init__()
-        codec = span.codec
+        codec, concat = span.codec, digit_embedding == "concat"
+        if concat and width % codec.num_digits:
+            digits = f"{codec.num_digits}, the digits of {span.name!r}"
+            raise ValueError(f"digit_embedding=concat: width {width} is not a multiple of {digits}")
         self.name = span.name
         radix = torch.tensor(codec.radices)
         self.register_buffer("radix", radix, persistent=False)
         self.register_buffer("offset", (radix + 1).cumsum(0) - radix - 1, persistent=False)
-        self.digits = nn.Embedding(int((radix + 1).sum()), width)
+        self.digits = nn.Embedding(int((radix + 1).sum()), width // codec.num_digits if concat else width)
         self.modality = nn.Parameter(torch.randn(width) * EMBEDDING_STD)
         self.position = PositionEmbedding(width, EMBEDDING_STD)
-        nn.init.normal_(self.digits.weight, std=EMBEDDING_STD * codec.num_digits**-0.5)
+        nn.init.normal_(self.digits.weight, std=EMBEDDING_STD * (1 if concat else codec.num_digits**-0.5))
+        self.mix = nn.Linear(width, width, bias=False) if concat else None
+        if self.mix is not None:
+            nn.init.orthogonal_(self.mix.weight)  # as wide a vector as the sum has
         self.tokens: nn.Embedding | None = None
         if token_embedding and codec.num_digits > 1:
             cells = torch.where(codec.code_at < 0, codec.num_codes, codec.code_at)
@@ -56,9 +66,16 @@ class TokenEmbedder(nn.Module):
         bad = ((y < -1) | (y >= self.radix)).any(-1)
         if bad.any():
             raise ValueError(f"span {self.name!r}: digits {y[bad][0].tolist()} outside radices {self.radix.tolist()}")
+        return self.content(y, self.modality + self.position(span))
+
+    def content(self, y: Tensor, place: Tensor | float = 0.0) -> Tensor:
+        """(..., S) -> (..., D): what the digits say, added to `place`."""
         rows = torch.where(y < 0, self.radix, y) + self.offset
-        bags = F.embedding_bag(rows.flatten(0, -2), self.digits.weight, mode="sum")
-        x = bags.view(*y.shape[:-1], -1) + (self.modality + self.position(span))
+        if self.mix is None:
+            x = F.embedding_bag(rows.flatten(0, -2), self.digits.weight, mode="sum").unflatten(0, rows.shape[:-1])
+        else:
+            x = self.mix(self.digits(rows).flatten(-2))
+        x = x + place
         return x if self.tokens is None else x + self.tokens(self._codes(y))
 
     def _codes(self, y: Tensor) -> Tensor:

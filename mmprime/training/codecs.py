@@ -1,4 +1,4 @@
-"""The canvas of a run: one codec a span, as ``model.codec.<span>`` says; clustered codecs come from data.
+"""The canvas of a run: one codec a span, as ``model.codec.<span>`` says; clustered codecs come from data or a file.
 
 What was clustered once is kept in the run's folder and read back: a codec must not change between two starts.
 """
@@ -9,21 +9,18 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.engine.cooccurrence import ppmi_vectors
+from mmprime.models import load_codec, save_codec
+from mmprime.training.codec_sources import neighbour_vectors
 from mmprime.training.config import ConfigError, nearest, resolve
 from mmprime.training.schema import CodecConfig
 
 if TYPE_CHECKING:
     from mmprime.training.examples import Corpus
-
-MAX_ROWS = 50_000  # examples that neighbour statistics are taken from
 
 
 def build_canvas(
@@ -55,43 +52,54 @@ def _cached(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str, cach
         return _build(name, config, corpus, tokenizer)
     key = hashlib.sha256(json.dumps([asdict(config), corpus.fingerprint, tokenizer]).encode()).hexdigest()[:16]
     path = cache / "codecs" / f"{name}-{key}.safetensors"
-    if path.is_file():
-        stored = load_file(path)
-        return Codec.from_table(stored["digits"], stored["radices"].tolist())
-    codec = _build(name, config, corpus, tokenizer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({"digits": codec.digits.contiguous(), "radices": torch.tensor(codec.radices)}, temporary)
-    temporary.rename(path)
-    return codec
+    if not path.is_file():
+        save_codec(path, _build(name, config, corpus, tokenizer), {"kind": config.kind, "source": config.source})
+    return load_codec(path)[0]
+
+
+def codec_origin(config: CodecConfig, codec: Codec) -> dict[str, Any]:
+    """For a model's config.json: the fingerprint of a span's codec, and how it was made."""
+    kept = load_codec(resolve(config.path))[1] if config.kind == "stored" else {"kind": config.kind}
+    if config.kind == "clustered":
+        kept |= {"source": config.source, "seed": config.seed}
+    return {"fingerprint": codec.fingerprint(), **kept}
 
 
 def plain_codec(num_codes: int, config: CodecConfig) -> Codec:
-    """A codec that needs no data. Raises ValueError for ``clustered`` with more than one digit."""
+    """A codec that needs no data. Raises ValueError for ``stored`` and for ``clustered`` with more than one digit."""
     if config.kind == "mixed_radix":
         return Codec.mixed_radix(config.radices, num_codes)
-    if config.digits == 1 or config.kind == "base":
+    if config.kind == "base" or (config.digits == 1 and config.kind != "stored"):
         return Codec.base(num_codes, config.digits)
     if config.kind == "shuffled":
         return Codec.shuffled(num_codes, config.digits, config.seed)
-    raise ValueError(f"kind={config.kind} needs data to cluster; use base, shuffled or mixed_radix")
+    raise ValueError(f"kind={config.kind} needs data or a file; use base, shuffled or mixed_radix")
 
 
 def _build(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> Codec:
     num_codes = corpus.num_codes[name]
+    if config.kind == "stored":
+        return _stored(config.path, num_codes)
     if config.kind != "clustered" or config.digits == 1:
         return plain_codec(num_codes, config)
     vectors = _vectors(name, config, corpus, tokenizer)
     return Codec.clustered(vectors, config.digits, config.radices or None, config.seed)
 
 
+def _stored(path: str, num_codes: int) -> Codec:
+    if not path:
+        raise ValueError("kind=stored needs a path: a file of tools/prepare.py codec")
+    codec = load_codec(resolve(path))[0]
+    if codec.num_codes != num_codes:
+        raise ValueError(f"{path} is a codec of {codec.num_codes} codes, the data has {num_codes}")
+    return codec
+
+
 def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> Tensor:
     """One vector a code, (C, d)."""
-    num_codes, length = corpus.num_codes[name], corpus.lengths[name]
+    num_codes = corpus.num_codes[name]
     if config.source == "ppmi":
-        rows = corpus.train.codes[name][:MAX_ROWS].long()
-        rows = rows if isinstance(length, int) else rows.unflatten(1, length)
-        return ppmi_vectors(rows, num_codes, config.dim, seed=config.seed)
+        return neighbour_vectors(corpus, name, config.dim, config.seed)
     if name != "image" or not tokenizer:
         raise ValueError("source=codebook needs an image span and data.image_tokenizer; or use source=ppmi")
     from mmprime.tokenizers import ImageTokenizer

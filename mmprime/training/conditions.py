@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmprime.engine import Canvas
 from mmprime.training.config import ConfigError
+from mmprime.training.rng import stratified
 from mmprime.training.schema import ConditionsConfig
 
 
@@ -40,10 +41,8 @@ class Conditions:
         self.tokens = torch.stack([scored_tokens(canvas, g | a) for g, a in zip(self.given, self.absent)])
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """The mode of each example, (B,) int64; their numbers are as even as the shares allow (stratified)."""
-        u = (torch.randperm(batch, generator=generator) + torch.rand(1, generator=generator)) / batch
-        last = len(self.names) - 1
-        return torch.searchsorted(self.shares.cumsum(0), u.double(), right=True).clamp(max=last)
+        """The mode of each example, (B,) int64."""
+        return stratified(self.shares, batch, generator)
 
     @staticmethod
     def _mask(canvas: Canvas, mode: str, suffix: str) -> Tensor:

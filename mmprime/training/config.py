@@ -77,6 +77,10 @@ def check_paths(config: Any, prefix: str = "") -> None:
         value, key = getattr(config, entry.name), prefix + entry.name
         if dataclasses.is_dataclass(value):
             check_paths(value, key + ".")
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                if dataclasses.is_dataclass(part):
+                    check_paths(part, f"{key}.{name}.")
         elif entry.metadata.get("path") and value and not resolve(value).exists():
             raise ConfigError(f"{key}={value}: no such file or folder{_nearest_path(Path(value))}")
 

@@ -1,8 +1,7 @@
 """Masked diffusion over a canvas of text and image spans, as a Task.
 
-Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode). Objectives:
-``joint`` is a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps.
-Validation always prints NELBOs, in nats per token.
+Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode), by
+``objectives.py``. Validation always prints NELBOs, in nats per token, under ``objective.law``.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from torch import Tensor, nn
 
 from mmprime.engine import Canvas, joint_loss, nelbo
 from mmprime.models import PrimeDiT, save_model
-from mmprime.training.codecs import build_canvas
+from mmprime.training.codecs import build_canvas, codec_origin
 from mmprime.training.conditions import Conditions, scored_tokens
-from mmprime.training.config import ConfigError, resolve
+from mmprime.training.config import resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
+from mmprime.training.objectives import Objective
 from mmprime.training.sample_files import write_samples
-from mmprime.training.schema import DiffusionConfig, ObjectiveConfig
+from mmprime.training.schema import CodecConfig, DiffusionConfig
 from mmprime.training.task import LossTerm
 
 CHUNK = 64  # examples of one validation batch
@@ -53,15 +53,10 @@ class DiffusionTask:
         self.conditions = Conditions(canvas, config.conditions)
         self.num_examples = len(corpus.train)
         self.views = _views(canvas)
+        codecs = config.model.codec
+        self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
-        self._independent = config.conditions.independent_times and len(canvas.spans) > 1
-        if config.objective.kind != "joint" and config.objective.mask_power != 1:
-            raise ConfigError(f"objective.mask_power={config.objective.mask_power} is for objective.kind=joint")
-        if config.objective.kind != "joint" and self._independent:
-            raise ConfigError(
-                f"objective.kind={config.objective.kind} gives all spans one time; "
-                "set conditions.independent_times=false"
-            )
+        self.objective = Objective(config.objective, config.conditions.independent_times and len(canvas.spans) > 1)
 
     @classmethod
     def from_config(
@@ -84,7 +79,7 @@ class DiffusionTask:
         mode = self.conditions.draw(len(y0), generator)
         cond = self._drop_labels(cond, generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
-        nats = self._objective(y0, given, absent, generator, cond)
+        nats = self.objective(self.modules, self.canvas, y0, generator, given, absent, cond)
         per_token = nats / self.conditions.tokens[mode].to(nats)
         yield "model", per_token.mean(), self._by_mode(per_token.detach(), mode)
 
@@ -132,6 +127,7 @@ class DiffusionTask:
             "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
             "data": _relative(data.path, directory),
             "law": self.config.objective.law,
+            "codecs": self.codecs,
         }
         if self.canvas.has("text") and self.corpus.train.captions:
             words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
@@ -159,30 +155,13 @@ class DiffusionTask:
         null = self.modules.null_condition(cond)["label"]
         return {"label": torch.where(drop.to(label.device), null, label)}
 
-    def _objective(
-        self, y0: Tensor, given: Tensor, absent: Tensor, generator: torch.Generator, cond: dict[str, Tensor] | None
-    ) -> Tensor:
-        """(B,) nats of the configured objective."""
-        goal: ObjectiveConfig = self.config.objective
-        masks: dict[str, Any] = {
-            "given": given,
-            "absent": absent,
-            "generator": generator,
-            "law": goal.law,
-            "cond": cond,
-        }
-        if goal.kind == "joint":
-            masks |= {"independent_spans": self._independent, "mask_power": goal.mask_power}
-            return joint_loss(self.modules, self.canvas, y0, **masks)
-        return nelbo(self.modules, self.canvas, y0, steps=goal.steps if goal.kind == "finite" else None, **masks)
-
     def _by_mode(self, per_token: Tensor, mode: Tensor) -> dict[str, float]:
         """Mean loss of each mode that occurs."""
         if len(self.conditions.names) == 1:
             return {}
         per_token = per_token.cpu()
         return {
-            f"{self.config.objective.kind}/{name}": float(per_token[mode == number].mean())
+            f"{self.objective.name}/{name}": float(per_token[mode == number].mean())
             for number, name in enumerate(self.conditions.names)
             if (mode == number).any()
         }

@@ -6,24 +6,26 @@ from dataclasses import fields
 from typing import Any
 
 from mmprime.engine import Canvas
-from mmprime.models import DiTConfig, PrimeDiT
-from mmprime.training.config import ConfigError
+from mmprime.models import DiTConfig, PrimeDiT, load_model, retrofit
+from mmprime.training.config import ConfigError, resolve
 from mmprime.training.schema import ModelConfig
 
 
 def build_model(canvas: Canvas, config: ModelConfig, num_classes: int | None = None) -> PrimeDiT:
-    """A PrimeDiT with random weights from torch's global generator; empty values of ``config`` are the preset's.
+    """A PrimeDiT with random weights from torch's global generator, or those of the model in ``config.init``.
+
+    Empty values of ``config`` are the preset's.
 
     Raises:
-        ConfigError: a preset or sizes that the model refuses.
+        ConfigError: a preset or sizes that the model refuses, or other sizes than those of ``config.init``.
     """
     known = {entry.name for entry in fields(DiTConfig)}
-    values: dict[str, Any] = {
-        entry.name: getattr(config, entry.name)
-        for entry in fields(config)
-        if entry.name in known and getattr(config, entry.name) not in (0, 0.0, "")
-    }
+    given = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in known}
+    values: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, bool) or value}
     try:
-        return PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
+        model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
+        if config.init:
+            retrofit(model, load_model(resolve(config.init))[0])
+        return model
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error

@@ -35,6 +35,12 @@ def seed_globals(*parts: int | str) -> None:
     random.seed(seed)
 
 
+def stratified(shares: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """(batch,) int64 draws from the distribution ``shares`` (float64), their numbers as even as the shares allow."""
+    u = (torch.randperm(batch, generator=generator) + torch.rand(1, generator=generator)) / batch
+    return torch.searchsorted(shares.cumsum(0), u.double(), right=True).clamp(max=len(shares) - 1)
+
+
 def capture() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of the global generators as (tensors, JSON values)."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002

@@ -82,7 +82,8 @@ class DataConfig:
 class CodecConfig:
     """How a token of one span is written in digits."""
 
-    kind: str = _choice("clustered", "base", "shuffled", "mixed_radix")
+    kind: str = _choice("clustered", "base", "shuffled", "mixed_radix", "stored")
+    path: str = _path()  # stored: a file of tools/prepare.py codec; it knows its digits and radices
     digits: int = 2
     radices: list[int] = field(default_factory=list)  # empty: clustered takes about (C/8, 8), base the smallest b
     source: str = _choice("ppmi", "codebook")  # vectors to cluster: neighbour statistics | image code book
@@ -102,6 +103,9 @@ class ModelConfig:
     mask_rate: bool = False  # also tell the model how much is hidden
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
     checkpointing: bool = False  # recompute activations: less memory, more time
+    digit_embedding: str = _choice("sum", "concat")  # of the digits of a token: their sum | side by side, mixed
+    token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
+    init: str = _path()  # start from the weights of this model folder, whose codec may be another
     codec: dict[str, CodecConfig] = field(default_factory=dict)  # by span: text, image
 
 
@@ -110,7 +114,9 @@ class ObjectiveConfig:
     """What is minimised; see the engine's ``joint_loss`` and ``nelbo``."""
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
-    law: str = _choice("nested", "independent", "token_synchronous")
+    law: str = _choice("nested", "independent", "token_synchronous")  # judged, sampled, and trained on
+    mixture: dict[str, float] = field(default_factory=dict)  # instead of law: laws trained on, by share
+    blend: dict[str, float] = field(default_factory=dict)  # instead of kind: what is minimised, by share
     steps: int = 16
     mask_power: float = 1.0  # joint: p > 1 trains more on nearly hidden states
 

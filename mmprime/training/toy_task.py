@@ -37,6 +37,7 @@ from mmprime.models import save_model
 from mmprime.training.codecs import plain_codec
 from mmprime.training.config import ConfigError, resolve
 from mmprime.training.models import build_model
+from mmprime.training.objectives import Objective
 from mmprime.training.rng import generator_for
 from mmprime.training.schema import CodecConfig, ToyConfig, ToyRunConfig
 from mmprime.training.task import LossTerm
@@ -90,6 +91,7 @@ class ToyTask:
         self.entropy = float(-(self.table * self.table.log()).sum())
         self.modules = build_model(self.canvas, config.model).to(self.device)
         self.num_examples = len(self.table)
+        self.objective = Objective(config.objective)
         if not toy.draws and not self._enumerable(config.objective.law, None):
             raise ConfigError(
                 f"toy.draws=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
@@ -102,12 +104,7 @@ class ToyTask:
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """As many exact draws from the table as there are indices (which states they name does not matter)."""
         y0 = self._rows(self._draw(len(indices), generator))
-        goal = self.config.objective
-        if goal.kind == "joint":
-            nats = joint_loss(self.modules, self.canvas, y0, generator=generator, law=goal.law)
-        else:
-            steps = goal.steps if goal.kind == "finite" else None
-            nats = nelbo(self.modules, self.canvas, y0, steps, goal.law, generator=generator)
+        nats = self.objective(self.modules, self.canvas, y0, generator)
         yield "model", nats.mean() / self.config.toy.tokens, {}
 
     # ---------------------------------------------------------------- validation

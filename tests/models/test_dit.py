@@ -237,3 +237,14 @@ def test_bad_input_is_named() -> None:
 def test_bad_config_is_named(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DiTConfig(**options).resolve()
+
+
+def test_concatenated_digits_have_channels_of_their_own_and_move_the_token() -> None:
+    canvas = make_canvas()
+    with pytest.raises(ValueError, match=r"width 64 is not a multiple of 3, the digits of 'image'"):
+        make_model(canvas, digit_embedding="concat")
+    model = make_model(Canvas([canvas.span("text")]), digit_embedding="concat", token_embedding=False)
+    embedder = model.embedders["text"]
+    assert embedder.digits.weight.shape == (6 + 1 + 6 + 1, 32)
+    channels = torch.linalg.solve(embedder.mix.weight, embedder.content(torch.tensor([[2, -1]]))[0])
+    torch.testing.assert_close(channels, torch.cat([embedder.digits.weight[2], embedder.digits.weight[13]]))

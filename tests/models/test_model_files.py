@@ -146,3 +146,14 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
     edit_weights(saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.zeros(4)}))
     with pytest.raises(ValueError, match=r"heads.text.linear.bias is \(4,\), the config asks for \(30,\)"):
         load_model(saved)
+
+
+def test_models_written_before_an_option_existed_still_load(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    assert config["model"].pop("digit_embedding") == "sum"
+    edit_config(saved, model=config["model"])
+    assert load_model(saved)[0].config.digit_embedding == "sum"
+    del config["model"]["mlp"]
+    edit_config(saved, model=config["model"])
+    with pytest.raises(ValueError, match=r"unknown keys \[\], missing keys \['mlp'\]"):
+        load_model(saved)

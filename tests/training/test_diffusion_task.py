@@ -219,3 +219,15 @@ def test_muon_steps_the_trunk_and_resumes_bitwise(tmp_path):
     assert resumed.at.step == 6
     for name, value in straight.task.modules.state_dict().items():
         assert torch.equal(value, resumed.task.modules.state_dict()[name]), name
+
+
+def test_the_bound_printed_is_that_of_the_judged_law_whatever_is_trained_on(tmp_path):
+    def bounds(objective):
+        built = task(tmp_path, objective=objective)
+        with torch.no_grad():
+            built.modules.heads["image"].linear.weight.normal_(generator=torch.Generator().manual_seed(0))
+            return built.validate(torch.Generator().manual_seed(0))
+
+    plain = bounds(ObjectiveConfig(law="nested"))
+    assert bounds(ObjectiveConfig(law="nested", mixture={"independent": 1.0})) == plain
+    assert bounds(ObjectiveConfig(law="independent")) != plain

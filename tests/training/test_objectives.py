@@ -1,0 +1,83 @@
+"""Mixtures of laws and blends of objectives: the weighted sum, one draw an example."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_world import make_canvas, make_model
+
+from mmprime.engine import joint_loss, nelbo
+from mmprime.training.config import ConfigError
+from mmprime.training.objectives import Objective
+from mmprime.training.schema import ObjectiveConfig
+
+
+def world(examples: int = 1) -> tuple:
+    canvas = make_canvas(3, (2, 2))
+    generator = torch.Generator().manual_seed(0)
+    codes = {s.name: torch.randint(s.codec.num_codes, (1, s.num_tokens), generator=generator) for s in canvas.spans}
+    return make_model(canvas), canvas, canvas.pack(codes).expand(examples, -1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_one_kind_and_one_law_are_the_engines_own_to_the_bit() -> None:
+    model, canvas, y0 = world(5)
+    joint = Objective(ObjectiveConfig(law="independent", mask_power=2.0), independent_spans=True)
+    expected = joint_loss(
+        model, canvas, y0, generator=seeded(1), law="independent", independent_spans=True, mask_power=2
+    )
+    assert torch.equal(joint(model, canvas, y0, seeded(1)), expected)
+    alone = Objective(ObjectiveConfig(mixture={"independent": 1, "nested": 0}, mask_power=2.0), True)
+    assert torch.equal(alone(model, canvas, y0, seeded(1)), expected)
+    finite = Objective(ObjectiveConfig(kind="finite", steps=3))
+    assert torch.equal(finite(model, canvas, y0, seeded(1)), nelbo(model, canvas, y0, 3, "nested", generator=seeded(1)))
+
+
+@torch.no_grad()
+def test_a_mixture_and_a_blend_have_the_mean_of_the_weighted_sum() -> None:
+    model, canvas, y0 = world(8000)
+    mixture, blend = {"nested": 0.25, "token_synchronous": 0.75}, {"joint": 0.4, "marginal": 0.6}
+    mixed = Objective(ObjectiveConfig(mixture=mixture, blend=blend))
+    values = mixed(model, canvas, y0, seeded(0))
+    expected, apart = 0.0, []
+    for law, share in mixture.items():
+        joint = joint_loss(model, canvas, y0, generator=seeded(2), law=law).mean()
+        marginal = nelbo(model, canvas, y0, law=law, generator=seeded(3)).mean()
+        expected += share * (blend["joint"] * float(joint) + blend["marginal"] * float(marginal))
+        apart += [float(joint), float(marginal)]
+    error = 4 * float(values.std()) / 8000**0.5
+    assert abs(float(values.mean()) - expected) < error < 0.3 * (max(apart) - min(apart))
+
+
+def test_masks_and_labels_go_with_their_examples() -> None:
+    """What is given costs nothing, whichever law an example draws; gradients reach every example's own nats."""
+    canvas = make_canvas(3, (2, 2))
+    model = make_model(canvas, num_classes=4)
+    _, _, y0 = world(12)
+    given = torch.arange(12)[:, None].remainder(3).eq(0).expand(-1, canvas.num_subtokens)
+    mixed = Objective(ObjectiveConfig(mixture={"nested": 0.5, "independent": 0.5}))
+    cond = {"label": torch.arange(12) % 4}
+    nats = mixed(model, canvas, y0, seeded(0), given, torch.zeros_like(given), cond)
+    assert torch.equal(nats == 0, given[:, 0])
+    nats.sum().backward()
+    assert bool((model.conditioning.label.weight.grad.norm(dim=-1)[:4] > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mixture": {"nestd": 1.0}}, "objective.mixture.nestd: not one of .*nearest: nested"),
+        ({"mixture": {"nested": 0.5, "independent": 0.4}}, r"objective.mixture: .* add up to 0.9, not 1"),
+        ({"mixture": {"nested": 1.5, "independent": -0.5}}, "objective.mixture.independent=-0.5"),
+        ({"blend": {"joint": 0.5, "other": 0.5}}, "objective.blend.other"),
+        ({"blend": {"finite": 0.5, "marginal": 0.5}, "mask_power": 2.0}, "mask_power=2"),
+        ({"blend": {"joint": 0.5, "marginal": 0.5}, "independent": True}, "kind=marginal .*independent_times=false"),
+    ],
+)
+def test_what_is_no_distribution_or_fits_no_kind_is_refused(options: dict, words: str) -> None:
+    independent = options.pop("independent", False)
+    with pytest.raises(ConfigError, match=words):
+        Objective(ObjectiveConfig(**options), independent)
