@@ -7,7 +7,7 @@ shown, and a run of a policy leaves the same record as a run of a plan.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,8 +69,9 @@ class PolicyRun(Run):
 
     @torch.no_grad()
     def step(self) -> bool:
-        """One step of every example that is not done; False when all are. An example with nothing hidden is not
-        forwarded. Raises RuntimeError if a policy that does not remask shows nothing."""
+        """One step of every example that is not done; False when all are. An example with nothing hidden, or to which
+        a blind policy shows nothing, is not forwarded. Raises RuntimeError if a policy that does not remask shows
+        nothing."""
         hidden, k = self.hidden, self.number + 1
         remasking = self.policy.remasks and k <= self.policy.last_step
         example = torch.arange(len(hidden)) if remasking else hidden.any(-1).nonzero()[:, 0]
@@ -81,15 +82,19 @@ class PolicyRun(Run):
         tokens = self.canvas.num_tokens
         noises = self.canvas.num_subtokens if self.policy.digit_noise else tokens
         u = uniforms([self.streams[b] for b in example.tolist()], tokens + noises).to(self.y.device)
-        proposal = self._propose(example, hidden, u[:, :tokens])
         free, candidate = self.free[example], self.canvas.tokens_with(hidden)
         shown = self.canvas.tokens_with(free) & ~candidate
         noise = u[:, tokens:].clamp(min=2.0**-60)
         left, total = self._units()[example], self.total[example]
-        look = Look(
-            k, candidate, proposal.feature, left, total, noise, shown, example, self.canvas, hidden, free & ~hidden
-        )
-        self._show(look, proposal)
+        nothing, visible = u.new_zeros(*candidate.shape, self.policy.features), free & ~hidden
+        look = Look(k, candidate, nothing, left, total, noise, shown, example, self.canvas, hidden, visible)
+        if self.policy.blind:
+            digits = self._choose(look)
+            proposal = self._propose(example, digits.reveal, digits.reveal, u[:, :tokens])
+        else:
+            proposal = self._propose(example, hidden, self._looked_at(example, hidden), u[:, :tokens])
+            digits = self._choose(replace(look, feature=proposal.feature))
+        self._show(look, digits, proposal)
         return True
 
     def _units(self) -> Tensor:
@@ -103,14 +108,14 @@ class PolicyRun(Run):
             return self.free[example]
         return hidden & self.policy.window(self.canvas.tokens_with(hidden))[:, self.canvas.token_of.to(hidden.device)]
 
-    def _propose(self, example: Tensor, hidden: Tensor, u: Tensor) -> _Proposal:
-        """One forward pass of the examples with something hidden (A, N), and a code drawn for each token of theirs."""
+    def _propose(self, example: Tensor, hidden: Tensor, looked_at: Tensor, u: Tensor) -> _Proposal:
+        """One forward pass of the examples with something hidden (A, N), and a code drawn for each token looked at."""
         shape = (*u.shape, self.policy.features)
         out = _Proposal(torch.full_like(hidden, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
         rows = hidden.any(-1).nonzero()[:, 0]
         if not len(rows):
             return out
-        asked, looked_at = example[rows], self._looked_at(example, hidden)
+        asked = example[rows]
         states = self.forward(asked, self.canvas.tokens_with(looked_at[rows]))
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
@@ -133,27 +138,33 @@ class PolicyRun(Run):
         cell, out.confidence[row, token], out.entropy[row, token] = drawn
         digits = unravel(cell, span.codec.radices)
         self.canvas.view(out.values, span.name)[row, inside] = digits
+        if self.policy.blind:
+            return
         whole = (shown >= 0).all(-1, keepdim=True)  # only where shown tokens are judged: their law as if hidden
         law, value = unit_law(
             log_posterior(grid, shown.masked_fill(whole, MASK_ID)), first, cell, digits, self.policy.unit
         )
         out.feature[row, token] = self.policy.describe(law, value, place)
 
-    def _show(self, look: Look, proposal: _Proposal) -> None:
-        """Carry out what the policy chooses for the examples look.example."""
+    def _choose(self, look: Look) -> Digits:
+        """What the policy chooses for the examples look.example, of what may be shown and hidden."""
         choice = self.policy.choose(look)
         digits = choice if isinstance(choice, Digits) else choice.digits(look, self.policy.unit)
-        chosen = digits.reveal & look.hidden
-        if not self.policy.remasks and not bool(chosen.any(-1).all()):
+        reveal = digits.reveal & look.hidden
+        if not self.policy.remasks and not bool(reveal.any(-1).all()):
             raise RuntimeError(f"{type(self.policy).__name__} shows nothing at step {look.step}; it would never end")
+        return Digits(reveal, None if digits.hide is None else digits.hide & look.visible)
+
+    def _show(self, look: Look, digits: Digits, proposal: _Proposal) -> None:
+        """Carry it out."""
         token = self.canvas.token_of.to(self.y.device)
         for target, source in (
             (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, look.step)),
             (self.confidence, proposal.confidence[:, token]), (self.entropy, proposal.entropy[:, token]),
         ):  # fmt: skip
-            target[look.example] = torch.where(chosen, source, target[look.example])
+            target[look.example] = torch.where(digits.reveal, source, target[look.example])
         if digits.hide is not None:
-            self.y[look.example] = self.y[look.example].masked_fill(digits.hide & look.visible, MASK_ID)
+            self.y[look.example] = self.y[look.example].masked_fill(digits.hide, MASK_ID)
 
 
 @dataclass

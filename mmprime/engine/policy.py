@@ -100,6 +100,7 @@ class Policy:
     features = 1  # F of `describe`
     remasks = False  # may hide again, and shows nothing at some steps; ends at `last_step`
     last_step = 0
+    blind = False  # chooses without features, before the forward pass, which only those with something to show need
     digit_noise = False  # `Look.noise` has a number for each sub-token
     judges_shown = False  # shown tokens are described too, by their law as if hidden (unit "token")
 

@@ -104,6 +104,15 @@ def test_nothing_is_hidden_outside_the_window():
     assert again == [False, True, True, False, False, False, False]  # steps 2..8; the window holds steps 3 and 4
 
 
+def test_only_what_is_shown_is_computed():
+    model = oracle.wrong(WORLD)
+    record = sample(model, CANVAS, Corrector(9, 0.0), batch=50, generator=7)
+    assert record.nfe.tolist() == [len(set(row)) for row in record.rank.tolist()]
+    token = CANVAS.token_of.expand_as(record.rank)
+    pairs = torch.stack([torch.arange(50)[:, None].expand_as(token), token, record.rank], -1).flatten(0, 1)
+    assert model.head_tokens == len(pairs.unique(dim=0))
+
+
 def test_many_steps_of_the_perfect_denoiser_come_near_the_data():
     def distance(steps):
         record = sample(PERFECT, CANVAS, Corrector(steps, 2.0), batch=BATCH, generator=6)

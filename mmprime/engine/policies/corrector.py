@@ -8,7 +8,8 @@
 τ is the share of the run that is over, 0 at the start (1 - t of the schedule). The two β-flows cancel, so a digit is
 visible with chance α_k after step k, whatever β; while σ is below its limit, r = (1 + β)(α_s - α_t) / (1 - α_t). Every
 digit moves on its own, not only whole tokens, so a token goes back to a partial state and its other digits constrain
-what is drawn anew. β = 0 is ancestral sampling with independent digits.
+what is drawn anew. β = 0 is ancestral sampling with independent digits. It does not look at what the model says, so a
+step that shows nothing costs no forward pass.
 
 Source: Chao et al. (MDM-Prime), arXiv 2505.18495, with β as in Gat et al., "Discrete flow matching", arXiv 2407.15595,
 after Campbell et al., arXiv 2205.14987. They take Euler steps of the rates (the corrector after the predictor); here
@@ -18,7 +19,6 @@ both are one step that keeps α exactly.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..policy import Digits, Look, Policy
 from ..schedule import Schedule
@@ -27,8 +27,8 @@ from ..schedule import Schedule
 class Corrector(Policy):
     """steps: K; the rest as above. Raises ValueError on steps < 1, strength or power < 0, or an empty window."""
 
-    features = 0
     remasks = True
+    blind = True
     digit_noise = True
 
     def __init__(
@@ -51,9 +51,6 @@ class Corrector(Policy):
             raise ValueError(f"a window of correction needs 0 <= start < stop <= 1, got {start} and {stop}")
         self.last_step, self.strength, self.power = steps, strength, power
         self.begin, self.end, self.schedule = start, stop, schedule or Schedule.linear()
-
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        return law[:, :0]
 
     def visible(self, step: int) -> float:
         """α after `step` steps."""
