@@ -14,7 +14,9 @@ from typing import Any
 class Measure:
     """One row of a report.
 
-    stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes per example.
+    stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes that the denoiser
+    really made for one example, in the mean: to draw it, or to score it with all its draws (guidance counts twice, a
+    judge or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
     idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
     ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
     digits of what was measured, on what, against what. command: what was typed, so that the number can be had again.
