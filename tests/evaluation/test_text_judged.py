@@ -17,8 +17,10 @@ from mmprime.commands import text as command
 from mmprime.evaluation import causal_lm, frontier
 from mmprime.evaluation.causal_lm import Judge, converted, windows
 from mmprime.evaluation.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
+from mmprime.evaluation.report import read_rows
 from mmprime.pipeline import from_pretrained
 from mmprime.scoring import hash_of, load_scored, splits_of
+from tools import evaluate
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-judge)"
@@ -233,6 +235,14 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     assert again[perplexity.metric].value == pytest.approx(perplexity.value, rel=1e-5)
     tokens = command.run(ask(*given, "--steps", 2, "--temperature", 1, "--num", 2, "--units", "tokens"))
     assert any(row.unit == "nats/token" for row in tokens)
+    capsys.readouterr()
+    rows_file = tmp_path / "rows.json"
+    few = ("--steps", 2, "--temperature", 1, "--num", 2, "--json", rows_file)
+    assert evaluate.main([str(word) for word in ("text", *given, *few)]) == 0
+    printed = capsys.readouterr().out
+    rules = [line for line in printed.splitlines() if line.startswith("|--")]
+    assert len(rules) == 1  # one table, a line a group; all the rows are in the file
+    assert len(read_rows(rows_file)) > 20
 
 
 def test_texts_of_a_file(tmp_path: Path) -> None:
