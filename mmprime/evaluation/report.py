@@ -74,9 +74,13 @@ def table(rows: Sequence[Measure]) -> str:
     """Rows as a Markdown table, aligned so that it also reads well on a screen."""
     body = []
     for row in rows:
-        error = "" if row.stderr is None else f"{row.stderr:.4f}"
-        body.append([row.metric, f"{row.value:.4f}", error, row.unit, str(row.num_samples), f"{row.nfe:g}"])
+        error = "" if row.stderr is None else _number(row.stderr)
+        body.append([row.metric, _number(row.value), error, row.unit, str(row.num_samples), f"{row.nfe:g}"])
     return markdown(["metric", "value", "± s.e.", "unit", "samples", "NFE"], body, words=(0, 3))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]], words: Collection[int]) -> str:
