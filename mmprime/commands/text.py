@@ -227,7 +227,8 @@ def _measured(group: Group, judge: Judge, count: Callable[[str], list[int]] | No
 def _rows(
     group: Group, judged: Judged, varied: Diversity, judge: Judge, options: argparse.Namespace
 ) -> Iterator[Measure]:
-    """One group: the perplexity never without what stands beside it."""
+    """One group: the perplexity never without what stands beside it. The rows of drawn groups differ in sampler and NFE
+    and have one name, so that a report can draw it against NFE."""
     from mmprime.evaluation import Measure
 
     unit = options.units.removesuffix("s")
@@ -240,8 +241,9 @@ def _rows(
         *[(f"repetition-{n}", *value, f"share of {unit} n-grams") for n, value in varied.repetition.items()],
         ("longest repeated run of a text", *varied.longest_repeat, options.units),
     ]
+    head = "" if "sampler" in group.about else f"{group.name}: "
     for name, value, error, kind in values:
-        row = Measure(f"{group.name}: {name}", value, error, kind, len(group.texts), 0, options.seed)
+        row = Measure(f"{head}{name}", value, error, kind, len(group.texts), 0, options.seed)
         yield replace(row, reference_hash=judge.fingerprint, **group.about)
 
 

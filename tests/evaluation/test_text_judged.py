@@ -214,16 +214,14 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     sweep = ("--steps", "2,4", "--temperature", "0.5,1", "--num", 3)
     given = ("--model", model, "--judge", judge_folder, "--data", real)
     rows = command.run(ask(*given, *sweep, "--save", saved, "--plot", plot))
-    groups = list(dict.fromkeys(row.metric.split(": ")[0] for row in rows))
-    drawn = [f"{steps} steps, temperature {t}" for steps in (2, 4) for t in ("0.5", "1")]
-    assert groups == [*drawn, command.REAL, command.SHUFFLED]
-    for group in groups:
-        names = [row.metric for row in rows if row.metric.startswith(f"{group}: ")]
-        assert any("generative perplexity (judge)" in name for name in names)
-        assert any("unigram entropy" in name for name in names)
-    by_name = {row.metric: row for row in rows}
-    perplexity = by_name["2 steps, temperature 0.5: generative perplexity (judge)"]
-    assert (perplexity.nfe, perplexity.idle_steps, perplexity.sampler) == (2, 0, "independent temperature 0.5")
+    by_name = {row.metric: row for row in rows if row.sampler is None}
+    drawn = [row for row in rows if row.sampler is not None]
+    names = {row.metric for row in drawn}
+    for what in ("generative perplexity (judge)", "unigram entropy of a text"):
+        found = [(row.sampler, row.nfe, row.idle_steps) for row in drawn if row.metric == what]
+        assert found == [(f"independent temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
+    assert by_name.keys() == {f"{anchor}: {name}" for anchor in (command.REAL, command.SHUFFLED) for name in names}
+    perplexity = next(row for row in drawn if row.metric == "generative perplexity (judge)")
     assert perplexity.data_hash is None
     assert {row.reference_hash for row in rows} == {Judge.load(judge_folder).fingerprint}
     assert by_name[f"{command.REAL}: generative perplexity (judge)"].data_hash == hash_of(real)
@@ -232,7 +230,7 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert "entropy, nats/word" in capsys.readouterr().out
     again = {row.metric: row for row in command.run(ask("--texts", saved, "--judge", judge_folder, "--data", real))}
-    assert again[perplexity.metric].value == pytest.approx(perplexity.value, rel=1e-5)
+    assert again[f"2 steps, temperature 0.5: {perplexity.metric}"].value == pytest.approx(perplexity.value, rel=1e-5)
     tokens = command.run(ask(*given, "--steps", 2, "--temperature", 1, "--num", 2, "--units", "tokens"))
     assert any(row.unit == "nats/token" for row in tokens)
     capsys.readouterr()
