@@ -9,6 +9,7 @@ import oracle
 import pytest
 import torch
 
+from mmprime.commands import likelihood as command
 from mmprime.engine import LAWS, Canvas, Codec, Span
 from mmprime.evaluation.likelihood import Effort, choose, estimate, measures, ratio, tasks
 from mmprime.evaluation.quantities import ESTIMATORS, ORDERS, Quantity, fixed_rank, list_quantities
@@ -74,6 +75,8 @@ def test_a_box_is_scored_given_all_the_rest():
     assert task.name == "image[1,0,3,1]|rest"
     assert (~task.given).nonzero()[:, 0].tolist() == [6, 7, 8, 9]
     assert task.num_tokens(canvas) == 2
+    asked = command.task_names("image|text, image[1,0,3,1]|rest,joint")  # commas inside brackets do not separate
+    assert [each.name for each in choose(tasks(canvas, [(1, 0, 3, 1)]), asked)] == asked
     with pytest.raises(ValueError, match="outside the 3 x 2 grid"):
         tasks(canvas, [(1, 0, 4, 1)])
 
