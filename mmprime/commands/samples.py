@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     generated = read_folder(options.generated)
     reference = None if options.reference is None else read_folder(options.reference)
     rows = Comparison(judges, reference, rules_of(options)).rows(generated, 0, options.seed)
-    return stamp(rows, data_hash=generated.fingerprint())
+    return stamp(rows, model_hash=generated.fingerprint())
 
 
 def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:

@@ -152,7 +152,7 @@ def read_groups(file: str | Path) -> list[Group]:
         by_name.setdefault(name, []).append(text)
     if not any(text.strip() for texts in by_name.values() for text in texts):
         raise ValueError(f"{file} holds no text")
-    about = {"nfe": 0.0, "data_hash": hash_files(file)}
+    about = {"nfe": 0.0, "model_hash": hash_files(file)}
     named = [(name, texts) for name, texts in by_name.items() if name not in (REAL, SHUFFLED)]
     return [Group(name, texts, about, "texts", name) for name, texts in named]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmprime.commands import captions, imagenet, samples, tokenizer
 from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.evaluation import Measure, judges
+from mmprime.evaluation import Measure, judges, require_same
 from mmprime.evaluation.captions import choose_captions
 from mmprime.evaluation.judges import Judge, Seen
 from mmprime.evaluation.reconstruction import psnr, reconstruct
@@ -102,7 +102,12 @@ def test_two_folders(tmp_path: Path) -> None:
         "precision-EffNet-Lite0",
         "recall-EffNet-Lite0",
     ]
-    assert all(row.num_samples == 60 and row.data_hash and row.reference_hash for row in rows)
+    assert all(row.num_samples == 60 and row.model_hash and row.reference_hash for row in rows)
+    other = _run(
+        samples, "--generated", _folder(tmp_path / "three", 60, first=500), "--reference", two, "--metric", asked
+    )
+    assert rows[0].model_hash != other[0].model_hash
+    require_same([rows[0], other[0]], "data_hash", "reference_hash")  # two makers of pictures, one reference
     with pytest.raises(ValueError, match="either --generated DIR"):
         _run(samples, "--metric", asked)
     with pytest.raises(ValueError, match="--inception FILE"):
