@@ -19,8 +19,8 @@ class Measure:
     judge or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
     idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
     ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
-    digits of what was measured (the model, or pictures and texts that come alone), on what, against what. command: what was typed, so that the number can be had again.
-    None: does not apply.
+    digits of what was measured (the model, or pictures and texts that come alone), on what, against what. command: what
+    was typed, so that the number can be had again. None: does not apply.
     """
 
     metric: str
