@@ -1,11 +1,12 @@
 # Nothing is needed beforehand but Python 3.10+ and make:
 #   make demo   sets up .venv and draws from the shipped model
 #   make test   sets up .venv and passes the tests
+#   make reproduce   measures the numbers of README.md and docs/results.md again (10 minutes of two cores)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all reproduce lint format clean
 
 demo: $(VENV)/.installed
 	$(PY) tools/demo.py
@@ -15,6 +16,13 @@ test: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow or not slow"
+
+reproduce: $(VENV)/.installed-dev
+	$(PY) tools/evaluate.py likelihood --split val_vendor --tasks "image|text" --steps 4,16,64 --samples 4 --json out/measured/likelihood.json
+	$(PY) tools/evaluate.py likelihood --model assets/models/sotu --json out/measured/text.json
+	$(PY) tools/evaluate.py tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
+	$(PY) tools/evaluate.py captions --model assets/models/emoji_t2i --num 300 --steps 32 --json out/measured/captions.json
+	$(PY) tools/report.py agree docs/measured out/measured
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
@@ -24,6 +24,7 @@ JOINT_LOSS_NOTE = (
     "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
 )
 IMAGE_GUIDANCE = 3.0
+Item = TypeVar("Item")
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,6 +43,13 @@ def run(command: Callable[[Any], None], options: Any) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
+    """The items, with a progress bar on a terminal while they last; a file that catches stderr gets none."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
 
 
 def positive(text: str) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from mmprime.drawing import AT_ONCE, Draw, Paused, Pictures, Result, Texts, draw_rows, resume_rows
 from mmprime.engine import MASK_ID, Canvas, mix, nelbo
 from mmprime.holes import read_partly, with_holes
+from mmprime.loading import load_tokenizers
 from mmprime.rendering import partial_images
 from mmprime.vocabulary import collect_words
 
@@ -205,6 +206,10 @@ class Pipeline:
         length = self.canvas.span("text").num_tokens
         return torch.tensor([self._text().encode_padded(each, length) for each in captions], device=self.device)
 
+    def holds(self, caption: str) -> bool:
+        """Whether the text span has room for the caption and its end."""
+        return len(self._text().encode(caption)) < self.canvas.span("text").num_tokens
+
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] of the tokenizer's size -> codes (B, h, w)."""
         return self._images().encode(images.to(self.device))
@@ -314,17 +319,7 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
 
     directory = Path(directory)
     model, canvas, config = load_model(directory, device)
-    paths = {name: directory / path for name, path in config.get("tokenizers", {}).items()}
-    text: TextTokenizer | None = None
-    image: ImageTokenizer | None = None
-    if "text" in paths and canvas.has("text"):
-        from mmprime.tokenizers import TextTokenizer
-
-        text = TextTokenizer.load(paths["text"])
-    if "image" in paths and canvas.has("image"):
-        from mmprime.tokenizers import ImageTokenizer
-
-        image = ImageTokenizer.load(paths["image"]).to(device)
+    text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None
     return Pipeline(
         model, canvas, text, image, config.get("law", "nested"), _words(config, data), data, config["weights_sha256"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,20 @@ def choose(count: int, limit: int, seed: int) -> list[int]:
     return sorted(order[:limit].tolist())
 
 
+def fitting(pipe: Pipeline, captions: Sequence[str]) -> list[int]:
+    """Places of the captions that the model's text span holds: all, for a model without text. Says what it leaves out.
+
+    Training cuts longer ones; a number for a cut caption would be a number for another one.
+    """
+    if not pipe.canvas.has("text"):
+        return list(range(len(captions)))
+    room = {caption: pipe.holds(caption) for caption in set(captions)}
+    if long := sorted(caption for caption, holds in room.items() if not holds):
+        length = pipe.canvas.span("text").num_tokens
+        print(f"left out: {len(long)} captions of more than {length - 1} tokens, such as {long[0]!r}", file=sys.stderr)
+    return [place for place, caption in enumerate(captions) if room[caption]]
+
+
 def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int) -> Scored:
     tokenizer = pipe.text_tokenizer
     if tokenizer is None:
@@ -94,11 +109,12 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
     if kind == "codes":
         coded = CodeDataset.load(data, split)
         dataset: CodeDataset | ImageDataset = coded
-        pick = choose(len(coded), limit, seed)
-        codes = _checked_codes(pipe, coded, data)[pick]
+        every = _checked_codes(pipe, coded, data)
+        pick = _choose_fitting(pipe, coded.captions, limit, seed)
+        codes = every[pick]
     else:
         pictures = ImageDataset.load(data, split)
-        dataset, pick = pictures, choose(len(pictures), limit, seed)
+        dataset, pick = pictures, _choose_fitting(pipe, pictures.captions, limit, seed)
         if pipe.image_tokenizer is None:
             raise ValueError(f"{data} holds pictures and the model has no image tokenizer; give a folder of codes")
         codes = encode_images(pictures.images[pick], pipe.image_tokenizer)
@@ -114,6 +130,11 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
     if pipe.model.config.num_classes is not None and dataset.labels is not None:
         cond = {"label": dataset.labels[pick].to(pipe.device)}
     return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words))
+
+
+def _choose_fitting(pipe: Pipeline, captions: Sequence[str], limit: int, seed: int) -> list[int]:
+    places = fitting(pipe, captions)
+    return [places[index] for index in choose(len(places), limit, seed)]
 
 
 def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:

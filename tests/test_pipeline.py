@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mmprime.console import PLANS
 from mmprime.drawing import Draw
 from mmprime.engine import MASK_ID
 from mmprime.pipeline import Pipeline, from_pretrained
+from mmprime.tokenizers import TextTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,33 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 @pytest.fixture(scope="module")
 def text_pipe(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return from_pretrained(write_text_model(tmp_path_factory.mktemp("text")))
+
+
+def edit_json(file: Path, **entries: object) -> None:
+    file.parent.mkdir(exist_ok=True)
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**stored, **entries}))
+
+
+def test_another_tokenizer_of_as_many_codes_is_refused(tmp_path: Path) -> None:
+    folder = write_text_image_model(tmp_path)
+    own = {"image": tiny_image_tokenizer().fingerprint(), "text": TextTokenizer.bytes().fingerprint()}
+    edit_json(folder / "config.json", fingerprints=own)
+    assert from_pretrained(folder).image_tokenizer is not None
+    for name in own:
+        edit_json(folder / "config.json", fingerprints={**own, name: "0123"})
+        with pytest.raises(ValueError, match=rf"the {name} tokenizer at .* \({own[name]}\).*trained with \(0123\)"):
+            from_pretrained(folder)
+
+
+def test_a_model_without_fingerprints_is_compared_with_its_codes(tmp_path: Path) -> None:
+    folder = write_text_image_model(tmp_path)
+    edit_json(folder / "config.json", data="../codes", words=WORDS)
+    assert from_pretrained(folder).image_tokenizer is not None  # the codes are not at hand: nothing to compare with
+    about = {"format": 1, "kind": "codes", "splits": {}, "shards": []}
+    edit_json(tmp_path / "codes" / "index.json", **about, tokenizer_fingerprint="0123")
+    with pytest.raises(ValueError, match=r"the image tokenizer .*trained with \(0123\)"):
+        from_pretrained(folder)
 
 
 def test_same_seed_same_picture_whatever_the_number(pipe: Pipeline) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from mmprime.evaluation import read_rows, table
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "docs/results.md").read_text()
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = sorted(set(re.findall(r"^python (tools/\S+\.py[^#\n]*)", README, re.M)))
+RECORDED = "docs/measured/likelihood.json"
 LINKS = re.findall(r"\]\(((?:docs|assets)/[^)]+)\)", README)
 
 
@@ -47,3 +51,12 @@ def test_options_exist(command: str) -> None:
 @pytest.mark.parametrize("path", LINKS)
 def test_links_lead_somewhere(path: str) -> None:
     assert (ROOT / path).exists(), path
+
+
+def test_the_printed_table_is_the_recorded_one() -> None:
+    """Each line of the table under Evaluate is one that its first command printed."""
+    printed = [line.split() for line in table(read_rows(ROOT / RECORDED)).splitlines()]
+    shown = re.findall(r"^\| (?:metric|val_vendor).*\|$", README, re.M)
+    assert len(shown) > 3
+    assert all(line.split() in printed for line in shown)
+    assert f"`{read_rows(ROOT / RECORDED)[0].command.split(' --json')[0].replace(chr(39), chr(34))}`" in RESULTS

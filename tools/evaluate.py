@@ -65,7 +65,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     about = {} if model is None else {"model_hash": model_hash(model), "ema": averaged_by(model), "precision": "fp32"}
     rows = stamp(COMMANDS[options.command].run(options), **origin, **about, versions=versions())
-    print(table(rows))
+    if not getattr(COMMANDS[options.command], "SUMMARY", False):
+        print(table(rows))
     for note in getattr(COMMANDS[options.command], "NOTES", ()):
         print(note)
     if options.json:

@@ -2,6 +2,8 @@
 
     python tools/report.py table ROWS... [--by metric|nfe] [--out FILE.md]
         rows of several files as one Markdown table, value ± standard error
+    python tools/report.py agree OLD NEW [--within 3]
+        were the same numbers measured again: files of rows, or folders of them, row by row in standard errors
     python tools/report.py nfe ROWS... --metric NAME --out FILE.png
         quality against forward passes, a line a file and sampler
     python tools/report.py loss RUN_DIR... --out FILE.png

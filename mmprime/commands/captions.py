@@ -43,13 +43,14 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.evaluation.features import EfficientNetLite0, cached, extract
     from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
+    from mmprime.scoring import fitting
 
     guidance = Guidance(options.guidance, options.guidance_schedule)
     judge = EfficientNetLite0()
     pipe = from_pretrained(options.model)
     real = ImageDataset.load(options.data)
     seen = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
-    wanted = choose_captions(seen, options.num, options.seed)
+    wanted = choose_captions(seen, options.num, options.seed, {seen[place] for place in fitting(pipe, seen)})
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
     draw = Draw(options.steps, options.plan, guidance, options.temperature, seed=seeds)
     if options.judge == "alignment":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model", default=console.DEFAULT_MODEL)
     what.add_argument("--data", help="dataset folder: codes, images or text (default: what the model was trained on)")
     what.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
-    what.add_argument("--tasks", type=console.list_of(str), help="e.g. image|text,text|image,joint (default: all)")
+    what.add_argument("--tasks", type=task_names, help="e.g. image|text,image[0,0,4,4]|rest (default: all)")
     what.add_argument(
         "--region", metavar="x0,y0,x1,y1", type=_box, action="append", default=[],
         help="also a box of image codes given the rest, x1 and y1 excluded; may be repeated",
@@ -81,6 +82,18 @@ def run(options: argparse.Namespace) -> list[Measure]:
         )
         rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=hash_of(data)) for row in found]
     return rows
+
+
+def task_names(text: str) -> list[str]:
+    """An argparse type: names of tasks, separated by commas outside brackets.
+
+    >>> task_names("image|text,image[0,0,4,4]|rest")
+    ['image|text', 'image[0,0,4,4]|rest']
+    """
+    names = [name.strip() for name in re.split(r",(?![^\[]*\])", text) if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} lists nothing")
+    return names
 
 
 def _box(text: str) -> tuple[int, ...]:

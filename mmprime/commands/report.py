@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmprime import console
-from mmprime.commands import calibration
+from mmprime.commands import agreement, calibration
 from mmprime.evaluation.plots import (
     Line,
     curves,
@@ -25,7 +24,7 @@ from mmprime.evaluation.plots import (
     read_log,
     require_plots,
 )
-from mmprime.evaluation.report import Measure, read_rows, require_same, stamp, table, to_json
+from mmprime.evaluation.report import Measure, markdown, read_rows, require_same, show, stamp, table, to_json
 from mmprime.files import write_text
 
 SAME_TASK = ("data_hash", "reference_hash")
@@ -118,7 +117,7 @@ def pivot(rows: Sequence[Row], by: str = "metric") -> str:
         [*names, *[show(cells[column].measure) if column in cells else "" for column in columns]]
         for names, cells in lines.items()
     ]
-    return _markdown([*head, *titles], body, words=len(head))
+    return markdown([*head, *titles], body, words=range(len(head)))
 
 
 def _metric_line(row: Row) -> tuple[str, ...]:
@@ -133,14 +132,6 @@ def _named(row: Row) -> str:
     return f"{row.measure.metric} ({row.setting})" if row.setting else row.measure.metric
 
 
-def show(measure: Measure) -> str:
-    """Value ± s.e. with as many decimals as the error has meaning (two digits of it), four without an error."""
-    if not measure.stderr:
-        return f"{measure.value:.4f}"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(measure.stderr))))
-    return f"{measure.value:.{decimals}f} ± {measure.stderr:.{decimals}f}"
-
-
 def sources(rows: Sequence[Row]) -> str:
     """A line for each file and command: what was measured, on what, and how to get it again."""
     lines: dict[str, None] = {}
@@ -148,18 +139,6 @@ def sources(rows: Sequence[Row]) -> str:
         about = [f"{name} {value}" for name in ("model_hash", *SAME_TASK) if (value := getattr(row.measure, name))]
         lines[f"- {row.file}: `{row.measure.command}`" + (f" ({', '.join(about)})" if about else "")] = None
     return "\n".join(lines)
-
-
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]], words: int) -> str:
-    """A Markdown table, the first `words` columns to the left, the others to the right."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in (head, *body)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
-        for row in rows
-    ]
-    rule = "|".join("-" * (w + 2) if i < words else "-" * (w + 1) + ":" for i, w in enumerate(widths))
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 # ---------------------------------------------------------------- quality against NFE
@@ -269,12 +248,15 @@ def run_calibration(options: argparse.Namespace) -> None:
 
 
 def add_commands(commands: Any) -> None:
-    """The four sub-commands, added to an argparse sub-parsers object; each sets `run`."""
+    """The sub-commands, added to an argparse sub-parsers object; each sets `run`."""
     command = commands.add_parser("table", help="a Markdown table of rows from several files")
     command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
     command.add_argument("--by", choices=("metric", "nfe"), default="metric", help="across: files, or NFE")
     command.add_argument("--out", metavar="FILE.md")
     command.set_defaults(run=run_table)
+    command = commands.add_parser("agree", help=agreement.HELP)
+    agreement.add_arguments(command)
+    command.set_defaults(run=agreement.run)
     command = commands.add_parser("nfe", help="quality against forward passes, a line a file and sampler")
     command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
     command.add_argument("--metric", required=True)

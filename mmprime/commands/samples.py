@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     generated = read_folder(options.generated)
     reference = None if options.reference is None else read_folder(options.reference)
     rows = Comparison(judges, reference, rules_of(options)).rows(generated, 0, options.seed)
-    return stamp(rows, data_hash=generated.fingerprint())
+    return stamp(rows, model_hash=generated.fingerprint())
 
 
 def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
@@ -122,12 +122,13 @@ def _split(data: str, split: str) -> tuple[list[str], Tensor]:
 
 def _prompts(pipe: Pipeline, captions: list[str], num: int, seed: int) -> list[str] | None:
     """`num` captions drawn by seed (each at most once while they last), or None for a model without text."""
-    from mmprime.scoring import choose
+    from mmprime.scoring import choose, fitting
 
     if pipe.model.config.num_classes is not None and not pipe.canvas.has("text"):
         raise ValueError("this model draws for class labels, not captions: use the command imagenet")
     if not pipe.canvas.has("text"):
         return None
+    captions = [captions[place] for place in fitting(pipe, captions)]
     whole, rest = divmod(num, len(captions))
     picks = [*range(len(captions))] * whole + choose(len(captions), rest, seed)
     return [captions[index] for index in picks]

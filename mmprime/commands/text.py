@@ -28,8 +28,10 @@ HELP = "generative perplexity beside unigram entropy, distinct-n and repetition"
 NOTES = (
     "Generative perplexity counts the judge's tokens; a text that repeats itself has the lowest, so read it with the "
     "entropy, and compare groups of equal number and length only.",
-    "Of distinct-n and of the entropy of all texts no standard error is known that would be honest.",
+    "Of distinct-n and of the entropy of all texts no standard error is known that would be honest. --json FILE keeps "
+    "every number as a row.",
 )
+SUMMARY = True  # a table of its own is printed, for the rows are too many to be read
 DEFAULT_MODEL = str(Path(console.DEFAULT_MODEL).with_name("sotu"))
 REAL, SHUFFLED = "real text", "real text, words shuffled"
 _REPETITION = 4
@@ -150,7 +152,7 @@ def read_groups(file: str | Path) -> list[Group]:
         by_name.setdefault(name, []).append(text)
     if not any(text.strip() for texts in by_name.values() for text in texts):
         raise ValueError(f"{file} holds no text")
-    about = {"nfe": 0.0, "data_hash": hash_files(file)}
+    about = {"nfe": 0.0, "model_hash": hash_files(file)}
     named = [(name, texts) for name, texts in by_name.items() if name not in (REAL, SHUFFLED)]
     return [Group(name, texts, about, "texts", name) for name, texts in named]
 
@@ -225,7 +227,8 @@ def _measured(group: Group, judge: Judge, count: Callable[[str], list[int]] | No
 def _rows(
     group: Group, judged: Judged, varied: Diversity, judge: Judge, options: argparse.Namespace
 ) -> Iterator[Measure]:
-    """One group: the perplexity never without what stands beside it."""
+    """One group: the perplexity never without what stands beside it. The rows of drawn groups differ in sampler and NFE
+    and have one name, so that a report can draw it against NFE."""
     from mmprime.evaluation import Measure
 
     unit = options.units.removesuffix("s")
@@ -238,8 +241,9 @@ def _rows(
         *[(f"repetition-{n}", *value, f"share of {unit} n-grams") for n, value in varied.repetition.items()],
         ("longest repeated run of a text", *varied.longest_repeat, options.units),
     ]
+    head = "" if "sampler" in group.about else f"{group.name}: "
     for name, value, error, kind in values:
-        row = Measure(f"{group.name}: {name}", value, error, kind, len(group.texts), 0, options.seed)
+        row = Measure(f"{head}{name}", value, error, kind, len(group.texts), 0, options.seed)
         yield replace(row, reference_hash=judge.fingerprint, **group.about)
 
 
@@ -254,18 +258,18 @@ def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, A
 
 
 def _summary(groups: Sequence[Group], found: Sequence[tuple[Judged, Diversity]], judge: str, units: str) -> str:
-    """One line a group, the perplexity beside the rest."""
-    heads = ["", f"gen. perplexity ({judge})", f"entropy, nats/{units[:-1]}", "distinct-1", "-2", "-3", "-4"]
-    lines = [[*heads, f"repetition-{_REPETITION}", f"longest repeat, {units}"]]
+    """A table of one line a group, the perplexity beside the rest."""
+    from mmprime.evaluation.report import markdown
+
+    unit = units.removesuffix("s")
+    heads = ["", f"gen. perplexity ({judge})", f"entropy, nats/{unit}", *[f"distinct-{n}" for n in (1, 2, 3, 4)]]
+    lines = []
     for group, (judged, varied) in zip(groups, found):
         shares = [f"{varied.distinct[n]:.3f}" if n in varied.distinct else "-" for n in (1, 2, 3, 4)]
         again = varied.repetition.get(_REPETITION)
         cells = [group.name, _with_error(*judged.perplexity, 1), _with_error(*varied.entropy, 3), *shares]
         lines.append([*cells, "-" if again is None else _with_error(*again, 3), f"{varied.longest_repeat[0]:.1f}"])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in lines
-    )
+    return markdown([*heads, f"repetition-{_REPETITION}", f"longest repeat, {units}"], lines, words=(0,))
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:

@@ -38,11 +38,15 @@ _STREAM = 41
 
 @dataclass(frozen=True)
 class Predictions:
-    """confidence (M,) float64 in (0, 1]; right (M,) bool; example (M,) the row each prediction belongs to."""
+    """confidence (M,) float64 in (0, 1]; right (M,) bool; example (M,) the row each prediction belongs to.
+
+    states: how many states of each example were looked at, with a forward pass each.
+    """
 
     confidence: Tensor
     right: Tensor
     example: Tensor
+    states: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def predict(
         found = _predict_rows(denoiser, canvas, y0[rows], law, task, generator, own)
         parts.append((found[0], found[1], rows[found[2]]))
     confidence, right, example = (torch.cat(part) for part in zip(*parts))
-    return Predictions(confidence, right, example)
+    return Predictions(confidence, right, example, samples)
 
 
 def _predict_rows(
@@ -202,11 +206,11 @@ def _resampled(by_example: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 def calibration_rows(name: str, found: Predictions, bins: Bins, seed: int = 0) -> Iterator[Measure]:
     """Rows of one curve: ECE, its excess over chance, overconfidence, then the share right of each bin."""
-    total = len(found.confidence)
-    yield Measure(f"{name}: calibration error (ECE)", *bins.ece, "probability", total, 1, seed)
-    yield Measure(f"{name}: calibration error beyond chance", *bins.excess, "probability", total, 1, seed)
-    yield Measure(f"{name}: overconfidence", *bins.overconfidence, "probability", total, 1, seed)
+    total, nfe = len(found.confidence), found.states
+    yield Measure(f"{name}: calibration error (ECE)", *bins.ece, "probability", total, nfe, seed)
+    yield Measure(f"{name}: calibration error beyond chance", *bins.excess, "probability", total, nfe, seed)
+    yield Measure(f"{name}: overconfidence", *bins.overconfidence, "probability", total, nfe, seed)
     for count, confidence, accuracy, error in zip(
         bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.gap_error.tolist()
     ):
-        yield Measure(f"{name}: share right at confidence {confidence:.4f}", accuracy, error, "share", count, 1, seed)
+        yield Measure(f"{name}: share right at confidence {confidence:.4f}", accuracy, error, "share", count, nfe, seed)

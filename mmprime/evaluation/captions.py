@@ -9,7 +9,7 @@ share of real drawings that carry the caption. Features are those of EfficientNe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,10 +80,13 @@ class Gallery:
         return places[int(torch.randint(len(places), (), generator=generator))]
 
 
-def choose_captions(captions: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """`count` different captions, drawn by seed. Raises ValueError when there are fewer."""
+def choose_captions(
+    captions: Sequence[str], count: int, seed: int = 0, allowed: Collection[str] | None = None
+) -> list[str]:
+    """`count` different captions, drawn by seed, passing over all but the allowed. Raises ValueError if too few."""
     known = sorted(set(captions))
-    if count > len(known):
-        raise ValueError(f"asked for {count} captions, the data has {len(known)}")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-    return [known[index] for index in order[:count].tolist()]
+    found = [known[index] for index in order.tolist() if allowed is None or known[index] in allowed]
+    if count > len(found):
+        raise ValueError(f"asked for {count} captions, the data has {len(found)}")
+    return found[:count]

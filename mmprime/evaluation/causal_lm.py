@@ -28,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
+
 from .features import cache_folder
 from .likelihood import ratio
 from .provenance import hash_files
@@ -134,12 +136,7 @@ class Judge:
         jobs = [(row, *window) for row, own in enumerate(ids) for window in windows(len(own), self.window)]
         jobs.sort(key=lambda job: job[3] - job[1])
         nats = torch.zeros(len(texts), dtype=torch.float64)
-        groups: Any = list(_grouped(jobs))
-        if progress:
-            from tqdm import tqdm
-
-            groups = tqdm(groups, desc="judging", unit="batch", leave=False)
-        for group in groups:
+        for group in bar(list(_grouped(jobs)), "judging", "batch", progress):
             found = self._nats([ids[row][first:last] for row, first, _, last in group])
             for (row, first, scored, _), own in zip(group, found):
                 nats[row] += own[scored - first :].sum()

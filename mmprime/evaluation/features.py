@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprime.console import bar
+
 WIDTH = 1280
 _SIDE = 224
 _KINDS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -73,12 +75,7 @@ def extract(model: nn.Module, images: Tensor, batch: int = 32, progress: bool = 
     """uint8 images (n, 3, H, W) -> features (n, d) float32."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be uint8 (n, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    parts = images.split(batch)
-    if progress:
-        from tqdm import tqdm
-
-        parts = tqdm(parts, desc="features", unit="batch", leave=False)
-    return torch.cat([model(part) for part in parts])
+    return torch.cat([model(part) for part in bar(images.split(batch), "features", "batch", progress)])
 
 
 def cache_folder() -> Path:

@@ -6,10 +6,12 @@ where its curve lies below at equal entropy. Real text and the same text with it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_OFFSETS = ((5, 5), (5, -12), (-30, 5), (-30, -12))  # of labels, so that those of near curves do not overlap
 EXTRA = "pip install 'mmprime[plots]'"
 
 
@@ -51,9 +53,9 @@ def draw(points: Sequence[Point], path: str | Path, units: str = "words", judge:
     if Path(path).suffix.lstrip(".").lower() not in kinds:
         raise ValueError(f"{path}: a plot is one of {', '.join('.' + kind for kind in sorted(kinds))}")
     axes = figure.add_subplot()
-    for curve in dict.fromkeys(point.curve for point in points):
+    for curve, offset in zip(dict.fromkeys(point.curve for point in points), itertools.cycle(_OFFSETS)):
         own = sorted((point for point in points if point.curve == curve), key=lambda point: point.entropy[0])
-        axes.errorbar(
+        line, *_ = axes.errorbar(
             [point.entropy[0] for point in own],
             [point.perplexity[0] for point in own],
             xerr=[point.entropy[1] or 0 for point in own],
@@ -64,7 +66,7 @@ def draw(points: Sequence[Point], path: str | Path, units: str = "words", judge:
         )
         for point in own:
             where = (point.entropy[0], point.perplexity[0])
-            axes.annotate(point.label, where, xytext=(5, 5), textcoords="offset points", fontsize=8)
+            axes.annotate(point.label, where, offset, textcoords="offset points", fontsize=8, color=line.get_color())
     axes.set_yscale("log")
     axes.set_xlabel(f"unigram entropy of a text, nats over {units}")
     axes.set_ylabel(f"generative perplexity by {judge}")

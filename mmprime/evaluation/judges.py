@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
 from mmprime.files import whole_file
 
 from .features import WIDTH, EfficientNetLite0, cache_folder
@@ -89,15 +90,11 @@ def check_inception(file: str | Path | None = None) -> tuple[Path, dict[str, Ten
 @torch.no_grad()
 def look(judge: Judge, pictures: PictureSet, batch: int = 32, progress: bool = False) -> Seen:
     """What the judge sees in all the pictures. Raises ValueError when a feature is not finite."""
-    from tqdm import tqdm
-
     parts = []
-    with tqdm(total=len(pictures), desc=judge.name, unit="picture", leave=False, disable=not progress) as bar:
-        for images in stacked(pictures, batch):
-            found = judge.see(images.to(_device()))
-            logits = None if found.logits is None else found.logits.float().cpu()
-            parts.append(Seen(found.features.float().cpu(), logits))
-            bar.update(len(images))
+    for images in bar(stacked(pictures, batch), judge.name, "batch", progress, -(-len(pictures) // batch)):
+        found = judge.see(images.to(_device()))
+        logits = None if found.logits is None else found.logits.float().cpu()
+        parts.append(Seen(found.features.float().cpu(), logits))
     known = [part.logits for part in parts if part.logits is not None]
     seen = Seen(torch.cat([part.features for part in parts]), torch.cat(known) if known else None)
     for name, value in seen._asdict().items():

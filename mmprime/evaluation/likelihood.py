@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, mix
+from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, mix
+from mmprime.engine.denoiser import forward_passes
 
 from .quantities import Quantity, list_quantities
 from .report import Measure
@@ -59,10 +60,24 @@ class Effort:
 
 @dataclass(frozen=True)
 class Estimate:
-    """nats (n,) float64 of the first n examples; draws: the mean number of estimates behind each."""
+    """nats (n,) float64 of the first n examples; nfe: forward passes that one of them took, in the mean."""
 
     nats: Tensor
-    draws: float
+    nfe: float
+
+
+class Counted:
+    """The same denoiser, adding up the forward passes that its rows take."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.passes_taken = denoiser, 0
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        self.passes_taken += int(forward_passes(self.denoiser, y, cond).sum())
+        return self.denoiser(y, canvas, cond)
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        return self.denoiser.logits(hidden, span)
 
 
 def ratio(amounts: Tensor, sizes: Tensor) -> tuple[float, float | None]:
@@ -87,7 +102,7 @@ def estimate(
     cond: Condition | None = None,
 ) -> Estimate:
     """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says."""
-    effort = effort or Effort()
+    effort, counted = effort or Effort(), Counted(denoiser)
     generator = torch.Generator().manual_seed(
         mix(effort.seed, quantity.steps or 0, LAWS.index(quantity.law), quantity.kind == "joint_loss")
     )
@@ -97,7 +112,7 @@ def estimate(
     for _ in range(rounds):
         for rows in torch.arange(len(y0)).split(effort.batch):
             own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-            nats = quantity.draw(denoiser, canvas, y0[rows], task, effort.samples, generator, own)
+            nats = quantity.draw(counted, canvas, y0[rows], task, effort.samples, generator, own)
             total[rows] += nats.double().cpu()
             count[rows] += 1
             if _precise(total, count, tokens, effort.precision):
@@ -106,7 +121,7 @@ def estimate(
             continue
         break
     seen = count > 0
-    return Estimate(total[seen] / count[seen], float(count[seen].mean()))
+    return Estimate(total[seen] / count[seen], counted.passes_taken / int(seen.sum()))
 
 
 def _precise(total: Tensor, count: Tensor, tokens: int, precision: float | None) -> bool:
@@ -146,9 +161,8 @@ def measures(
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
             found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)
-            nfe = found.draws * quantity.nfe(canvas, task, effort.samples)
             for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes or Sizes()):
-                yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), nfe, effort.seed)
+                yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), found.nfe, effort.seed)
 
 
 def _in_units(

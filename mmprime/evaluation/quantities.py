@@ -82,10 +82,6 @@ class Quantity:
         schedule = Schedule.linear() if self.estimator == "time" else None
         return nelbo(denoiser, canvas, y0, self.steps, self.law, samples=samples, schedule=schedule, **masks)
 
-    def nfe(self, canvas: Canvas, task: Task, samples: int) -> int:
-        """Forward passes per example of one estimate."""
-        return int(fixed_rank(canvas, self.order, task).max()) if self.kind == "nll" else samples
-
 
 def list_quantities(
     law: str,

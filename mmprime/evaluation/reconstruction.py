@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.quantizers import code_usage
 
@@ -34,8 +35,6 @@ def psnr(original: Tensor, restored: Tensor) -> Tensor:
 
 def reconstruct(tokenizer: ImageTokenizer, images: Tensor, batch: int = 64, progress: bool = False) -> Reconstructed:
     """uint8 images (n, 3, H, W) through the tokenizer. Raises ValueError when their size is not the tokenizer's."""
-    from tqdm import tqdm
-
     size = tokenizer.image_size
     if tuple(images.shape[-2:]) != (size, size):
         raise ValueError(
@@ -43,7 +42,7 @@ def reconstruct(tokenizer: ImageTokenizer, images: Tensor, batch: int = 64, prog
         )
     device = next(tokenizer.parameters()).device
     restored, scores, codes = [], [], []
-    for part in tqdm(images.split(batch), desc="tokenizer", unit="batch", leave=False, disable=not progress):
+    for part in bar(images.split(batch), "tokenizer", "batch", progress):
         pixels = part.to(device).float() / 255
         codes.append(tokenizer.encode(pixels))
         decoded = tokenizer.decode(codes[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from typing import Any
 class Measure:
     """One row of a report.
 
-    stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes per example.
+    stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes that the denoiser
+    really made for one example, in the mean: to draw it, or to score it with all its draws (guidance counts twice, a
+    judge or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
     idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
     ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
-    digits of what was measured, on what, against what. command: what was typed, so that the number can be had again.
-    None: does not apply.
+    digits of what was measured (the model, or pictures and texts that come alone), on what, against what. command: what
+    was typed, so that the number can be had again. None: does not apply.
     """
 
     metric: str
@@ -70,22 +72,35 @@ def require_same(rows: Sequence[Measure], *names: str) -> None:
 
 def table(rows: Sequence[Measure]) -> str:
     """Rows as a Markdown table, aligned so that it also reads well on a screen."""
-    cells = [("metric", "value", "± s.e.", "unit", "samples", "NFE")]
+    body = []
     for row in rows:
-        error = "" if row.stderr is None else f"{row.stderr:.4f}"
-        cells.append((_escape(row.metric), f"{row.value:.4f}", error, row.unit, str(row.num_samples), f"{row.nfe:g}"))
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    left = (0, 3)  # words to the left, numbers to the right
+        error = "" if row.stderr is None else _number(row.stderr)
+        body.append([row.metric, _number(row.value), error, row.unit, str(row.num_samples), f"{row.nfe:g}"])
+    return markdown(["metric", "value", "± s.e.", "unit", "samples", "NFE"], body, words=(0, 3))
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]], words: Collection[int]) -> str:
+    """A Markdown table with aligned columns, those of `words` to the left, the others to the right."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (head, *body)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = [
-        "| " + " | ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) + " |"
-        for line in cells
+        "| " + " | ".join(c.ljust(w) if i in words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |"
+        for row in rows
     ]
-    rule = "|".join("-" * (w + 2) if i in left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+    rule = "|".join("-" * (w + 2) if i in words else "-" * (w + 1) + ":" for i, w in enumerate(widths))
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|")
+def show(row: Measure) -> str:
+    """Value ± s.e. with as many decimals as the error has meaning (two digits of it), four without an error."""
+    if not row.stderr:
+        return f"{row.value:.4f}"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(row.stderr))))
+    return f"{row.value:.{decimals}f} ± {row.stderr:.{decimals}f}"
 
 
 def to_json(rows: Sequence[Measure]) -> str:

@@ -125,6 +125,7 @@ class DiffusionTask:
         references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
         extra: dict[str, Any] = {
             "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
+            "fingerprints": self.corpus.tokenizers,
             "data": _relative(data.path, directory),
             "law": self.config.objective.law,
             "codecs": self.codecs,

@@ -39,7 +39,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The splits of one dataset and the sizes a model for it needs."""
+    """The splits of one dataset and the sizes a model for it needs. tokenizers: their fingerprints, by span."""
 
     train: Examples
     validation: dict[str, Examples]
@@ -48,6 +48,7 @@ class Corpus:
     num_classes: int | None
     text_tokenizer: TextTokenizer | None
     fingerprint: str
+    tokenizers: dict[str, str] = field(default_factory=dict)
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -82,6 +83,7 @@ def _load_text(config: DataConfig, seed: int) -> Corpus:
         num_classes=None,
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
+        tokenizers={"text": tokenizer.fingerprint()},
     )
 
 
@@ -96,7 +98,9 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
     examples = {name: _examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
     num_codes = {"image": first.num_codes}
     lengths: dict[str, int | tuple[int, int]] = {"image": first.grid}
+    made_by = {"image": first.tokenizer_fingerprint}
     if tokenizer is not None:
+        made_by["text"] = tokenizer.fingerprint()
         num_codes, lengths = {"text": tokenizer.vocab_size, **num_codes}, {"text": config.text_length, **lengths}
     return Corpus(
         train=examples.pop(config.train_split),
@@ -106,6 +110,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         num_classes=num_classes,
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
+        tokenizers=made_by,
     )
 
 

@@ -77,6 +77,7 @@ def test_given_parts_are_not_predicted() -> None:
     found = predict(oracle.perfect(world), world.canvas, drawn(world, 50), "token_synchronous", task, samples=2)
     assert len(found.confidence) == 100  # one token of the image, at two states
     assert found.example.bincount().tolist() == [2] * 50
+    assert {row.nfe for row in calibration_rows("x", found, bin_predictions(found))} == {2}
 
 
 def test_bins_are_those_of_hand() -> None:

@@ -59,6 +59,35 @@ def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:
         assert row.nfe == 8
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [
+        (Quantity("nelbo", "nested"), 3),
+        (Quantity("nelbo", "nested", 64), 3),  # a draw looks at one of the 64 steps
+        (Quantity("joint_loss", "nested"), 3),
+        (Quantity("nll", order="raster"), 4),
+        (Quantity("nll", order="coarse_first"), 8),
+    ],
+    ids=lambda value: value.name("x") if isinstance(value, Quantity) else "",
+)
+def test_nfe_is_what_was_really_forwarded(canvas: Canvas, quantity: Quantity, expected: int, passes: int) -> None:
+    class Watched(PrimeDiT):
+        rows = 0
+
+        def forward(self, y: torch.Tensor, *rest: object) -> torch.Tensor:
+            Watched.rows += len(y)
+            return super().forward(y, *rest)
+
+        def passes(self, y: torch.Tensor, cond: object) -> torch.Tensor:
+            return torch.full((len(y),), passes)
+
+    model, task = Watched(canvas, DiTConfig(preset="nano", depth=1)), choose(tasks(canvas), ["image|text"])[0]
+    found = estimate(model, canvas, _data(canvas, 6), task, quantity, Effort(samples=3, batch=4))
+    assert Watched.rows == 6 * expected
+    assert found.nfe == passes * expected
+
+
 def test_standard_error_is_the_spread_of_repetitions(canvas: Canvas) -> None:
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
     task = choose(tasks(canvas), ["image|text"])[0]

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from pipeline_world import tiny_image_tokenizer, trained_looking, write_text_image_model
+from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, write_text_image_model
 from torch import Tensor
 
 from mmprime.commands import captions, imagenet, samples, tokenizer
 from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.evaluation import Measure, judges
+from mmprime.evaluation import Measure, judges, require_same
+from mmprime.evaluation.captions import choose_captions
 from mmprime.evaluation.judges import Judge, Seen
 from mmprime.evaluation.reconstruction import psnr, reconstruct
 from mmprime.models import DiTConfig, PrimeDiT, save_model
+from mmprime.pipeline import from_pretrained
+from mmprime.scoring import fitting, load_scored
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
@@ -49,12 +52,12 @@ def _folder(folder: Path, count: int, size: int = 32, first: int = 0) -> Path:
     return folder
 
 
-def _dataset(folder: Path, size: int = 32) -> Path:
+def _dataset(folder: Path, size: int = 32, names: tuple[str, ...] = NAMES) -> Path:
     """Vendors a, b (train) and c (val_vendor), each with a drawing of every caption."""
 
     def make(vendor: str, split: str, seed: int) -> list[tuple[str, Sample]]:
         made = []
-        for number, caption in enumerate(NAMES):
+        for number, caption in enumerate(names):
             buffer = io.BytesIO()
             _noise(seed + number, size).save(buffer, "PNG")
             about = {"caption": caption, "tags": [], "vendor": vendor, "split": split}
@@ -99,7 +102,12 @@ def test_two_folders(tmp_path: Path) -> None:
         "precision-EffNet-Lite0",
         "recall-EffNet-Lite0",
     ]
-    assert all(row.num_samples == 60 and row.data_hash and row.reference_hash for row in rows)
+    assert all(row.num_samples == 60 and row.model_hash and row.reference_hash for row in rows)
+    other = _run(
+        samples, "--generated", _folder(tmp_path / "three", 60, first=500), "--reference", two, "--metric", asked
+    )
+    assert rows[0].model_hash != other[0].model_hash
+    require_same([rows[0], other[0]], "data_hash", "reference_hash")  # two makers of pictures, one reference
     with pytest.raises(ValueError, match="either --generated DIR"):
         _run(samples, "--metric", asked)
     with pytest.raises(ValueError, match="--inception FILE"):
@@ -122,6 +130,23 @@ def test_a_model_against_a_split_at_several_steps(tmp_path: Path) -> None:
     assert naive.idle_steps > 0.3  # at most 32 sub-tokens come in 64 steps
     with pytest.raises(ValueError, match="2 pictures are fewer"):
         _run(samples, "--model", model, "--data", data, "--num", 2, "--metric", "fd-effnet-lite0")
+
+
+def test_captions_longer_than_the_span_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training cuts them; nothing is drawn for, or said about, a caption that was cut."""
+    long = "a red apple on a blue car"  # 25 bytes for a span of 16
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data", names=(long, *CAPTIONS))
+    pipe = from_pretrained(model)
+    captions = [long, "red apple", long, "blue car"]
+    assert fitting(pipe, captions) == [1, 3]
+    assert f"left out: 1 captions of more than 15 tokens, such as {long!r}" in capsys.readouterr().err
+    assert len(load_scored(pipe, data, "train", 1000).y0) == 2 * len(CAPTIONS)  # of two vendors
+    prompts = samples._prompts(pipe, [*captions], 5, 0)
+    assert prompts is not None
+    assert set(prompts) == {"red apple", "blue car"}
+    assert long not in choose_captions([long, *CAPTIONS], 3, 0, CAPTIONS)
+    with pytest.raises(ValueError, match="asked for 4 captions, the data has 3"):
+        choose_captions([long, *CAPTIONS], 4, 0, CAPTIONS)
 
 
 def test_the_same_pictures_from_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

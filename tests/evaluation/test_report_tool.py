@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from pipeline_world import write_text_model
 
-from mmprime.commands.report import nfe_lines, pivot, read_files, show
+from mmprime.commands.report import nfe_lines, pivot, read_files
 from mmprime.evaluation import Measure, read_rows, to_json
 from mmprime.evaluation.plots import curves, read_log
+from mmprime.evaluation.report import show
 from tools import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,3 +235,35 @@ def test_help_loads_neither_torch_nor_matplotlib() -> None:
     code += "except SystemExit: pass\nprint([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---------------------------------------------------------------- measured again
+
+
+def test_the_same_numbers_agree_and_others_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = [row(12.0, stderr=0.3), row(0.5, metric="chance", stderr=None)]
+    write("old/a.json", *old)
+    write("near/a.json", row(13.0, stderr=0.4, seed=1), old[1], row(metric="more"))
+    write("far/a.json", row(14.0, stderr=0.4), old[1])
+    assert run(["agree", "old", "near"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert cells(lines[2]) == ["fid", "squared distance", "12.00 ± 0.30", "13.00 ± 0.40", "2.00"]
+    assert cells(lines[3])[-1] == ""
+    assert lines[-1] == "1 rows agree within 3 standard errors (the furthest: 2.00)"
+    assert run(["agree", "old/a.json", "near/a.json", "--within", "1.9"]) == 2
+    assert run(["agree", "old", "far"]) == 2
+    assert "1 of 1 rows differ by more than 3 standard errors, first 'fid'" in capsys.readouterr().err
+
+
+def test_what_is_not_the_same_measurement_cannot_agree(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("old/a.json", row())
+    Path("empty").mkdir()
+    write("other.json", row(model_hash="m2"))
+    for old, new, complaint in [
+        ("old", "empty", "not measured again: empty/a.json"),
+        ("empty", "old", "empty holds no .json file"),
+        ("old/a.json", "other.json", "model_hash m1, 'fid' has m2"),
+        ("old/a.json", write("b.json", row(nfe=16)), "no row 'fid' in squared distance at NFE 8"),
+    ]:
+        assert run(["agree", old, new]) == 2
+        assert complaint in capsys.readouterr().err

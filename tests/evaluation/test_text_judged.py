@@ -17,8 +17,10 @@ from mmprime.commands import text as command
 from mmprime.evaluation import causal_lm, frontier
 from mmprime.evaluation.causal_lm import Judge, converted, windows
 from mmprime.evaluation.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
+from mmprime.evaluation.report import read_rows
 from mmprime.pipeline import from_pretrained
 from mmprime.scoring import hash_of, load_scored, splits_of
+from tools import evaluate
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-judge)"
@@ -212,16 +214,13 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     sweep = ("--steps", "2,4", "--temperature", "0.5,1", "--num", 3)
     given = ("--model", model, "--judge", judge_folder, "--data", real)
     rows = command.run(ask(*given, *sweep, "--save", saved, "--plot", plot))
-    groups = list(dict.fromkeys(row.metric.split(": ")[0] for row in rows))
-    drawn = [f"{steps} steps, temperature {t}" for steps in (2, 4) for t in ("0.5", "1")]
-    assert groups == [*drawn, command.REAL, command.SHUFFLED]
-    for group in groups:
-        names = [row.metric for row in rows if row.metric.startswith(f"{group}: ")]
-        assert any("generative perplexity (judge)" in name for name in names)
-        assert any("unigram entropy" in name for name in names)
-    by_name = {row.metric: row for row in rows}
-    perplexity = by_name["2 steps, temperature 0.5: generative perplexity (judge)"]
-    assert (perplexity.nfe, perplexity.idle_steps, perplexity.sampler) == (2, 0, "independent temperature 0.5")
+    by_name = {row.metric: row for row in rows if row.sampler is None}
+    drawn = [row for row in rows if row.sampler is not None]
+    for what in ("generative perplexity (judge)", "unigram entropy of a text"):
+        found = [(row.sampler, row.nfe, row.idle_steps) for row in drawn if row.metric == what]
+        assert found == [(f"independent temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
+        assert {f"{command.REAL}: {what}", f"{command.SHUFFLED}: {what}"} <= by_name.keys()
+    perplexity = next(row for row in drawn if row.metric == "generative perplexity (judge)")
     assert perplexity.data_hash is None
     assert {row.reference_hash for row in rows} == {Judge.load(judge_folder).fingerprint}
     assert by_name[f"{command.REAL}: generative perplexity (judge)"].data_hash == hash_of(real)
@@ -230,9 +229,17 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert "entropy, nats/word" in capsys.readouterr().out
     again = {row.metric: row for row in command.run(ask("--texts", saved, "--judge", judge_folder, "--data", real))}
-    assert again[perplexity.metric].value == pytest.approx(perplexity.value, rel=1e-5)
+    assert again[f"2 steps, temperature 0.5: {perplexity.metric}"].value == pytest.approx(perplexity.value, rel=1e-5)
     tokens = command.run(ask(*given, "--steps", 2, "--temperature", 1, "--num", 2, "--units", "tokens"))
     assert any(row.unit == "nats/token" for row in tokens)
+    capsys.readouterr()
+    rows_file = tmp_path / "rows.json"
+    few = ("--steps", 2, "--temperature", 1, "--num", 2, "--json", rows_file)
+    assert evaluate.main([str(word) for word in ("text", *given, *few)]) == 0
+    printed = capsys.readouterr().out
+    rules = [line for line in printed.splitlines() if line.startswith("|--")]
+    assert len(rules) == 1  # one table, a line a group; all the rows are in the file
+    assert len(read_rows(rows_file)) > 20
 
 
 def test_texts_of_a_file(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_codes_captions_and_labels_become_tables(folder):
     tokenizer = corpus.text_tokenizer
     assert tokenizer.decode(corpus.train.codes["text"][0].tolist()) == "a red c"  # cut short, ends with end
     assert len(corpus.validation["val"]) == 3
+    assert corpus.tokenizers == {"image": "blocks", "text": tokenizer.fingerprint()}
     assert "text" not in load_corpus(config(folder, text_length=0), seed=0).lengths
 
 
