@@ -31,6 +31,7 @@ BY_STEPS = (
     "token_synchronous", "ancestral", "first_hitting", "nested", "coarse_first", "raster", "halton", "confidence",
     "margin", "entropy", "moment", "entropy_budget", "mixture", "remdm", "p2", "corrector",
 )  # fmt: skip
+OF_TOKENS = ("confidence", "margin", "entropy")  # whole tokens too: what the same rule does under binary masking
 ADAPTIVE: dict[str, dict[str, list[dict[str, Any]]]] = {
     "image": {
         "entropy_bounded": [{"gamma": gamma} for gamma in (60.0, 24.0, 10.0, 4.0)],
@@ -56,6 +57,9 @@ def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, Draw]]:
     for name in BY_STEPS:
         for count in [*steps, *([LONGEST] if name == BINARY else [])]:
             yield f"{name}, {count} steps", Draw(count, name)
+    for name in OF_TOKENS:
+        for count in steps:
+            yield f"{name} unit=token, {count} steps", Draw(count, name, options={"unit": "token"})
     for name, choices in ADAPTIVE[kind].items():
         for options in choices:
             words = " ".join(f"{key}={value}" for key, value in options.items())
