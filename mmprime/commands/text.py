@@ -227,8 +227,7 @@ def _measured(group: Group, judge: Judge, count: Callable[[str], list[int]] | No
 def _rows(
     group: Group, judged: Judged, varied: Diversity, judge: Judge, options: argparse.Namespace
 ) -> Iterator[Measure]:
-    """One group: the perplexity never without what stands beside it. The rows of drawn groups differ in sampler and NFE
-    and have one name, so that a report can draw it against NFE."""
+    """One group, the perplexity never without the rest. Drawn groups share names: sampler and NFE tell them apart."""
     from mmprime.evaluation import Measure
 
     unit = options.units.removesuffix("s")
