@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", default=str(ROOT / "assets/emoji_codes"), help="sample data for the bound")
     parser.add_argument("--split", default="val_vendor", help="of both (default: of the vendor never trained on)")
     parser.add_argument("--out", default="out/demo.png", help="the sheet (default out/demo.png)")
-    parser.add_argument("--steps", type=console.positive, default=32)
+    parser.add_argument("--steps", type=console.positive, default=16)
     parser.add_argument("--limit", type=console.positive, default=128, help="examples for the bound")
     parser.add_argument("--seed", type=console.whole, default=0)
     return parser.parse_args(arguments)
@@ -57,7 +57,7 @@ def draw_sheet(pipe: Any, options: argparse.Namespace) -> None:
     from mmprime import rendering
     from mmprime.drawing import Draw
 
-    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, guidance=3.0, seed=options.seed))
+    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, plan="p2", seed=options.seed))
     sheet = rendering.sheet(found.images, labels=list(PROMPTS), columns=3, scale=4)
     rendering.save_picture(options.out, sheet)
     spent = f"{int(found.nfe.max())} NFE each, {found.seconds:.1f} s"
