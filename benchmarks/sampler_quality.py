@@ -24,6 +24,7 @@ from mmprime.drawing import AT_ONCE, Draw
 from mmprime.engine import mix
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.provenance import averaged_by, model_hash, versions
+from mmprime.evaluation.report import show
 from mmprime.files import write_text
 from mmprime.pipeline import Pipeline, from_pretrained
 
@@ -94,19 +95,31 @@ def text_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
     return rows
 
 
-def table(rows: list[Measure]) -> str:
-    """Markdown, a line a setting."""
-    names = list(dict.fromkeys(row.metric for row in rows))
-    lines = [f"| sampler | NFE | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-    for sampler in dict.fromkeys(row.sampler for row in rows):
-        own = {row.metric: row for row in rows if row.sampler == sampler}
-        cells = [_with_error(own[name]) for name in names]
-        lines.append(f"| {sampler} | {next(iter(own.values())).nfe:.1f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _with_error(row: Measure) -> str:
-    return f"{row.value:.4g}" + ("" if row.stderr is None else f" ± {row.stderr:.2g}")
+def tables(rows: list[Measure]) -> str:
+    """Markdown: for each metric a line a sampler and a column a number of steps; then those that decide themselves."""
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    paced: dict[str, dict[int, dict[str, Measure]]] = {}
+    own: dict[str, dict[str, Measure]] = {}
+    for row in rows:
+        name, _, steps = (row.sampler or "").removesuffix(" steps").partition(", ")
+        place = paced.setdefault(name, {}).setdefault(int(steps), {}) if steps else own.setdefault(name, {})
+        place[row.metric] = row
+    columns = sorted({steps for found in paced.values() for steps in found})
+    parts = []
+    for metric in metrics:
+        lines = [
+            f"| {metric} | {' | '.join(f'{steps} steps' for steps in columns)} |",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for name, found in paced.items():
+            cells = [show(found[steps][metric]) if steps in found else "" for steps in columns]
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    lines = [f"| own number of steps | NFE | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
+    for name, found in own.items():
+        nfe = next(iter(found.values())).nfe
+        lines.append(f"| `{name}` | {nfe:.1f} | {' | '.join(show(found[metric]) for metric in metrics)} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
 
 
 def main() -> None:
@@ -134,12 +147,12 @@ def main() -> None:
         write_text(out, to_json(rows))
         print(
             name,
-            *(f"{row.metric} {_with_error(row)}" for row in rows[-3:]),
+            *(f"{row.metric} {show(row)}" for row in rows[-3:]),
             f"NFE {rows[-1].nfe:.1f}",
             sep="; ",
             flush=True,
         )
-    print(f"\n{num} samples a row, {AT_ONCE} at a time, seed {options.seed}\n\n{table(rows)}")
+    print(f"\n{num} samples a row, {AT_ONCE} at a time, seed {options.seed}\n\n{tables(rows)}")
 
 
 if __name__ == "__main__":
