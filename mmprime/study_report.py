@@ -51,7 +51,7 @@ def table(found: Sequence[Group], columns: Mapping[str, str], against: str | Non
     head = ["cell", "seeds"]
     for heading in columns:
         head += [heading, f"{heading} against the first"] if heading == against else [heading]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for group in found:
         cells = [group.name, str(len(group.runs))]
         for heading, start in columns.items():
@@ -59,21 +59,46 @@ def table(found: Sequence[Group], columns: Mapping[str, str], against: str | Non
             if heading == against:
                 cells.append("" if group is found[0] else _difference(group.values(start), found[0].values(start)))
         lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(lines)
+
+
+def gaps(study: Study, base: str) -> str:
+    """Every bound of every group as its difference to the first group, in per cent, taken seed by seed."""
+    found, columns = groups(study, base), _bounds(study, base)
+    lines = [["cell", "seeds", *columns]]
+    for group in found[1:]:
+        differences = [_difference(group.values(start), found[0].values(start)) for start in columns.values()]
+        lines.append([group.name, str(len(group.runs)), *differences])
+    return _markdown(lines) if found else ""
 
 
 def bounds(study: Study, base: str) -> str:
-    """NELBOs, joint loss, idle steps and size."""
-    span, steps = study.bases[base]["span"], study.judging(base).steps
+    """NELBOs, joint loss, idle steps, CPU time of training and size."""
+    found, steps = groups(study, base), study.judging(base).steps
     columns = {
-        "NELBO": f"nelbo {span} continuous {{law}}",
-        "token-synchronous": f"nelbo {span} continuous token_synchronous",
-        **{f"T = {count}": f"nelbo {span} T={count} {{law}}" for count in steps},
-        "joint loss (no bound)": f"joint_loss {span}",
+        **_bounds(study, base),
+        "joint loss (no bound)": f"joint_loss {study.bases[base]['span']}",
         **{f"idle at T = {count}": f"idle steps T={count} " for count in steps[-1:]},
+        "CPU seconds": "training",
         "parameters": "parameters",
     }
-    return table(groups(study, base), columns, against="NELBO")
+    columns = {heading: start for heading, start in columns.items() if any(group.values(start) for group in found)}
+    return table(found, columns, against="NELBO")
+
+
+def _bounds(study: Study, base: str) -> dict[str, str]:
+    """Heading -> start of a metric name: the bounds under the law trained on, then under the others asked for."""
+    span, judging = study.bases[base]["span"], study.judging(base)
+    return {
+        "NELBO": f"nelbo {span} continuous {{law}}",
+        **{law.replace("_", "-"): f"nelbo {span} continuous {law}" for law in judging.laws},
+        **{f"T = {count}": f"nelbo {span} T={count} {{law}}" for count in judging.steps},
+        **{
+            f"T = {count} {law.replace('_', '-')}": f"nelbo {span} T={count} {law}"
+            for law in judging.finite_laws
+            for count in judging.steps
+        },
+    }
 
 
 def samples(study: Study, base: str) -> str:
@@ -85,11 +110,16 @@ def samples(study: Study, base: str) -> str:
     return table(found, columns) if columns else ""
 
 
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rest])
+
+
 def _mean(rows: Mapping[int, Measure]) -> str:
     if not rows:
         return ""
     values = torch.tensor([row.value for row in rows.values()], dtype=torch.float64)
-    if next(iter(rows.values())).unit == "count":
+    if next(iter(rows.values())).unit in ("count", "CPU seconds"):
         return f"{float(values.mean()):,.0f}"
     return _with_error(values, next(iter(rows.values())).stderr)
 

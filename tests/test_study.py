@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mmprime.evaluation import Measure, to_json
-from mmprime.study import Study, run_cell
-from mmprime.study_report import groups, table
+from mmprime.models import load_codec
+from mmprime.study import Study
+from mmprime.study_report import bounds, gaps, groups, table
+from mmprime.study_run import run_cell
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,6 +72,59 @@ def test_the_table_averages_seeds_pairs_them_and_leaves_out_what_is_missing(stud
     assert lines[4] == "| two · nested | 1 | 9.000 ± 0.250 | +800.0 % |  |"
 
 
+def test_gaps_show_every_bound_against_the_first_group(study: Study) -> None:
+    study.bases["codes"]["judge"] |= {"finite_laws": ("nested",)}
+    for cell, scale in zip(study.cells(), [1.0, 1.1, 0.9]):
+        rows = [
+            Measure(f"nelbo image continuous {cell.law}", 4 * scale, 0.1, "nats/token", 4, 1, 0),
+            Measure(f"nelbo image T=2 {cell.law}", 5 * scale, 0.1, "nats/token", 4, 1, 0),
+            Measure("training", 61.4, None, "CPU seconds", 1, 0, 0),
+        ]
+        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
+        study.result(cell).write_text(to_json(rows))
+    lines = gaps(study, "codes").splitlines()
+    assert lines[0] == "| cell | seeds | NELBO | token-synchronous | T = 2 | T = 2 nested |"
+    assert lines[2] == "| two · independent | 1 | +10.0 % |  | +10.0 % |  |"
+    assert "| CPU seconds |" in bounds(study, "codes").splitlines()[0]
+    assert "| 61 |" in bounds(study, "codes").splitlines()[2]
+
+
+DIGITS_FROM = """
+digits_from: {from a head: {source: head, share: 0.5, radices: [64, 8], set: [SMALL, "model.codec.{span}.digits=1"]}}
+"""
+
+
+def test_digits_from_a_model_cost_their_share_of_the_steps(study: Study, tmp_path: Path) -> None:
+    """Two steps: one of plain masking, whose head is clustered, and one with those digits, from its weights."""
+    small = '"train.batch=4", "data.validate_examples=4", "model.width=32", "model.depth=1", "run.precision=fp32"'
+    text = (tmp_path / "study.yaml").read_text() + DIGITS_FROM.replace("SMALL", small)
+    own = "from a head: [train.steps=2, objective.law=nested]"
+    text = text.replace("extra: {", f"extra: {{{own}, ")
+    text = text.replace("span: image}", f"span: image, set: [{small}]}}")
+    (tmp_path / "new.yaml").write_text(text)
+    learned = Study.load(tmp_path / "new.yaml")
+    cell = next(cell for cell in learned.cells() if cell.name == "codes-from a head-s0")
+    rows = {row.metric: row for row in run_cell(learned, cell)}
+    assert rows["training"].value > 0
+    folder = learned.directory / "cells" / cell.name
+    codec, about = load_codec(folder / "round_0" / "codec.safetensors")
+    assert codec.radices == (64, 8)
+    assert about["source"] == "head"
+    assert {place.name for place in (folder / "last" / "checkpoints").iterdir()} >= {"step_00000001"}
+    assert "nelbo image T=2 nested" in rows
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [("{source: head, share: 0.5, rounds: 2}", "leave none"), ("{source: head, shares: 1}", "no key 'shares'")],
+)
+def test_digits_that_leave_no_steps_are_refused(tmp_path: Path, about: str, message: str) -> None:
+    text = f"dir: x\nresults: x\nbases: {{}}\nseeds: [0]\nextra: {{a: []}}\ndigits_from: {{a: {about}}}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Study.load(tmp_path / "study.yaml")
+
+
 class Fake:
     """Stands for a judge of pictures or texts; remembers what it was given."""
 
@@ -87,8 +142,8 @@ def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
 ) -> None:
     """Pictures are decoded, texts are words; a base overrides the judging of the study."""
     fake = Fake()
-    monkeypatch.setattr("mmprime.study._picture_judge", lambda folder: fake)
-    monkeypatch.setattr("mmprime.study._text_judge", lambda: fake)
+    monkeypatch.setattr("mmprime.study_judge._picture_judge", lambda folder: fake)
+    monkeypatch.setattr("mmprime.study_judge._text_judge", lambda: fake)
     cell = next(cell for cell in study.cells() if cell.name == "codes-two-nested-s0")
     if kind == "text":
         overrides = tuple(each.replace("image", "text").replace("clustered", "base") for each in cell.overrides)

@@ -52,7 +52,7 @@ def study(options: argparse.Namespace) -> None:
 
 def run(chosen: Study, options: argparse.Namespace) -> None:
     """Cell after cell."""
-    from mmprime.study import run_cell
+    from mmprime.study_run import run_cell
 
     first, count = options.part
     cells = [cell for cell in chosen.cells() if options.only in cell.name][first::count]
@@ -66,13 +66,14 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
 
 
 def table(chosen: Study, options: argparse.Namespace) -> None:
-    """Two tables a base: bounds, and samples where some were drawn."""
+    """Tables of each base: bounds, their differences to the first cell, and samples where some were drawn."""
     from mmprime.files import write_text
-    from mmprime.study_report import bounds, samples
+    from mmprime.study_report import bounds, gaps, samples
 
     parts = []
     for base in chosen.bases:
         parts.append(f"### {base}, nats/token\n\n{bounds(chosen, base)}\n")
+        parts.append(f"### {base}, against the first, in per cent\n\n{gaps(chosen, base)}\n")
         if quality := samples(chosen, base):
             parts.append(f"### {base}, samples\n\n{quality}\n")
     print("\n".join(parts))

@@ -143,6 +143,7 @@ def measures(
     *,
     estimators: Sequence[str] = ("count",),
     orders: Sequence[str] = (),
+    finite_laws: Sequence[str] = (),
     boxes: Sequence[Box] = (),
     only: Iterable[str] | None = None,
     sizes: Sizes | None = None,
@@ -157,7 +158,7 @@ def measures(
     effort = effort or Effort()
     if not len(y0):
         raise ValueError("no example to score")
-    quantities = list_quantities(law, laws, steps, estimators, orders)
+    quantities = list_quantities(law, laws, steps, estimators, orders, finite_laws)
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
             found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)

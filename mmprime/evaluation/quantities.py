@@ -89,17 +89,19 @@ def list_quantities(
     steps: Sequence[int] = (),
     estimators: Sequence[str] = ("count",),
     orders: Sequence[str] = (),
+    finite_laws: Sequence[str] = (),
 ) -> list[Quantity]:
-    """Continuous bounds under `law` and `laws`, T-step bounds under `law`, fixed orders, the joint loss under `law`.
+    """Continuous bounds under `law` and `laws`, T-step bounds under `law` and `finite_laws`, fixed orders, the joint
+    loss under `law`.
 
     Raises ValueError on unknown names.
     """
-    for known, asked in ((LAWS, (law, *laws)), (ESTIMATORS, estimators), (ORDERS, orders)):
+    for known, asked in ((LAWS, (law, *laws, *finite_laws)), (ESTIMATORS, estimators), (ORDERS, orders)):
         for name in asked:
             if name not in known:
                 raise ValueError(f"unknown {_kind_of(known)} {name!r}; there are {', '.join(known)}")
     continuous = [Quantity("nelbo", each, None, way) for each in dict.fromkeys([law, *laws]) for way in estimators]
-    finite = [Quantity("nelbo", law, count) for count in steps]
+    finite = [Quantity("nelbo", each, count) for each in dict.fromkeys([law, *finite_laws]) for count in steps]
     fixed = [Quantity("nll", law, order=order) for order in orders]
     return [*continuous, *finite, *fixed, Quantity("joint_loss", law)]
 
