@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from mmprime.evaluation import Measure, read_rows
+from mmprime.evaluation.plots import Line
 from mmprime.study import Study
 
 Rows = dict[int, list[Measure]]  # by seed
@@ -101,6 +102,20 @@ def _bounds(study: Study, base: str) -> dict[str, str]:
     }
 
 
+def gap_lines(study: Study, base: str) -> list[Line]:
+    """T-step bounds of every group under its own law against T, as differences to the first group in per cent."""
+    found, steps = groups(study, base), study.judging(base).steps
+    lines = []
+    for group in found[1:]:
+        starts = {count: f"nelbo {study.bases[base]['span']} T={count} {{law}}" for count in steps}
+        pairs = {count: _gaps(group.values(start), found[0].values(start)) for count, start in starts.items()}
+        pairs = {count: gaps for count, gaps in pairs.items() if len(gaps)}
+        means = [float(gaps.mean()) for gaps in pairs.values()]
+        errors = [float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else None for gaps in pairs.values()]
+        lines.append(Line(group.name, list(pairs), means, errors))
+    return lines
+
+
 def samples(study: Study, base: str) -> str:
     """What the samples are worth at each number of steps; empty where none were drawn."""
     found = groups(study, base)
@@ -124,17 +139,19 @@ def _mean(rows: Mapping[int, Measure]) -> str:
     return _with_error(values, next(iter(rows.values())).stderr)
 
 
-def _difference(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> str:
-    """In per cent, over the seeds that both have."""
+def _gaps(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> torch.Tensor:
+    """In per cent, for each seed that both have."""
     common = [seed for seed in rows if seed in first]
-    if not common:
+    return torch.tensor([100 * (rows[seed].value / first[seed].value - 1) for seed in common], dtype=torch.float64)
+
+
+def _difference(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> str:
+    """Mean and standard error over the seeds that both have; empty without one."""
+    gaps = _gaps(rows, first)
+    if not len(gaps):
         return ""
-    gaps = torch.tensor([100 * (rows[seed].value / first[seed].value - 1) for seed in common], dtype=torch.float64)
-    return (
-        f"{float(gaps.mean()):+.1f}"
-        + (f" ± {float(gaps.std() / len(gaps) ** 0.5):.1f}" if len(gaps) > 1 else "")
-        + " %"
-    )
+    error = f" ± {float(gaps.std() / len(gaps) ** 0.5):.1f}" if len(gaps) > 1 else ""
+    return f"{float(gaps.mean()):+.1f}{error} %"
 
 
 def _with_error(values: torch.Tensor, alone: float | None) -> str:

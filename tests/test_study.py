@@ -10,7 +10,7 @@ import pytest
 from mmprime.evaluation import Measure, to_json
 from mmprime.models import load_codec
 from mmprime.study import Study
-from mmprime.study_report import bounds, gaps, groups, table
+from mmprime.study_report import bounds, gap_lines, gaps, groups, table
 from mmprime.study_run import run_cell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,9 @@ def test_gaps_show_every_bound_against_the_first_group(study: Study) -> None:
         ]
         study.result(cell).parent.mkdir(parents=True, exist_ok=True)
         study.result(cell).write_text(to_json(rows))
+    assert [(line.label, line.x, round(line.y[0], 6)) for line in gap_lines(study, "codes")] == [
+        ("two · independent", [2], 10.0), ("two · nested", [2], -10.0),
+    ]  # fmt: skip
     lines = gaps(study, "codes").splitlines()
     assert lines[0] == "| cell | seeds | NELBO | token-synchronous | T = 2 | T = 2 nested |"
     assert lines[2] == "| two · independent | 1 | +10.0 % |  | +10.0 % |  |"

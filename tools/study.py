@@ -1,4 +1,4 @@
-"""Train and judge the cells of a study, and print its table: python tools/study.py run|table STUDY.yaml
+"""Train and judge the cells of a study, and show what came out: python tools/study.py run|table|plot STUDY.yaml
 
 A cell that is done is not run again; a cell that was stopped goes on where it stood.
 Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving.
@@ -29,7 +29,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
     show = commands.add_parser("table", help="a Markdown table of what is done")
     show.add_argument("--out", help="write it to this file too")
-    for command in (run, show):
+    plot = commands.add_parser("plot", help="differences to the first cell against the number of steps")
+    plot.add_argument("--only", default="", help="bases whose name contains this")
+    plot.add_argument("--out", required=True, help="a .png, .svg or .pdf file")
+    for command in (run, show, plot):
         command.add_argument("study", help="a YAML file, see configs/study/")
     return parser.parse_args(arguments)
 
@@ -47,7 +50,7 @@ def study(options: argparse.Namespace) -> None:
     from mmprime.study import Study
 
     chosen = Study.load(options.study)
-    (run if options.command == "run" else table)(chosen, options)
+    {"run": run, "table": table, "plot": plot}[options.command](chosen, options)
 
 
 def run(chosen: Study, options: argparse.Namespace) -> None:
@@ -79,6 +82,23 @@ def table(chosen: Study, options: argparse.Namespace) -> None:
     print("\n".join(parts))
     if options.out:
         write_text(options.out, "\n".join(parts))
+
+
+def plot(chosen: Study, options: argparse.Namespace) -> None:
+    """A panel a base."""
+    from mmprime.evaluation.plots import draw_panels, require_plots
+    from mmprime.study_report import gap_lines
+
+    require_plots(options.out)
+    panels = [
+        (f"{base}: T-step NELBO against the first cell, %", lines)
+        for base in chosen.bases
+        if options.only in base and (lines := gap_lines(chosen, base))
+    ]
+    if not panels:
+        raise ValueError(f"no base whose name contains {options.only!r} has cells that are done")
+    draw_panels(options.out, panels, "steps T")
+    print(f"{len(panels)} panels in {options.out}")
 
 
 def main(arguments: list[str] | None = None) -> int:
