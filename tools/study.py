@@ -97,7 +97,7 @@ def plot(chosen: Study, options: argparse.Namespace) -> None:
     ]
     if not panels:
         raise ValueError(f"no base whose name contains {options.only!r} has cells that are done")
-    draw_panels(options.out, panels, "steps T")
+    draw_panels(options.out, panels, "steps T", log_x=True)
     print(f"{len(panels)} panels in {options.out}")
 
 

@@ -43,19 +43,32 @@ def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: s
     _lines(axes, lines, x_label, y_label, marker="o")
     if log_x:
         axes.set_xscale("log", base=2)
-    ticks = sorted({value for line in lines for value in line.x})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    _ticks(axes, lines)
     _save(figure, file)
 
 
-def draw_panels(file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str) -> None:
-    """Panels side by side, each (label of y, lines), over the same x."""
+def draw_panels(
+    file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str, log_x: bool = False
+) -> None:
+    """Panels side by side, each (label of y, lines), over the same x; more than six lines share a legend beside them."""
     figure = _figure(file, 1 + (_WIDTH - 1) * len(panels), _HEIGHT)
-    for axes, (y_label, lines) in zip(figure.subplots(1, len(panels), sharex=True, squeeze=False)[0], panels):
+    import matplotlib
+
+    crowded = max(len(lines) for _, lines in panels) > 6
+    grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+    for axes, (y_label, lines) in zip(grid, panels):
         marker = "o" if max(len(line.x) for line in lines) <= 30 else ""
+        if crowded:
+            axes.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
         _lines(axes, lines, x_label, y_label, marker)
         axes.xaxis.set_major_formatter(_engineering())
+        if log_x:
+            axes.set_xscale("log", base=2)
+            _ticks(axes, lines)
+        if crowded and (own := axes.get_legend()):
+            own.remove()
+    if crowded:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small")
     _save(figure, file)
 
 
@@ -163,6 +176,13 @@ def _lines(axes: Any, lines: Sequence[Line], x_label: str, y_label: str, marker:
     elif lines:
         axes.set_title(lines[0].label, fontsize="medium", loc="left")
     _bare(axes)
+
+
+def _ticks(axes: Any, lines: Sequence[Line]) -> None:
+    """At the x that were measured."""
+    ticks = sorted({value for line in lines for value in line.x})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _bare(axes: Any) -> None:
