@@ -50,7 +50,7 @@ def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: s
 def draw_panels(
     file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str, log_x: bool = False
 ) -> None:
-    """Panels side by side, each (label of y, lines), over the same x; more than six lines share a legend beside them."""
+    """Panels side by side, each (label of y, lines), over the same x; more than six lines share one legend."""
     figure = _figure(file, 1 + (_WIDTH - 1) * len(panels), _HEIGHT)
     import matplotlib
 
