@@ -5,7 +5,7 @@
 A study is a YAML file:
 
     dir: runs/NAME                      one folder a cell
-    results: docs/studies/NAME          CELL.json when a cell is done
+    results: docs/studies/NAME          CELL.json and CELL.safetensors when a cell is done
     bases: {NAME: {config: FILE, VALUE: ...}}      a training config each; values fill {VALUE} in the overrides,
                                                    `set: [overrides]` holds for all its cells,
                                                    `judge: {...}` overrides what is judged
@@ -168,6 +168,10 @@ class Study:
     def result(self, cell: Cell) -> Path:
         """Where the rows of a cell lie once it is done."""
         return self.results / f"{cell.name}.json"
+
+    def nats(self, cell: Cell) -> Path:
+        """Where the nats of each example behind a cell's likelihoods lie, half precision."""
+        return self.result(cell).with_suffix(".safetensors")
 
     def judging(self, base: str) -> Judging:
         """How cells of a base are judged."""

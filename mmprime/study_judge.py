@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from mmprime.drawing import Draw, draw_rows
 from mmprime.engine import MASK_ID, Canvas, Plan, Schedule
@@ -23,8 +24,8 @@ IDLE_PLANS = 256  # draws behind a share of idle steps
 
 
 @torch.no_grad()
-def judge(trainer: Trainer, judging: Judging) -> list[Measure]:
-    """The rows of a trained cell, by its averaged weights."""
+def judge(trainer: Trainer, judging: Judging) -> tuple[list[Measure], dict[str, Tensor]]:
+    """The rows of a trained cell, by its averaged weights, and the nats (n,) of each example behind its likelihoods."""
     task = trainer.task
     if not isinstance(task, DiffusionTask):
         raise ValueError(f"a study trains diffusion tasks, got a {task.name}")
@@ -35,12 +36,14 @@ def judge(trainer: Trainer, judging: Judging) -> list[Measure]:
     count = min(judging.limit, len(examples))
     y0 = canvas.pack({name: codes[:count].long() for name, codes in examples.codes.items()}).to(task.device)
     effort = Effort(judging.samples, judging.seed)
+    nats: dict[str, Tensor] = {}
     task.modules.eval()
     with trainer.ema.swapped_in():
         found = list(
             measures(
                 task.modules, canvas, y0, law, judging.steps, judging.laws,
-                only=[judging.task] if judging.task else None, effort=effort,
+                finite_laws=judging.finite_laws, only=[judging.task] if judging.task else None, effort=effort,
+                per_example=nats,
             )
         )  # fmt: skip
         drawn = sample_quality(task, judging) if judging.draws else []
@@ -49,7 +52,7 @@ def judge(trainer: Trainer, judging: Judging) -> list[Measure]:
     size = sum(p.numel() for p in task.modules.parameters())
     rows.append(Measure("parameters", size, None, "count", 1, 0, trainer.config.run.seed))
     about = {"model_hash": weights, "data_hash": data_hash(task.config.data.path), "precision": "fp32"}
-    return stamp(rows, ema=trainer.config.train.ema or None, **about)
+    return stamp(rows, ema=trainer.config.train.ema or None, **about), nats
 
 
 def sample_quality(task: DiffusionTask, judging: Judging) -> list[Measure]:

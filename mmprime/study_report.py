@@ -1,31 +1,35 @@
 """The tables of a study: a line for each group of cells, mean ± standard error over its seeds.
 
 A group is what differs in its seed only. Its difference to the first group is taken seed by seed, on the same examples
-and random numbers, so that its error is that of the pairs. A column of one seed has the error of its own row.
+and random numbers, with the error over seeds. With one seed the error is that over examples, in pairs where the nats of
+each example were kept; how much seeds differ is not in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from mmprime.evaluation import Measure, read_rows
 from mmprime.evaluation.plots import Line
 from mmprime.study import Study
 
-Rows = dict[int, list[Measure]]  # by seed
 FIDELITY = ("KID-EffNet-Lite0", "generative perplexity", "unigram entropy of a text")
 
 
 @dataclass(frozen=True)
 class Group:
-    """A name without seed, the law it was trained on, and the rows of its cells that are done, by seed."""
+    """A name without seed, the law it was trained on, and by seed the rows of its cells that are done, and the nats of
+    each example behind them."""
 
     name: str
     law: str
-    runs: Rows
+    runs: dict[int, list[Measure]] = field(default_factory=dict)
+    nats: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def values(self, start: str) -> dict[int, Measure]:
         """By seed: the first row whose metric starts so; "{law}" in it is the group's."""
@@ -35,14 +39,34 @@ class Group:
         }
         return {seed: row for seed, row in found.items() if row is not None}
 
+    def gap(self, first: Group, start: str) -> tuple[float, float | None] | None:
+        """The difference to `first` in per cent and its standard error, over the seeds that both have."""
+        mine, theirs = self.values(start), first.values(start)
+        common = [seed for seed in mine if seed in theirs]
+        if not common:
+            return None
+        gaps = torch.tensor([100 * (mine[seed].value / theirs[seed].value - 1) for seed in common]).double()
+        if len(gaps) > 1:
+            return float(gaps.mean()), float(gaps.std() / len(gaps) ** 0.5)
+        (seed,) = common
+        own = self.nats.get(seed, {}).get(mine[seed].metric)
+        other = first.nats.get(seed, {}).get(theirs[seed].metric)
+        if own is None or other is None or own.shape != other.shape:
+            return float(gaps[0]), None
+        ratio = float(own.double().mean() / other.double().mean())
+        errors = own.double() - ratio * other.double()
+        return float(gaps[0]), 100 * float(errors.std() / len(errors) ** 0.5 / other.double().mean())
+
 
 def groups(study: Study, base: str) -> list[Group]:
     """In the order of the study; those without a cell that is done are left out."""
     found: dict[str, Group] = {}
     for cell in study.cells():
         if cell.base == base and study.result(cell).is_file():
-            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.law, {}))
+            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.law))
             group.runs[cell.seed] = read_rows(study.result(cell))
+            if study.nats(cell).is_file():
+                group.nats[cell.seed] = load_file(study.nats(cell))
     return list(found.values())
 
 
@@ -58,7 +82,7 @@ def table(found: Sequence[Group], columns: Mapping[str, str], against: str | Non
         for heading, start in columns.items():
             cells.append(_mean(group.values(start)))
             if heading == against:
-                cells.append("" if group is found[0] else _difference(group.values(start), found[0].values(start)))
+                cells.append("" if group is found[0] else _difference(group.gap(found[0], start)))
         lines.append(cells)
     return _markdown(lines)
 
@@ -68,7 +92,7 @@ def gaps(study: Study, base: str) -> str:
     found, columns = groups(study, base), _bounds(study, base)
     lines = [["cell", "seeds", *columns]]
     for group in found[1:]:
-        differences = [_difference(group.values(start), found[0].values(start)) for start in columns.values()]
+        differences = [_difference(group.gap(found[0], start)) for start in columns.values()]
         lines.append([group.name, str(len(group.runs)), *differences])
     return _markdown(lines) if found else ""
 
@@ -108,11 +132,10 @@ def gap_lines(study: Study, base: str) -> list[Line]:
     lines = []
     for group in found[1:]:
         starts = {count: f"nelbo {study.bases[base]['span']} T={count} {{law}}" for count in steps}
-        pairs = {count: _gaps(group.values(start), found[0].values(start)) for count, start in starts.items()}
-        pairs = {count: gaps for count, gaps in pairs.items() if len(gaps)}
-        means = [float(gaps.mean()) for gaps in pairs.values()]
-        errors = [float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else None for gaps in pairs.values()]
-        lines.append(Line(group.name, list(pairs), means, errors))
+        found_gaps = {count: group.gap(found[0], start) for count, start in starts.items()}
+        known = {count: gap for count, gap in found_gaps.items() if gap is not None}
+        means, errors = [gap[0] for gap in known.values()], [gap[1] for gap in known.values()]
+        lines.append(Line(group.name, list(known), means, errors))
     return lines
 
 
@@ -139,19 +162,11 @@ def _mean(rows: Mapping[int, Measure]) -> str:
     return _with_error(values, next(iter(rows.values())).stderr)
 
 
-def _gaps(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> torch.Tensor:
-    """In per cent, for each seed that both have."""
-    common = [seed for seed in rows if seed in first]
-    return torch.tensor([100 * (rows[seed].value / first[seed].value - 1) for seed in common], dtype=torch.float64)
-
-
-def _difference(rows: Mapping[int, Measure], first: Mapping[int, Measure]) -> str:
-    """Mean and standard error over the seeds that both have; empty without one."""
-    gaps = _gaps(rows, first)
-    if not len(gaps):
+def _difference(gap: tuple[float, float | None] | None) -> str:
+    if gap is None:
         return ""
-    error = f" ± {float(gaps.std() / len(gaps) ** 0.5):.1f}" if len(gaps) > 1 else ""
-    return f"{float(gaps.mean()):+.1f}{error} %"
+    mean, error = gap
+    return f"{mean:+.1f}" + ("" if error is None else f" ± {error:.1f}") + " %"
 
 
 def _with_error(values: torch.Tensor, alone: float | None) -> str:

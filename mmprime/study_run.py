@@ -10,10 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from mmprime.build import build_trainer
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.provenance import versions
-from mmprime.files import write_text
+from mmprime.files import whole_file, write_text
 from mmprime.models import save_codec
 from mmprime.study import Cell, DigitsFrom, Study
 from mmprime.study_judge import judge
@@ -24,7 +26,8 @@ from mmprime.training.loop import Trainer
 
 
 def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
-    """Train and judge a cell, or read what it left; the rows are written when all are there.
+    """Train and judge a cell, or read what it left; the rows are written when all are there, beside the nats of each
+    example.
 
     Its training has a row in CPU seconds, with the making of its digits, unless it was resumed.
     """
@@ -35,10 +38,12 @@ def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
     fresh, began = not folder.exists(), time.process_time()
     trainer = _train_cell(cell, study.bases[cell.base].get("span", ""), folder)
     seconds = time.process_time() - began
-    rows = judge(trainer, study.judging(cell.base))
+    rows, nats = judge(trainer, study.judging(cell.base))
     if fresh:
         rows.append(Measure("training", seconds, None, "CPU seconds", 1, 0, cell.seed))
     rows = stamp(rows, versions=versions(), command=command)
+    with whole_file(study.nats(cell)) as temporary:
+        save_file({name: values.half() for name, values in nats.items()}, temporary)
     write_text(file, to_json(rows))
     return rows
 

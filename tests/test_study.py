@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mmprime.evaluation import Measure, to_json
 from mmprime.models import load_codec
@@ -54,6 +56,7 @@ def test_a_cell_is_trained_judged_and_not_run_again(study: Study) -> None:
     assert bound.command == "cmd"
     assert rows["idle steps T=2 nested", "share of steps"].value < 0.01
     assert rows["parameters", "count"].value > 10_000
+    assert load_file(study.nats(cell))["nelbo image continuous nested"].shape == (4,)
     result = study.result(cell)
     result.write_text(to_json([Measure("nelbo image continuous nested", 1.5, 0.1, "nats/token", 4, 1, 0)]))
     assert run_cell(study, cell)[0].value == 1.5
@@ -90,6 +93,22 @@ def test_gaps_show_every_bound_against_the_first_group(study: Study) -> None:
     assert lines[2] == "| two · independent | 1 | +10.0 % |  | +10.0 % |  |"
     assert "| CPU seconds |" in bounds(study, "codes").splitlines()[0]
     assert "| 61 |" in bounds(study, "codes").splitlines()[2]
+
+
+def test_the_error_of_one_seed_is_that_of_pairs_of_examples(study: Study) -> None:
+    """Examples differ by far more than the two groups do on each of them."""
+    easy_to_hard = torch.tensor([1.0, 3.0, 5.0, 7.0])
+    for cell, shift in zip(study.cells(), [torch.zeros(4), torch.tensor([0.5, 0.25, 0.5, 0.75])]):
+        nats = easy_to_hard + shift
+        metric = f"nelbo image continuous {cell.law}"
+        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
+        study.result(cell).write_text(to_json([Measure(metric, float(nats.mean()), 1.3, "nats/token", 4, 1, 0)]))
+        save_file({metric: nats.half()}, study.nats(cell))
+    first, other = groups(study, "codes")
+    mean, error = other.gap(first, "nelbo image continuous {law}") or (0.0, 0.0)
+    assert mean == pytest.approx(12.5)
+    # shift - 0.125 * (1, 3, 5, 7) = (0.375, -0.125, -0.125, -0.125): 0.25 / 2 / 4
+    assert error == pytest.approx(100 * 0.25 / 2 / 4, rel=1e-3)
 
 
 DIGITS_FROM = """

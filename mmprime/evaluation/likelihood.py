@@ -149,10 +149,12 @@ def measures(
     sizes: Sizes | None = None,
     cond: Condition | None = None,
     effort: Effort | None = None,
+    per_example: dict[str, Tensor] | None = None,
 ) -> Iterator[Measure]:
     """All numbers of y0 (n, N), one task after the other; see `list_quantities`.
 
     law: the law of plans the model was trained on. only: names of the tasks wanted. boxes: of image codes.
+    per_example: gets the nats (n,) behind each metric, for differences in pairs.
     Raises ValueError on an unknown name, a box outside the grid, or data of no example.
     """
     effort = effort or Effort()
@@ -162,6 +164,8 @@ def measures(
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
             found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)
+            if per_example is not None:
+                per_example[quantity.name(task.name)] = found.nats
             for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes or Sizes()):
                 yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), found.nfe, effort.seed)
 
