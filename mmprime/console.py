@@ -16,7 +16,7 @@ PLANS = (
     "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
     "blocks", "mixture", "remdm", "p2", "corrector",
 )  # fmt: skip
-LAWS = ("independent", "nested", "token_synchronous")
+LAWS = ("independent", "nested", "token_synchronous", "coarse_first")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")
 ESTIMATORS = ("count", "time")
 JOINT_LOSS_NOTE = (

@@ -16,7 +16,7 @@ from torch import Tensor
 from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
-from .law import LAWS
+from .law import LAWS, num_places
 from .plan import check_law
 from .schedule import Regions, Schedule
 
@@ -102,7 +102,7 @@ def _units(canvas: Canvas, law: str, free: Tensor) -> list[list[int]]:
     return list(groups.values())
 
 
-def _finish(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[int, ...]:
+def _sort(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[int, ...]:
     """Sort the ranks of each token's free digits under the nested law."""
     if law == "nested":
         for token in range(canvas.num_tokens):
@@ -121,7 +121,11 @@ def _order_plans(canvas: Canvas, law: str, free: Tensor) -> dict[tuple[int, ...]
         for unit, place in zip(units, order):
             for n in unit:
                 rank[n] = place + 1
-        plans[_finish(canvas, law, rank, free)] += 1
+        if law == "coarse_first":  # the same order inside a digit place, one place after the other
+            first = sorted(free.nonzero()[:, 0].tolist(), key=lambda n: (int(canvas.digit_of[n]), rank[n]))
+            for place, n in enumerate(first):
+                rank[n] = place + 1
+        plans[_sort(canvas, law, rank, free)] += 1
     return {rank: count / math.factorial(len(units)) for rank, count in plans.items()}
 
 
@@ -132,6 +136,8 @@ def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Sc
     _limit(steps ** len(units))
     times = 1 - torch.arange(steps + 1, dtype=torch.float64)[:, None] / steps
     alpha = schedule.alpha(times).expand(-1, canvas.num_subtokens)
+    if law == "coarse_first":
+        alpha = (num_places(canvas) * alpha - canvas.digit_of).clamp(0, 1)
     chance = alpha.diff(dim=0)  # (T, N): of being revealed at each step
     plans: dict[tuple[int, ...], float] = {}
     for ranks in itertools.product(range(steps), repeat=len(units)):
@@ -141,7 +147,7 @@ def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Sc
             for unit, r in zip(units, ranks):
                 for n in unit:
                     rank[n] = r + 1
-            key = _finish(canvas, law, rank, free)
+            key = _sort(canvas, law, rank, free)
             plans[key] = plans.get(key, 0.0) + probability
     return plans
 

@@ -22,7 +22,7 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
 from .exact import exact_likelihood
-from .law import Order, as_mask, draw_order, hide_by_count, next_events
+from .law import Order, as_mask, draw_order, hide_by_count, next_events, rates_by_count, rates_by_time
 from .plan import Plan, check_law, ranks_by_time
 from .schedule import Schedule
 
@@ -50,7 +50,7 @@ class Nelbo:
         """y0 (B, N) -> (B,) nats, differentiable.
 
         steps: None is continuous time; T is the exact bound of T-step sampling on a uniform time grid.
-        law: independent, nested, token_synchronous. given / absent: (N,) or (B, N) bool; absent sub-tokens stay hidden
+        law: one of `LAWS`. given / absent: (N,) or (B, N) bool; absent sub-tokens stay hidden
         and are not scored. samples: draws averaged for each example, stratified. schedule: for continuous time None
         counts hidden units uniformly (any one schedule gives that same bound), a schedule draws times (needed when
         regions differ); for finite T it places the grid and defaults to linear.
@@ -136,10 +136,11 @@ def _continuous(
 ) -> Tensor:
     if schedule is None:
         hidden, weight = hide_by_count(order, u, [canvas.mask()])
+        weight = rates_by_count(canvas, law, hidden, weight)
     else:
         time = 1 - u  # in (0, 1]
         hidden = order.free & (order.key > schedule.alpha(time))
-        weight = schedule.weight(time).expand_as(order.key)
+        weight = rates_by_time(canvas, law, schedule, time)
     y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
     events = next_events(canvas, law, y0, y_t, hidden, weight)
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from mmprime.training.diffusion_task import DiffusionTask
 
 CAPTION_HEIGHT = 14
-PLANS = {
+PLANS: dict[str, Callable[..., Plan]] = {
     "nested": Plan.nested,
     "independent": Plan.first_hitting,
     "token_synchronous": Plan.token_synchronous,
+    "coarse_first": Plan.ordered,
 }
 
 

@@ -114,7 +114,7 @@ class ObjectiveConfig:
     """What is minimised; see the engine's ``joint_loss`` and ``nelbo``."""
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
-    law: str = _choice("nested", "independent", "token_synchronous")  # judged, sampled, and trained on
+    law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
     mixture: dict[str, float] = field(default_factory=dict)  # instead of law: laws trained on, by share
     blend: dict[str, float] = field(default_factory=dict)  # instead of kind: what is minimised, by share
     steps: int = 16

@@ -4,6 +4,8 @@ import signal
 import pytest
 import torch
 
+from mmprime import console
+from mmprime.engine import LAWS
 from mmprime.models import load_model
 from mmprime.training.codecs import build_canvas
 from mmprime.training.conditions import Conditions
@@ -12,6 +14,7 @@ from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import Corpus, Examples
 from mmprime.training.loop import Trainer
 from mmprime.training.models import build_model
+from mmprime.training.sample_files import PLANS, draw
 from mmprime.training.schema import (
     CodecConfig,
     ConditionsConfig,
@@ -156,6 +159,18 @@ def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
     with trainer.ema.swapped_in(), torch.no_grad():
         torch.testing.assert_close(model(y, canvas), built.modules(y, canvas), rtol=2e-2, atol=2e-2)
     assert (tmp_path / "model/training.json").exists()
+
+
+def test_every_law_has_a_plan_to_write_samples_by(tmp_path):
+    """All laws are known where laws are listed; a plan for samples puts the digits as the law does."""
+    assert set(PLANS) == set(LAWS) == set(console.LAWS)
+    built = task(tmp_path, objective=ObjectiveConfig(law="coarse_first"))
+    codes = draw(built, built.corpus.validation["val"], "image")
+    assert codes.shape == (len(built.corpus.validation["val"]), 9)
+    assert bool(((codes >= 0) & (codes < IMAGE)).all())
+    plan = PLANS["coarse_first"](built.canvas, 5, 0)
+    coarse = built.canvas.digit_of == 0
+    assert bool((plan.rank[:, coarse].amax(-1) < plan.rank[:, ~coarse].amin(-1)).all())
 
 
 def test_labels_are_dropped_at_their_rate(tmp_path):

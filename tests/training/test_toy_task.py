@@ -33,7 +33,7 @@ def config(directory, **objective) -> ToyRunConfig:
     )
 
 
-@pytest.mark.parametrize("law", ["nested", "token_synchronous"])
+@pytest.mark.parametrize("law", ["nested", "token_synchronous", "coarse_first"])
 def test_the_learned_bound_falls_towards_the_entropy_and_never_below(tmp_path, law):
     torch.manual_seed(0)
     task = ToyTask(config(tmp_path, law=law))
