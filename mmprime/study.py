@@ -192,6 +192,7 @@ def judge(trainer: Trainer, judging: Judging) -> list[Measure]:
             measures(
                 task.modules, canvas, y0, law, judging.steps, judging.laws,
                 only=[judging.task] if judging.task else None, effort=effort,
+                place_powers=task.config.objective.place_powers,
             )
         )  # fmt: skip
         drawn = sample_quality(task, judging) if judging.draws else []

@@ -329,6 +329,21 @@ def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest
     assert not any("joint_loss" in metric and "perplexity" in unit for metric, unit in names)
 
 
+def test_likelihood_under_place_powers(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.txt").write_text("the state of the union is as it was " * 8)
+    arguments = ["likelihood", "--model", text_model, "--data", "a.txt", "--steps", "2", "--laws", "independent"]
+    assert run(evaluate, [*arguments, "--place-powers", "1,2.5", "--json", "r.json"]) == 0
+    names = {row["metric"] for row in json.loads(Path("r.json").read_text())}
+    for time in ("continuous", "T=2"):
+        assert {f"a: nelbo text {time} independent", f"a: nelbo text {time} independent places 1,2.5"} <= names
+    capsys.readouterr()
+    assert run(evaluate, [*arguments, "--place-powers", "1,2,3"]) == 2
+    assert "place powers [1.0, 2.0, 3.0]: one for each digit" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.main(["likelihood", "--place-powers", "1,-2"])
+    assert "'1,-2' is no list of numbers > 0" in capsys.readouterr().err
+
+
 def test_likelihood_of_text(text_model: Path, here: Path) -> None:
     (here / "docs").mkdir()
     for number in range(4):

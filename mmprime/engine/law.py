@@ -72,6 +72,13 @@ def draw_order(canvas: Canvas, law: str, u: Tensor, given: Tensor, absent: Tenso
     return Order(key, free, leader)
 
 
+def in_time(order: Order, schedule: Schedule) -> Order:
+    """The same units in the order of their reveal times τ = α^{-1}(key) under a schedule, the largest first."""
+    return Order(
+        torch.where(order.free, 1 - schedule.inverse(order.key.clamp(0, 1)), order.key), order.free, order.leader
+    )
+
+
 def _sort_in_token(canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:
     """Give the k-th free digit of each token the k-th smallest u among that token's free digits."""
     token = 2 * canvas.token_of.to(u.device, u.dtype)
@@ -125,18 +132,22 @@ def hide_by_count(order: Order, u: Tensor, groups: list[Tensor]) -> tuple[Tensor
     return hidden, weight
 
 
-def rates_by_count(canvas: Canvas, law: str, hidden: Tensor, weight: Tensor) -> Tensor:
+def rates_by_count(canvas: Canvas, law: str, hidden: Tensor, weight: Tensor, race: Tensor | None = None) -> Tensor:
     """The weights n/m (B, N) of `hide_by_count` -> the rate of each hidden sub-token (B, N), 0 where it cannot be next.
 
-    Differs from n/m under coarse_first only: there the coarsest hidden place has the rate of all m units.
+    n · (chance to be the next one): n/m when all m are equally likely, under coarse_first n/a for the a of the coarsest
+    hidden place, and n · p / Σ_hidden p when digits of rates p race; race: those rates (N,), law independent.
     """
-    if law != "coarse_first":
+    if law == "coarse_first":
+        digit = canvas.digit_of.to(hidden.device)
+        coarsest = torch.where(hidden, digit, num_places(canvas)).amin(-1, keepdim=True)
+        chance = (hidden & (digit == coarsest)).to(weight.dtype)
+    elif race is not None:
+        chance = torch.where(hidden, race.to(weight), 0.0)
+    else:
         return weight
-    digit = canvas.digit_of.to(hidden.device)
-    coarsest = torch.where(hidden, digit, num_places(canvas)).amin(-1, keepdim=True)
-    active = hidden & (digit == coarsest)
-    share = hidden.sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(active, weight * share, 0.0)
+    total = chance.sum(-1, keepdim=True)
+    return weight * hidden.sum(-1, keepdim=True) * chance / torch.where(total > 0, total, 1.0)
 
 
 def rates_by_time(canvas: Canvas, law: str, schedule: Schedule, time: Tensor) -> Tensor:

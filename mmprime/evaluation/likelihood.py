@@ -144,6 +144,7 @@ def measures(
     estimators: Sequence[str] = ("count",),
     orders: Sequence[str] = (),
     boxes: Sequence[Box] = (),
+    place_powers: Sequence[float] = (),
     only: Iterable[str] | None = None,
     sizes: Sizes | None = None,
     cond: Condition | None = None,
@@ -152,12 +153,13 @@ def measures(
     """All numbers of y0 (n, N), one task after the other; see `list_quantities`.
 
     law: the law of plans the model was trained on. only: names of the tasks wanted. boxes: of image codes.
-    Raises ValueError on an unknown name, a box outside the grid, or data of no example.
+    place_powers: a power for each digit place (`Schedule.places`), none for no such bounds.
+    Raises ValueError on an unknown name, a box outside the grid, powers that do not fit, or data of no example.
     """
     effort = effort or Effort()
     if not len(y0):
         raise ValueError("no example to score")
-    quantities = list_quantities(law, laws, steps, estimators, orders)
+    quantities = list_quantities(law, laws, steps, estimators, orders, place_powers)
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
             found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)

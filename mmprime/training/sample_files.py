@@ -49,7 +49,8 @@ def draw(task: DiffusionTask, examples: Examples, name: str) -> Tensor:
     given = torch.where(free, torch.full_like(y0, -1), y0)
     steps = min(settings.steps, int(free.sum()))
     seed = derive_seed(task.config.run.seed, "samples", name) % 2**62
-    plan = PLANS[task.config.objective.law](canvas, len(y0), seed, given=~free.cpu(), steps=steps)
+    timing = {} if task.schedule is None else {"schedule": task.schedule}
+    plan = PLANS[task.config.objective.law](canvas, len(y0), seed, given=~free.cpu(), steps=steps, **timing)
     guidable = cond is not None or len(canvas.spans) > 1
     drawn = sample(
         task.modules,
