@@ -11,7 +11,6 @@ from mmprime.training.config import ConfigError
 from mmprime.training.objectives import Objective, place_schedule
 from mmprime.training.schema import ObjectiveConfig
 
-
 PLACED = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
 
 
