@@ -16,7 +16,7 @@ from pipeline_world import CAPTIONS, tiny_image_tokenizer, write_picture, write_
 from mmprime import console
 from mmprime.data import encode_dataset, prepare_folder, prepare_text
 from mmprime.evaluation.provenance import model_hash
-from tools import demo, evaluate, generate, trace
+from tools import demo, evaluate, generate, prepare, trace
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -426,3 +426,21 @@ def test_demo_without_a_model(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(demo, ["--model", "absent"]) == 2
     assert "no model at absent" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_place_powers_are_searched_and_kept(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.txt").write_text("the state of the union is as it was " * 8)
+    before = {file: file.read_bytes() for file in text_model.iterdir()}
+    arguments = ["schedule", "--model", text_model, "--data", "a.txt", "--limit", "6", "--samples", "1"]
+    arguments += ["--iterations", "4", "--batch", "4", "--ratios", "0.5,1", "--steps", "4", "--out", "p.json"]
+    assert run(prepare, arguments) == 0
+    said = capsys.readouterr().out
+    assert "a: text, 6 examples, T = 4" in said
+    assert said.count("minus powers of 1") == 3
+    stored = json.loads(Path("p.json").read_text())
+    assert f"--place-powers {','.join(f'{power:.4g}' for power in stored['place_powers'])}" in said
+    assert (stored["steps"], stored["num_examples"], len(stored["path"])) == (4, 6, 4)
+    assert len(stored["model_hash"]) == 16
+    assert {file: file.read_bytes() for file in text_model.iterdir()} == before
+    assert run(prepare, [*arguments, "--ratios", "40"]) == 2
+    assert "between 1/16 and 16, got [40.0]" in capsys.readouterr().err

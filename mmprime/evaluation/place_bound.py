@@ -14,8 +14,8 @@ p, Σ_e V_e ∫ P c dμ / q, with the exact gradient of that estimate; at p = p0
 GenMD4 (Shi et al., arXiv 2406.04329, section 6) with the time integrated out. Time integrals are sums over the
 logistic z = ln t/(1-t), in which the trapezoid rule converges faster than any power of its step.
 
-Control variate: every free digit is revealed once, so a price β_g + γ_g h_g / n_g for each digit that is revealed has a
-mean that is known for each p (no state is needed). Prices are fitted to the other half of the batch.
+Control variate: every free digit is revealed once, so a price β_g + Σ_i γ_gi h_i / n_i for each digit of group g that
+is revealed has a mean that is known for each p (no state is needed). Prices are fitted to the other half of the batch.
 """
 
 from __future__ import annotations
@@ -130,10 +130,14 @@ class PlaceBound:
             rows.append(row)
         return torch.stack(rows)
 
-    def estimate(self, states: States, powers: Tensor, controlled: bool = True) -> Tensor:
-        """(B,) unbiased estimates of L(powers) in nats, differentiable in the powers (S,).
+    def prices(self, states: States) -> Tensor:
+        """(B, F): what `estimate` takes. Raises ValueError on fewer than 4 states."""
+        return _cross_fit(self._priced(states), states.nats)
 
-        controlled: with the control variate of the module's head (needs at least 4 states).
+    def estimate(self, states: States, powers: Tensor, prices: Tensor | None = None) -> Tensor:
+        """(B,) unbiased estimates of L(powers) in nats, differentiable in the powers (S,), to any order.
+
+        prices: of the control variate of the module's head, by `prices`; None does without.
         """
         rates = self.rates(powers)
         if self.steps is None:  # L knows ratios only: keep the slowest at 1, where the quadrature is good
@@ -141,26 +145,27 @@ class PlaceBound:
         reveal = self._reveal(rates)
         weight = (self._log_chance(states.hidden, rates) + self.log_measure - states.log_q[:, None]).exp()
         weight = weight @ self._coefficients(reveal).T  # (B, E)
-        if not controlled:
+        if prices is None:
             return (weight * states.nats).sum(-1)
-        priced = self._priced(states)  # (B, E, 2G)
-        prices = _cross_fit(priced, states.nats)  # (B, 2G)
-        rest = states.nats - (priced * prices[:, None]).sum(-1)
+        rest = states.nats - (self._priced(states) * prices[:, None]).sum(-1)
         return (weight * rest).sum(-1) + prices @ self._mean_priced(rates, reveal)
 
     def _priced(self, states: States) -> Tensor:
-        """(B, E, 2G): for each kind of event the digits revealed of each group, and these times h_g / n_g."""
+        """(B, E, F): for each kind of event the digits revealed of each group, times 1 and each h_i / n_i."""
         shown = torch.tensor([[float(g in s) for g in range(len(self.sizes))] for _, s in self.events]).double()
         number = states.count[..., None] * shown
         share = states.hidden / self.sizes.clamp(min=1)
-        return torch.cat([number, number * share[:, None]], -1)
+        basis = torch.cat([torch.ones_like(share[:, :1]), share], -1)
+        return (number[..., None] * basis[:, None, None]).flatten(2)
 
     def _mean_priced(self, rates: Tensor, reveal: Tensor) -> Tensor:
-        """(2G,): the means of `_priced` over all states and events, by one digit of each group."""
-        hidden = (rates[:, None] * self.log_t).exp()
+        """(F,): the mean of `_priced` summed over states and events; the digit that is revealed is hidden, and all
+        others are independent of it."""
+        hidden = (rates[:, None] * self.log_t).exp()  # (G, K) chance of a digit to be hidden
         flow = self.sizes[:, None] * hidden * reveal * self.log_measure.exp()
-        share = (1 + (self.sizes[:, None] - 1) * hidden) / self.sizes.clamp(min=1)[:, None]  # given that it is hidden
-        return torch.cat([flow.sum(-1), (flow * share).sum(-1)])
+        itself = torch.eye(len(rates), dtype=rates.dtype)[..., None] / self.sizes.clamp(min=1)[:, None]
+        share = hidden + itself * (1 - hidden)  # (G of the digit, G of the share, K)
+        return torch.cat([flow.sum(-1)[:, None], (flow[:, None] * share).sum(-1)], -1).flatten()
 
     # ---------------------------------------------------------------- states
 
@@ -174,17 +179,24 @@ class PlaceBound:
         cond: Condition | None = None,
     ) -> States:
         """One state for each row of y0 (B, N), hidden at a random time (stratified) under the powers (S,), scored."""
-        rates = self.rates(powers)
-        if self.steps is None:  # a uniform time then hides about a uniform share
-            rates = rates * self.sizes.sum() / (self.sizes @ rates)
+        rates = self._proposed(powers)
         start = torch.rand(1, generator=generator, dtype=torch.float64)
         u = (start + torch.randperm(len(y0), generator=generator) / max(1, len(y0))) % 1.0
         t = 1 - u if self.steps is None else 1 - (u * self.steps).floor() / self.steps
         chance = t[:, None] ** rates[self.group.clamp(max=len(rates) - 1)]
         hidden = self.free & (torch.rand(y0.shape, generator=generator, dtype=torch.float64) < chance)
         counts, nats, number = self.score(denoiser, y0, hidden, cond)
+        return States(counts, nats, number, self.log_proposal(counts, powers))
+
+    def _proposed(self, powers: Tensor) -> Tensor:
+        """Rates (G,) of the states that `draw` draws: in continuous time a uniform time hides a uniform share or so."""
+        rates = self.rates(powers)
+        return rates if self.steps is not None else rates * self.sizes.sum() / (self.sizes @ rates)
+
+    def log_proposal(self, hidden: Tensor, powers: Tensor) -> Tensor:
+        """ln of the chance (B,) with which `draw` draws under the powers (S,) a state with these counts (B, G)."""
         log_measure = self.log_measure if self.steps is None else self.log_measure - math.log(self.steps)
-        return States(counts, nats, number, (self._log_chance(counts, rates) + log_measure).logsumexp(-1))
+        return (self._log_chance(hidden, self._proposed(powers)) + log_measure).logsumexp(-1)
 
     def score(
         self, denoiser: Denoiser, y0: Tensor, hidden: Tensor, cond: Condition | None = None
