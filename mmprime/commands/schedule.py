@@ -34,6 +34,8 @@ def find(options: argparse.Namespace) -> None:
     print(line_of(found.final))
     spread = ", ".join(f"{error:.2f}" for error in found.log_powers_stderr)
     print(f"standard errors of the logarithms of the powers: {spread} (0 is fixed)")
+    if found.final.minus_even > -2 * found.final.minus_even_stderr:
+        print("not below the bound of powers of 1 by two standard errors: leave them, or give more --samples")
     if found.at_limit:
         print("a power ended at the limit: the optimum lies at one digit place wholly before another")
     powers = ",".join(f"{power:.4g}" for power in found.powers)

@@ -73,10 +73,12 @@ def draw_order(canvas: Canvas, law: str, u: Tensor, given: Tensor, absent: Tenso
 
 
 def in_time(order: Order, schedule: Schedule) -> Order:
-    """The same units in the order of their reveal times τ = α^{-1}(key) under a schedule, the largest first."""
-    return Order(
-        torch.where(order.free, 1 - schedule.inverse(order.key.clamp(0, 1)), order.key), order.free, order.leader
-    )
+    """The same units in the order of their reveal times τ = α^{-1}(key) under a schedule, the largest first.
+
+    The key of a free sub-token is -τ (1 - τ would make small times equal).
+    """
+    time = schedule.inverse(order.key.clamp(0, 1))
+    return Order(torch.where(order.free, -time, order.key), order.free, order.leader)
 
 
 def _sort_in_token(canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:

@@ -108,6 +108,12 @@ class PlaceBound:
         """powers (S,) -> (G,) of the groups."""
         return torch.cat([powers, powers.new_ones(1)]) if self.has_single else powers
 
+    def _scaled(self, powers: Tensor) -> Tensor:
+        """Rates (G,), in continuous time, where L knows ratios only, with the slowest at 1: there the quadrature is
+        good."""
+        rates = self.rates(powers)
+        return rates if self.steps is not None else rates / rates.detach().min()
+
     def _log_chance(self, hidden: Tensor, rates: Tensor) -> Tensor:
         """ln P_t(A; p): hidden (B, G) -> (B, K)."""
         log_hidden = rates[:, None] * self.log_t
@@ -139,9 +145,7 @@ class PlaceBound:
 
         prices: of the control variate of the module's head, by `prices`; None does without.
         """
-        rates = self.rates(powers)
-        if self.steps is None:  # L knows ratios only: keep the slowest at 1, where the quadrature is good
-            rates = rates / rates.detach().min()
+        rates = self._scaled(powers)
         reveal = self._reveal(rates)
         weight = (self._log_chance(states.hidden, rates) + self.log_measure - states.log_q[:, None]).exp()
         weight = weight @ self._coefficients(reveal).T  # (B, E)
@@ -178,25 +182,28 @@ class PlaceBound:
         generator: torch.Generator,
         cond: Condition | None = None,
     ) -> States:
-        """One state for each row of y0 (B, N), hidden at a random time (stratified) under the powers (S,), scored."""
-        rates = self._proposed(powers)
+        """One state for each row of y0 (B, N) under the powers (S,), scored. Its time is that at which a digit drawn at
+        random is revealed (stratified), so that no group is rarely half hidden however far the powers are apart; at
+        finite T a step drawn at random."""
+        rates = self._scaled(powers)
         start = torch.rand(1, generator=generator, dtype=torch.float64)
         u = (start + torch.randperm(len(y0), generator=generator) / max(1, len(y0))) % 1.0
-        t = 1 - u if self.steps is None else 1 - (u * self.steps).floor() / self.steps
+        whose = torch.multinomial(self.sizes, len(y0), replacement=True, generator=generator)
+        t = (1 - u) ** (1 / rates[whose]) if self.steps is None else 1 - (u * self.steps).floor() / self.steps
         chance = t[:, None] ** rates[self.group.clamp(max=len(rates) - 1)]
         hidden = self.free & (torch.rand(y0.shape, generator=generator, dtype=torch.float64) < chance)
         counts, nats, number = self.score(denoiser, y0, hidden, cond)
         return States(counts, nats, number, self.log_proposal(counts, powers))
 
-    def _proposed(self, powers: Tensor) -> Tensor:
-        """Rates (G,) of the states that `draw` draws: in continuous time a uniform time hides a uniform share or so."""
-        rates = self.rates(powers)
-        return rates if self.steps is not None else rates * self.sizes.sum() / (self.sizes @ rates)
-
     def log_proposal(self, hidden: Tensor, powers: Tensor) -> Tensor:
         """ln of the chance (B,) with which `draw` draws under the powers (S,) a state with these counts (B, G)."""
-        log_measure = self.log_measure if self.steps is None else self.log_measure - math.log(self.steps)
-        return (self._log_chance(hidden, self._proposed(powers)) + log_measure).logsumexp(-1)
+        rates = self._scaled(powers)
+        if self.steps is None:  # the density Σ_g n_g/N p_g t^{p_g - 1} of reveal times
+            share = (self.sizes / self.sizes.sum() * rates).log()[:, None]
+            log_density = (share + (rates[:, None] - 1) * self.log_t).logsumexp(0)
+        else:
+            log_density = torch.full_like(self.log_t, -math.log(self.steps))
+        return (self._log_chance(hidden, rates) + self.log_measure + log_density).logsumexp(-1)
 
     def score(
         self, denoiser: Denoiser, y0: Tensor, hidden: Tensor, cond: Condition | None = None

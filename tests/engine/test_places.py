@@ -87,6 +87,17 @@ def test_estimates_meet_exact(options: dict, given: torch.Tensor | None) -> None
     oracle.assert_mean(nats.view(DRAWS, -1).mean(1), float(exact.mean()), errors=3.0)
 
 
+def test_reveal_times_near_zero_stay_apart() -> None:
+    """τ = u^16 is mostly below the precision of 1 - τ."""
+    far = Schedule.places((1.0, 1 / 16), CANVAS)
+    exact = nelbo.exact(WRONG, CANVAS, Y0, schedule=far).bound.detach()
+    rows = Y0.repeat(4 * DRAWS, 1)
+    nats = nelbo(WRONG, CANVAS, rows, generator=seeded(8), schedule=far, by_count=True).detach()
+    oracle.assert_mean(nats.view(4 * DRAWS, -1).mean(1), float(exact.mean()), errors=3.0)
+    plan = Plan.first_hitting(CANVAS, 500, 9, schedule=far)
+    assert torch.equal(plan.rank.sort(-1).values, torch.arange(1, 7).expand(500, -1))
+
+
 def test_counting_needs_rates() -> None:
     apart = Schedule.regions({"text": Schedule.cosine(), "image": Schedule.linear()}, CANVAS)
     for options in ({}, {"schedule": apart}, {"schedule": PLACES, "steps": 2}, {"law": "nested"}):

@@ -101,6 +101,16 @@ def test_drawn_states_estimate_value_and_gradient_at_other_powers(
             oracle.assert_mean(apart[:, g], float((ends[0] - ends[1]) / 2e-4), floor=1e-5)
 
 
+def test_powers_that_are_far_apart_are_no_harder_to_estimate() -> None:
+    """A uniform time would nearly always see all digits of one place hidden, and weigh the other states heavily."""
+    bound, rows = PlaceBound(MIXED.canvas, tasks(MIXED.canvas)[-1]), MIXED.y[:40].repeat(100, 1)
+    spread = []
+    for values in ((1.0, 1.0), (1.0, 1 / 16), (1.0, 16.0)):
+        states = bound.draw(WRONG["two digits"], rows, powers_of(*values), torch.Generator().manual_seed(0))
+        spread.append(float(bound.estimate(states, powers_of(*values)).std()))
+    assert max(spread[1:]) < 1.5 * spread[0]
+
+
 def test_the_control_variate_makes_gradients_quieter() -> None:
     """A row of many digits under a denoiser that knows nothing: with prices nothing is left to vary."""
     canvas = Canvas([Span("text", 20, Codec.base(4, 2))])
