@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ PLANS = (
     "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
     "blocks", "mixture", "remdm", "p2", "corrector",
 )  # fmt: skip
-LAWS = ("independent", "nested", "token_synchronous")
+LAWS = ("independent", "nested", "token_synchronous", "coarse_first")
 ORDERS = ("raster", "reversed", "halton", "coarse_first")
 ESTIMATORS = ("count", "time")
 JOINT_LOSS_NOTE = (
@@ -105,6 +106,17 @@ def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 numbers = list_of(positive)  # e.g. "4,16,64"
+
+
+def powers(text: str) -> list[float]:
+    """An argparse type: numbers > 0, e.g. "1,2.5"."""
+    try:
+        found = list_of(float)(text)
+    except ValueError:
+        found = [math.nan]
+    if not all(0 < power < math.inf for power in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers > 0 such as 1,2.5")
+    return found
 
 
 # ---------------------------------------------------------------- how to sample

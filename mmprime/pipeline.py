@@ -33,7 +33,8 @@ _SCORE_STREAM = 3
 
 class Pipeline:
     """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded),
-    `weights` is the hash of the weights' file."""
+    `weights` is the hash of the weights' file. `place_powers`: of the schedule it was trained under (none: one for all
+    digits)."""
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Pipeline:
         words: frozenset[str] = frozenset(),
         data: Path | None = None,
         weights: str = "",
+        place_powers: Sequence[float] = (),
     ) -> None:
         self.model, self.canvas, self.law, self.words, self.data = model, canvas, law, words, data
+        self.place_powers = tuple(place_powers)
         self.weights = weights
         self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
         self.device = next(model.parameters()).device
@@ -219,6 +222,9 @@ class Pipeline:
     def _run(
         self, y: Tensor, draw: Draw, absent: Tensor | None = None, cond: dict[str, Tensor] | None = None
     ) -> Result:
+        if draw.plan is None and self.place_powers:  # as it was trained: the order of their race
+            places = ",".join(map(str, self.place_powers))
+            draw = replace(draw, plan="first_hitting", options={"schedule": f"places:{places}"})
         return draw_rows(self.model, self.canvas, y, self.law, draw, absent, cond)
 
     def _start(self, count: int, known: dict[str, Tensor]) -> Tensor:
@@ -321,9 +327,8 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
     model, canvas, config = load_model(directory, device)
     text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None
-    return Pipeline(
-        model, canvas, text, image, config.get("law", "nested"), _words(config, data), data, config["weights_sha256"]
-    )
+    law, powers = config.get("law", "nested"), config.get("place_powers", ())
+    return Pipeline(model, canvas, text, image, law, _words(config, data), data, config["weights_sha256"], powers)
 
 
 def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:

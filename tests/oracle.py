@@ -207,7 +207,8 @@ def law_of(
 
     Continuous time: the next unit is drawn with chance proportional to its rate (reveal times with P(τ < t) = t^rate
     race like exponentials; equal rates for any one schedule). Finite T: at step k each hidden unit is revealed with
-    chance (α_k - α_{k-1}) / (1 - α_{k-1}); under the nested law a token reveals Binomial(hidden, chance) digits.
+    chance (α_k - α_{k-1}) / (1 - α_{k-1}); under the nested law a token reveals Binomial(hidden, chance) digits; under
+    coarse_first the chances are those of the α of each digit place, squeezed into its share of [0, 1].
     """
     everything = frozenset(range(canvas.num_subtokens)) - frozenset(absent)
     rate = list(rates or [1.0] * canvas.num_subtokens)
@@ -231,17 +232,20 @@ def law_of(
             nats = nats + probability * (rest[1] - term)
         return likelihood, nats
 
-    chance = [] if steps is None else _chances(canvas, schedule or Schedule.linear(), steps)
+    chance = [] if steps is None else _chances(canvas, law, schedule or Schedule.linear(), steps)
     likelihood, nats = walk(frozenset(given), 0)
     return -likelihood.log(), nats
 
 
-def _chances(canvas: Canvas, schedule: Schedule, steps: int) -> list[list[float]]:
+def _chances(canvas: Canvas, law: str, schedule: Schedule, steps: int) -> list[list[float]]:
     """chance[k][n]: of revealing sub-token n at step k + 1 if still hidden."""
+    places = int(canvas.digit_of.max()) + 1
     alpha = [
         schedule.alpha(torch.full((canvas.num_subtokens,), 1 - k / steps, dtype=torch.float64)).clamp(0, 1).tolist()
         for k in range(steps + 1)
     ]
+    if law == "coarse_first":
+        alpha = [[min(1.0, max(0.0, places * a - int(d))) for a, d in zip(row, canvas.digit_of)] for row in alpha]
     alpha[0], alpha[-1] = [0.0] * canvas.num_subtokens, [1.0] * canvas.num_subtokens
     return [[(b - a) / (1 - a) if a < 1 else 1.0 for a, b in zip(low, high)] for low, high in itertools.pairwise(alpha)]
 
@@ -254,6 +258,9 @@ def _races(
     canvas: Canvas, law: str, hidden: Sequence[int], rate: Sequence[float]
 ) -> Iterator[tuple[float, frozenset[int]]]:
     tokens = _by_token(canvas, hidden)
+    if law == "coarse_first":
+        coarsest = min(int(canvas.digit_of[n]) for n in hidden)
+        tokens = [[n] for n in hidden if canvas.digit_of[n] == coarsest]
     if law == "independent":
         tokens = [[n] for n in hidden]
     events = [

@@ -55,6 +55,21 @@ def test_a_model_without_fingerprints_is_compared_with_its_codes(tmp_path: Path)
         from_pretrained(folder)
 
 
+def test_a_model_trained_under_place_powers_draws_in_their_order(tmp_path: Path) -> None:
+    folder = write_text_model(tmp_path)
+    edit_json(folder / "config.json", place_powers=[100.0, 0.01])
+    draw = Draw(steps=12)
+    own = from_pretrained(folder)
+    rank = own.continue_text("ab", 2, draw=draw).rank[:, 4:].unflatten(1, (-1, 2))
+    assert bool((rank[..., 0] <= rank[..., 1]).all())  # such powers show all coarse digits first
+    edit_json(folder / "config.json", place_powers=[])
+    plain = from_pretrained(folder).continue_text("ab", 2, draw=draw).rank[:, 4:].unflatten(1, (-1, 2))
+    assert not bool((plain[..., 0] <= plain[..., 1]).all())
+    by_name = Draw(steps=12, plan="ancestral", options={"schedule": "places:100,0.01"})
+    rank = own.continue_text("ab", 2, draw=by_name).rank[:, 4:].unflatten(1, (-1, 2))
+    assert bool((rank[..., 0] < rank[..., 1]).all())
+
+
 def test_same_seed_same_picture_whatever_the_number(pipe: Pipeline) -> None:
     draw = Draw(steps=4, guidance=2.0, seed=7)
     one, three = pipe.generate("red apple", 1, draw), pipe.generate("red apple", 3, draw)

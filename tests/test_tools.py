@@ -16,7 +16,7 @@ from pipeline_world import CAPTIONS, tiny_image_tokenizer, write_picture, write_
 from mmprime import console
 from mmprime.data import encode_dataset, prepare_folder, prepare_text
 from mmprime.evaluation.provenance import model_hash
-from tools import demo, evaluate, generate, trace
+from tools import demo, evaluate, generate, prepare, trace
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -329,6 +329,21 @@ def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest
     assert not any("joint_loss" in metric and "perplexity" in unit for metric, unit in names)
 
 
+def test_likelihood_under_place_powers(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.txt").write_text("the state of the union is as it was " * 8)
+    arguments = ["likelihood", "--model", text_model, "--data", "a.txt", "--steps", "2", "--laws", "independent"]
+    assert run(evaluate, [*arguments, "--place-powers", "1,2.5", "--json", "r.json"]) == 0
+    names = {row["metric"] for row in json.loads(Path("r.json").read_text())}
+    for time in ("continuous", "T=2"):
+        assert {f"a: nelbo text {time} independent", f"a: nelbo text {time} independent places 1,2.5"} <= names
+    capsys.readouterr()
+    assert run(evaluate, [*arguments, "--place-powers", "1,2,3"]) == 2
+    assert "place powers [1.0, 2.0, 3.0]: one for each digit" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.main(["likelihood", "--place-powers", "1,-2"])
+    assert "'1,-2' is no list of numbers > 0" in capsys.readouterr().err
+
+
 def test_likelihood_of_text(text_model: Path, here: Path) -> None:
     (here / "docs").mkdir()
     for number in range(4):
@@ -411,3 +426,21 @@ def test_demo_without_a_model(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(demo, ["--model", "absent"]) == 2
     assert "no model at absent" in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_place_powers_are_searched_and_kept(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "a.txt").write_text("the state of the union is as it was " * 8)
+    before = {file: file.read_bytes() for file in text_model.iterdir()}
+    arguments = ["schedule", "--model", text_model, "--data", "a.txt", "--limit", "6", "--samples", "1"]
+    arguments += ["--iterations", "4", "--batch", "4", "--ratios", "0.5,1", "--steps", "4", "--out", "p.json"]
+    assert run(prepare, arguments) == 0
+    said = capsys.readouterr().out
+    assert "a: text, 6 examples, T = 4" in said
+    assert said.count("minus powers of 1") == 3
+    stored = json.loads(Path("p.json").read_text())
+    assert f"--place-powers {','.join(f'{power:.4g}' for power in stored['place_powers'])}" in said
+    assert (stored["steps"], stored["num_examples"], len(stored["path"])) == (4, 6, 4)
+    assert len(stored["model_hash"]) == 16
+    assert {file: file.read_bytes() for file in text_model.iterdir()} == before
+    assert run(prepare, [*arguments, "--ratios", "40"]) == 2
+    assert "between 1/16 and 16, got [40.0]" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Make, encode and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|shards-check ...
+"""Make and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|schedule|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprime.console import Parser, positive, run
+from mmprime.console import Parser, positive, powers, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,6 +93,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--rows", type=positive, default=4096, metavar="N", help="confusion: examples (default 4096)")
     sub.add_argument("--seed", type=int, default=0)
     add_out(sub, "safetensors file to write")
+
+    sub = add("schedule", schedule, "Find place powers (alpha = 1 - t^p by digit place) that minimise a model's NELBO.")
+    sub.add_argument("--model", required=True, metavar="DIR", help="model folder; it is only read")
+    sub.add_argument("--data", metavar="DIR", help="dataset folder (default: what the model was trained on)")
+    sub.add_argument("--split", default="val", help="a split, or the start of one: the first of these (default val)")
+    sub.add_argument("--task", metavar="NAME", help="e.g. image|text (default: a span given the others)")
+    sub.add_argument("--steps", type=positive, metavar="T", help="of sampling in T steps (default: continuous time)")
+    sub.add_argument("--limit", type=positive, default=256, metavar="N", help="examples (default 256)")
+    sub.add_argument("--samples", type=positive, default=4, metavar="N", help="draws of each in the sweep (default 4)")
+    sub.add_argument("--iterations", type=positive, default=30, metavar="K", help="Newton steps (default 30)")
+    sub.add_argument("--batch", type=positive, default=64, metavar="N", help="examples a step (default 64)")
+    sub.add_argument(
+        "--ratios", type=powers, default=[0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0], metavar="R,R",
+        help="of the sweep: power of the finest place over that of the coarsest (default 0.25 to 4)",
+    )  # fmt: skip
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", metavar="FILE", help="JSON file to write")
 
     sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
     sub.add_argument("dataset", metavar="DIR", help="dataset folder")
@@ -194,6 +211,13 @@ def codec(options: argparse.Namespace) -> None:
     made, about = make_codec(recipe)
     save_codec(options.out, made, about)
     print(f"{options.out}: {made!r}, fingerprint {made.fingerprint()}, {about['seconds']} s ({recipe.source})")
+
+
+def schedule(options: argparse.Namespace) -> None:
+    """Search place powers."""
+    from mmprime.commands.schedule import find
+
+    find(options)
 
 
 def shards_check(options: argparse.Namespace) -> None:

@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of continuous bounds: count (hidden sub-tokens uniform, default), time (stratified t)",
     )  # fmt: skip
     numbers.add_argument(
+        "--place-powers", type=console.powers, metavar="P,P",
+        help="also bounds under α = 1 - t^P for each digit place, e.g. 1,2 (default: the model's, if it has some)",
+    )  # fmt: skip
+    numbers.add_argument(
         "--orders", type=_among(console.ORDERS), default=[],
         help=f"exact likelihood of fixed orders, a forward pass for each token: {','.join(console.ORDERS)}",
     )  # fmt: skip
@@ -75,6 +79,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
             estimators=options.estimators,
             orders=options.orders,
             boxes=options.region,
+            place_powers=options.place_powers or pipe.place_powers,
             only=options.tasks,
             sizes=scored.sizes,
             cond=scored.cond,

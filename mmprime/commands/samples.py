@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --model: step counts, e.g. 4,8,16,32",
     )
     console.add_guidance_arguments(parser, 3.0)
-    parser.add_argument("--plan", choices=console.PLANS)
+    parser.add_argument(
+        "--plan", nargs="+", metavar=("NAME", "key=value"),
+        help="order of revealing and its options, e.g. ancestral schedule=places:1,2 (default: as trained)",
+    )  # fmt: skip
     parser.add_argument("--temperature", type=float, default=1.0)
     add_metric_arguments(parser, "fid")
 
@@ -94,6 +97,7 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     pipe = from_pretrained(options.model)
     captions, images = _split(options.data, options.split)
     real: PictureSet = Pictures(images) if options.reference is None else read_folder(options.reference)
+    plan, settings = console.parse_sampler(options.plan)
     comparison = Comparison(judges, real, rules_of(options))
     comparison.check(options.num)
     prompts = _prompts(pipe, captions, options.num, options.seed)
@@ -101,11 +105,11 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     rows: list[Measure] = []
     for steps in options.steps:
         drawn = draw_pictures(
-            pipe, prompts, options.num, Draw(steps, options.plan, guidance, options.temperature), options.seed
+            pipe, prompts, options.num, Draw(steps, plan, guidance, options.temperature, options=settings), options.seed
         )
         print(f"{options.num} pictures of {steps} steps in {drawn.seconds:.1f} s of sampling")
         rows += comparison.rows(drawn.pictures, drawn.nfe, options.seed, drawn.idle_steps)
-    how = {"sampler": options.plan or pipe.law, "guidance": None if guidance is None else str(guidance)}
+    how = {"sampler": " ".join(options.plan or [pipe.law]), "guidance": None if guidance is None else str(guidance)}
     return stamp(rows, data_hash=data_hash(options.data), **how)
 
 

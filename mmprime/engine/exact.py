@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
-from .law import LAWS
+from .law import LAWS, num_places
 from .plan import check_law
-from .schedule import Regions, Schedule
+from .schedule import Schedule
 
 _MAX_PLANS = 200_000
 
@@ -44,7 +43,8 @@ def exact_likelihood(
     """Enumerate all plans of a law (all orders, or all grid ranks for finite T). given: (N,) bool.
 
     Raises ValueError when there are more than 200,000 plans, on hidden sub-tokens in y0, steps < 1, a `given` of
-    another shape, or a schedule by regions in continuous time (its orders are not equally likely).
+    another shape, or in continuous time a schedule by regions that differ by more than their power, or by that under
+    another law than independent (the chance of an order then depends on times).
     """
     canvas.check_digits(y0)
     if (y0 < 0).any():
@@ -56,10 +56,14 @@ def exact_likelihood(
         check_law(canvas, law, schedule)
     if steps is not None:
         plans = _time_plans(canvas, law, free, steps, schedule or Schedule.linear())
-    elif isinstance(schedule, Regions):
-        raise ValueError("continuous time by regions has no exact value here; give steps, or estimate by `nelbo(...)`")
     else:
-        plans = _order_plans(canvas, law, free)
+        rates = (schedule or Schedule.linear()).rates(canvas.num_subtokens)
+        if rates is None or (law != "independent" and bool((rates != rates[0]).any())):
+            raise ValueError(
+                f"continuous time by these regions has no exact value here under law {law!r}; give steps, or estimate "
+                "by `nelbo(...)`"
+            )
+        plans = _order_plans(canvas, law, free, rates.tolist())
     cache: dict[tuple[frozenset[int], frozenset[int]], Tensor] = {}
 
     def step_nats(shown: frozenset[int], revealed: frozenset[int]) -> Tensor:
@@ -102,7 +106,7 @@ def _units(canvas: Canvas, law: str, free: Tensor) -> list[list[int]]:
     return list(groups.values())
 
 
-def _finish(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[int, ...]:
+def _sort(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[int, ...]:
     """Sort the ranks of each token's free digits under the nested law."""
     if law == "nested":
         for token in range(canvas.num_tokens):
@@ -112,17 +116,25 @@ def _finish(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[in
     return tuple(rank)
 
 
-def _order_plans(canvas: Canvas, law: str, free: Tensor) -> dict[tuple[int, ...], float]:
+def _order_plans(canvas: Canvas, law: str, free: Tensor, rates: list[float]) -> dict[tuple[int, ...], float]:
+    """Singletons in every order; the next unit has chance rate / Σ rates of those that are left (Plackett-Luce)."""
     units = _units(canvas, law, free)
     _limit(math.factorial(len(units)))
-    plans: Counter[tuple[int, ...]] = Counter()
+    plans: dict[tuple[int, ...], float] = {}
     for order in itertools.permutations(range(len(units))):
-        rank = [0] * canvas.num_subtokens
-        for unit, place in zip(units, order):
-            for n in unit:
+        rank, probability, left = [0] * canvas.num_subtokens, 1.0, sum(rates[unit[0]] for unit in units)
+        for place, index in enumerate(order):
+            rate = rates[units[index][0]]
+            probability, left = probability * min(1.0, rate / left), left - rate
+            for n in units[index]:
                 rank[n] = place + 1
-        plans[_finish(canvas, law, rank, free)] += 1
-    return {rank: count / math.factorial(len(units)) for rank, count in plans.items()}
+        if law == "coarse_first":  # the same order inside a digit place, one place after the other
+            first = sorted(free.nonzero()[:, 0].tolist(), key=lambda n: (int(canvas.digit_of[n]), rank[n]))
+            for place, n in enumerate(first):
+                rank[n] = place + 1
+        key = _sort(canvas, law, rank, free)
+        plans[key] = plans.get(key, 0.0) + probability
+    return plans
 
 
 def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Schedule) -> dict[tuple[int, ...], float]:
@@ -132,6 +144,8 @@ def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Sc
     _limit(steps ** len(units))
     times = 1 - torch.arange(steps + 1, dtype=torch.float64)[:, None] / steps
     alpha = schedule.alpha(times).expand(-1, canvas.num_subtokens)
+    if law == "coarse_first":
+        alpha = (num_places(canvas) * alpha - canvas.digit_of).clamp(0, 1)
     chance = alpha.diff(dim=0)  # (T, N): of being revealed at each step
     plans: dict[tuple[int, ...], float] = {}
     for ranks in itertools.product(range(steps), repeat=len(units)):
@@ -141,7 +155,7 @@ def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Sc
             for unit, r in zip(units, ranks):
                 for n in unit:
                     rank[n] = r + 1
-            key = _finish(canvas, law, rank, free)
+            key = _sort(canvas, law, rank, free)
             plans[key] = plans.get(key, 0.0) + probability
     return plans
 

@@ -22,7 +22,7 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
 from .exact import exact_likelihood
-from .law import Order, as_mask, draw_order, hide_by_count, next_events
+from .law import Order, as_mask, draw_order, hide_by_count, in_time, next_events, rates_by_count, rates_by_time
 from .plan import Plan, check_law, ranks_by_time
 from .schedule import Schedule
 
@@ -46,15 +46,19 @@ class Nelbo:
         cond: Condition | None = None,
         absent: Tensor | None = None,
         schedule: Schedule | None = None,
+        by_count: bool = False,
     ) -> Tensor:
         """y0 (B, N) -> (B,) nats, differentiable.
 
         steps: None is continuous time; T is the exact bound of T-step sampling on a uniform time grid.
-        law: independent, nested, token_synchronous. given / absent: (N,) or (B, N) bool; absent sub-tokens stay hidden
+        law: one of `LAWS`. given / absent: (N,) or (B, N) bool; absent sub-tokens stay hidden
         and are not scored. samples: draws averaged for each example, stratified. schedule: for continuous time None
         counts hidden units uniformly (any one schedule gives that same bound), a schedule draws times (needed when
-        regions differ); for finite T it places the grid and defaults to linear.
-        Raises ValueError on hidden sub-tokens in y0 that are scored, unknown laws, samples < 1 or steps < 1.
+        regions differ); for finite T it places the grid and defaults to linear. by_count: in continuous time, count
+        hidden sub-tokens also where regions differ by their power only (`Schedule.places`; law independent): the same
+        bound with less variance than by time.
+        Raises ValueError on hidden sub-tokens in y0 that are scored, unknown laws, samples < 1 or steps < 1, and on
+        by_count without a schedule whose regions differ by their power only.
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
@@ -62,13 +66,14 @@ class Nelbo:
         if schedule is not None or steps is not None:
             schedule = schedule or Schedule.linear()
             check_law(canvas, law, schedule)
+        race = _race(canvas, law, steps, schedule) if by_count else None
         offset = _strata(len(y0), 1, generator, y0.device)
         total = torch.zeros(len(y0), dtype=torch.float32, device=y0.device)
         for sample in range(samples):
             order = _draw(canvas, y0, law, given, absent, generator)
             u = (sample + offset) / samples
             if steps is None:
-                nats = _continuous(denoiser, canvas, y0, order, law, u, schedule, cond)
+                nats = _continuous(denoiser, canvas, y0, order, law, u, schedule, race, cond)
             else:
                 assert schedule is not None
                 rank = ranks_by_time(canvas, law, order, schedule, steps)
@@ -93,20 +98,25 @@ def joint_loss(
     absent: Tensor | None = None,
     independent_spans: bool = False,
     mask_power: float = 1.0,
+    schedule: Schedule | None = None,
 ) -> Tensor:
     """The joint training loss (B,): Σ over tokens with something hidden of (n/m) · -log p(all its hidden digits | y_t).
 
     Not a bound for S > 1. independent_spans hides each span by a time of its own, as for models that must also see
     one modality whole while the other is still hidden. mask_power p hides the share 1 - (1 - u)^p, u uniform: p > 1
     trains more on nearly hidden states, where a condition matters most; the optimum is the same for every p, since
-    what is hidden never depends on the data. Other arguments as for `nelbo`.
-    Raises ValueError on a mask_power <= 0.
+    what is hidden never depends on the data. schedule: hides the m sub-tokens that it reveals last, so that only its
+    order matters and a token weighs n/m as without one (any positive weight is proper; w(t) would have infinite
+    variance). Other arguments as for `nelbo`. Raises ValueError on a mask_power <= 0.
     """
     if not mask_power > 0:
         raise ValueError(f"mask_power must be > 0, got {mask_power}")
     given, absent = _masks(canvas, y0, given, absent)
     groups = [canvas.mask(s.name) for s in canvas.spans] if independent_spans else [canvas.mask()]
     order = _draw(canvas, y0, law, given, absent, generator)
+    if schedule is not None:
+        check_law(canvas, law, schedule)
+        order = in_time(order, schedule)
     share = 1 - (1 - _strata(len(y0), len(groups), generator, y0.device)) ** mask_power
     hidden, weight = hide_by_count(order, share, groups)
     y_t = torch.where(hidden | absent, MASK_ID, y0)
@@ -132,18 +142,32 @@ def _continuous(
     law: str,
     u: Tensor,
     schedule: Schedule | None,
+    race: Tensor | None,
     cond: Condition | None,
 ) -> Tensor:
-    if schedule is None:
+    if schedule is None or race is not None:
+        order = order if schedule is None else in_time(order, schedule)
         hidden, weight = hide_by_count(order, u, [canvas.mask()])
+        weight = rates_by_count(canvas, law, hidden, weight, race)
     else:
         time = 1 - u  # in (0, 1]
         hidden = order.free & (order.key > schedule.alpha(time))
-        weight = schedule.weight(time).expand_as(order.key)
+        weight = rates_by_time(canvas, law, schedule, time)
     y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
     events = next_events(canvas, law, y0, y_t, hidden, weight)
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
     return (nats * events.weight.to(nats.dtype)).sum((0, 2))
+
+
+def _race(canvas: Canvas, law: str, steps: int | None, schedule: Schedule | None) -> Tensor:
+    """The rates (N,) of a schedule to be counted under. Raises ValueError where there is no count."""
+    rates = None if schedule is None else schedule.rates(canvas.num_subtokens)
+    if rates is None or steps is not None or law != "independent":
+        raise ValueError(
+            f"by_count needs continuous time, law 'independent' and a schedule whose regions differ by their power "
+            f"only; got steps={steps}, law {law!r}, {schedule}; leave it out to draw times"
+        )
+    return rates
 
 
 def _step_nats(

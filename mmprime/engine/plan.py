@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .law import Order, as_mask, draw_order
+from .law import Order, as_mask, draw_order, in_time
 from .rng import Randomness, generators, uniforms
 from .schedule import Regions, Schedule
 
@@ -85,13 +85,18 @@ class Plan:
         absent: Tensor | None = None,
         law: str = "independent",
         pace: Schedule | None = None,
+        schedule: Schedule | None = None,
     ) -> Plan:
         """A random order cut by count: `per_step` units a step, or all units in at most `steps` steps.
 
-        pace gives the share revealed after step k of K as α(1 - k/K); linear by default. One unit a step has the law
-        of continuous time (Zheng et al., arXiv 2409.02908).
+        pace gives the share revealed after step k of K as α(1 - k/K); linear by default. schedule: the order is that of
+        its reveal times, which matters where regions differ. One unit a step has the law of continuous time (Zheng et
+        al., arXiv 2409.02908).
         """
         order = _order(canvas, law, batch, generator, given, absent)
+        if schedule is not None:
+            check_law(canvas, law, schedule)
+            order = in_time(order, schedule)
         return _cut_by_count(order, per_step, steps, pace)
 
     @classmethod

@@ -103,20 +103,33 @@ def _schedule(name: str) -> Schedule:
     return Schedule.linear() if name == "linear" else Schedule.cosine()
 
 
+def _timing(name: str, canvas: Canvas) -> Schedule:
+    """A schedule as above, or places:P,P,...: a power for each digit place."""
+    word, _, powers = name.partition(":")
+    if word != "places":
+        return _schedule(name)
+    try:
+        return Schedule.places([float(power) for power in powers.split(",")], canvas)
+    except ValueError as error:
+        raise ValueError(f"schedule {name!r}: {error}") from error
+
+
 # ---------------------------------------------------------------- plans: the order does not look at the data
 
 
 @_register
 def ancestral(request: Request, *, schedule: str = "linear", law: str = "independent") -> Plan:
     """reveal times cut by a grid of times; steps may be idle"""
-    return Plan.ancestral(request.canvas, _schedule(schedule), request.steps, request.batch, law=law, **request.common)
+    timing = _timing(schedule, request.canvas)
+    return Plan.ancestral(request.canvas, timing, request.steps, request.batch, law=law, **request.common)
 
 
 @_register
-def first_hitting(request: Request, *, pace: str = "linear") -> Plan:
+def first_hitting(request: Request, *, pace: str = "linear", schedule: str = "linear") -> Plan:
     """digits in random order, a fixed number a step; no idle step"""
+    timing = _timing(schedule, request.canvas)
     return Plan.first_hitting(
-        request.canvas, request.batch, steps=request.steps, pace=_schedule(pace), **request.common
+        request.canvas, request.batch, steps=request.steps, pace=_schedule(pace), schedule=timing, **request.common
     )
 
 

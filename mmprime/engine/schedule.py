@@ -5,7 +5,11 @@
     τ = α^{-1}(u), u ~ U(0, 1)                    the time at which a sub-token is revealed, going from 1 to 0
 
 Sources: Sahoo et al. (MDLM), arXiv 2406.07524, eq. 10; Shi et al. (MD4), arXiv 2406.04329, table 1 (cosine and
-polynomial). Region-wise: α_r(t) = α(clip((t - a_r) / (b_r - a_r), 0, 1)).
+polynomial; vector schedules, section 6). Region-wise: α_r(t) = α(clip((t - a_r) / (b_r - a_r), 0, 1)).
+
+*Place powers*: α_j(t) = 1 - t^{p_j} for digit place j; a larger p is hidden later from clean to masked, so revealed
+earlier when sampling. With τ = U^{1/p}, -ln τ is exponential of rate p: sub-tokens race to be hidden, and going from
+t = 1 to 0 the next one revealed of those still hidden is n with chance p_n / Σ_hidden p (the rates -α'/(1-α) = p/t).
 """
 
 from __future__ import annotations
@@ -49,6 +53,11 @@ class Schedule(ABC):
         hidden = 1 - alpha
         return torch.where(hidden > 0, -derivative / hidden.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
 
+    def rates(self, num_subtokens: int) -> Tensor | None:
+        """(N,) float64: each hidden sub-token is the next to be revealed with chance rate / Σ_hidden rate, whenever
+        that is; None where this depends on the time."""
+        return torch.ones(num_subtokens, dtype=torch.float64)
+
     @staticmethod
     def linear() -> Schedule:
         """α = 1 - t."""
@@ -63,6 +72,25 @@ class Schedule(ABC):
     def cosine() -> Schedule:
         """α = 1 - cos(π/2 (1 - t)): few at first, many at the end (MaskGIT)."""
         return Cosine()
+
+    @staticmethod
+    def places(powers: Sequence[float], canvas: Canvas) -> Schedule:
+        """α_j = 1 - t^{p_j} with a power for each digit place j; see the module's head.
+
+        The powers belong to the spans with more than one digit a token, which must all have len(powers) digits; spans
+        of one digit have power 1. Raises ValueError on another number of powers, or powers that are not > 0.
+        """
+        digits = {span.name: span.codec.num_digits for span in canvas.spans}
+        if not powers or any(count not in (1, len(powers)) for count in digits.values()) or max(digits.values()) < 2:
+            raise ValueError(
+                f"place powers {list(powers)}: one for each digit of the spans with more than one digit; "
+                f"digits of a token are {digits}"
+            )
+        power = torch.tensor([float(p) for p in powers], dtype=torch.float64)[canvas.digit_of]
+        for span in canvas.spans:
+            if span.codec.num_digits == 1:
+                power[canvas.subtoken_slice(span.name)] = 1.0
+        return Regions(tuple((power == p, Polynomial(p)) for p in power.unique().tolist()))
 
     @staticmethod
     def regions(parts: Mapping[str, Schedule] | Sequence[tuple[Tensor, Schedule]], canvas: Canvas) -> Schedule:
@@ -146,6 +174,12 @@ class Regions(Schedule):
 
     def inverse(self, a: Tensor) -> Tensor:
         return self._merge([schedule.inverse(a) for _, schedule in self.parts])
+
+    def rates(self, num_subtokens: int) -> Tensor | None:
+        powers = [schedule.power for _, schedule in self.parts if isinstance(schedule, Polynomial)]
+        if len(powers) < len(self.parts):
+            return None
+        return self._merge([torch.tensor(power, dtype=torch.float64) for power in powers])
 
     def _merge(self, values: list[Tensor]) -> Tensor:
         merged = torch.zeros((), dtype=values[0].dtype, device=values[0].device)

@@ -27,7 +27,7 @@ from torch import Tensor
 from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, mix
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.grid import log_posterior, unravel
-from mmprime.engine.law import as_mask, draw_order, hide_by_count, next_events
+from mmprime.engine.law import as_mask, draw_order, hide_by_count, next_events, rates_by_count
 
 from .likelihood import Task
 from .report import Measure
@@ -114,7 +114,8 @@ def _predict_rows(
     y_t = torch.where(hidden | absent, MASK_ID, y0)
     states = denoiser(y_t, canvas, cond)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for after in next_events(canvas, law, y0, y_t, hidden, weight).after:
+    rates = rates_by_count(canvas, law, hidden, weight)
+    for after in next_events(canvas, law, y0, y_t, hidden, rates).after:
         for span in canvas.spans:
             shown, aim = canvas.view(y_t, span.name), canvas.view(after, span.name)
             row, token = (aim != shown).any(-1).nonzero(as_tuple=True)

@@ -145,6 +145,7 @@ def measures(
     orders: Sequence[str] = (),
     finite_laws: Sequence[str] = (),
     boxes: Sequence[Box] = (),
+    place_powers: Sequence[float] = (),
     only: Iterable[str] | None = None,
     sizes: Sizes | None = None,
     cond: Condition | None = None,
@@ -154,13 +155,14 @@ def measures(
     """All numbers of y0 (n, N), one task after the other; see `list_quantities`.
 
     law: the law of plans the model was trained on. only: names of the tasks wanted. boxes: of image codes.
-    per_example: gets the nats (n,) behind each metric, for differences in pairs.
-    Raises ValueError on an unknown name, a box outside the grid, or data of no example.
+    per_example: gets the nats (n,) behind each metric, for differences in pairs. place_powers: a power for each digit
+    place (`Schedule.places`), none for no such bounds.
+    Raises ValueError on an unknown name, a box outside the grid, powers that do not fit, or data of no example.
     """
     effort = effort or Effort()
     if not len(y0):
         raise ValueError("no example to score")
-    quantities = list_quantities(law, laws, steps, estimators, orders, finite_laws)
+    quantities = list_quantities(law, laws, steps, estimators, orders, finite_laws, place_powers)
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
             found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)

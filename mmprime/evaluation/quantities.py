@@ -4,6 +4,7 @@ nelbo continuous LAW            E over states of Σ_events rate · -log p; the n
 nelbo continuous LAW by time    the same bound, hidden by t ~ U(0, 1) with weight 1/t, t stratified; its variance
                                 diverges like ∫ dt/t, so prefer the count
 nelbo T=K LAW                   the exact bound of K-step sampling
+nelbo ... independent places P  the same under α_j = 1 - t^{p_j} for digit place j (`Schedule.places`)
 nll order ORDER                 -log p(x | plan) of one fixed order, token by token: no bound but the exact
                                 likelihood of sampling in that order (DUEL, arXiv 2603.01367)
 joint_loss LAW                  the training loss; no bound (see `mmprime.console.JOINT_LOSS_NOTE`)
@@ -38,13 +39,15 @@ from .tasks import Task
 
 @dataclass(frozen=True)
 class Quantity:
-    """kind: nelbo, nll or joint_loss. steps None is continuous time; order is for nll."""
+    """kind: nelbo, nll or joint_loss. steps None is continuous time; order is for nll. place_powers: of a nelbo under
+    law independent, none for one schedule."""
 
     kind: str
     law: str = "nested"
     steps: int | None = None
     estimator: str = "count"
     order: str = ""
+    place_powers: tuple[float, ...] = ()
 
     def name(self, task: str) -> str:
         """As it stands in a report, e.g. "nelbo image|text T=4 nested"."""
@@ -53,7 +56,8 @@ class Quantity:
         if self.kind == "joint_loss":
             return f"joint_loss {task} {self.law}"
         time = "continuous" if self.steps is None else f"T={self.steps}"
-        return f"nelbo {task} {time} {self.law}" + (" by time" if self.estimator == "time" else "")
+        places = f" places {','.join(f'{power:g}' for power in self.place_powers)}" if self.place_powers else ""
+        return f"nelbo {task} {time} {self.law}{places}" + (" by time" if self.estimator == "time" else "")
 
     @property
     def is_random(self) -> bool:
@@ -80,6 +84,9 @@ class Quantity:
                 0
             )
         schedule = Schedule.linear() if self.estimator == "time" else None
+        if self.place_powers:
+            schedule = Schedule.places(self.place_powers, canvas)
+            masks["by_count"] = self.steps is None and self.estimator == "count"
         return nelbo(denoiser, canvas, y0, self.steps, self.law, samples=samples, schedule=schedule, **masks)
 
 
@@ -90,9 +97,10 @@ def list_quantities(
     estimators: Sequence[str] = ("count",),
     orders: Sequence[str] = (),
     finite_laws: Sequence[str] = (),
+    place_powers: Sequence[float] = (),
 ) -> list[Quantity]:
     """Continuous bounds under `law` and `laws`, T-step bounds under `law` and `finite_laws`, fixed orders, the joint
-    loss under `law`.
+    loss under `law`; with place powers also continuous and T-step bounds under these.
 
     Raises ValueError on unknown names.
     """
@@ -102,6 +110,10 @@ def list_quantities(
                 raise ValueError(f"unknown {_kind_of(known)} {name!r}; there are {', '.join(known)}")
     continuous = [Quantity("nelbo", each, None, way) for each in dict.fromkeys([law, *laws]) for way in estimators]
     finite = [Quantity("nelbo", each, count) for each in dict.fromkeys([law, *finite_laws]) for count in steps]
+    powers = tuple(place_powers)
+    if powers:
+        continuous += [Quantity("nelbo", "independent", None, way, place_powers=powers) for way in estimators]
+        finite += [Quantity("nelbo", "independent", count, place_powers=powers) for count in steps]
     fixed = [Quantity("nll", law, order=order) for order in orders]
     return [*continuous, *finite, *fixed, Quantity("joint_loss", law)]
 

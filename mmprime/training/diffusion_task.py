@@ -1,7 +1,7 @@
 """Masked diffusion over a canvas of text and image spans, as a Task.
 
 Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode), by
-``objectives.py``. Validation always prints NELBOs, in nats per token, under ``objective.law``.
+``objectives.py``. Validation always prints NELBOs, in nats per token, under ``objective.law`` and its place powers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mmprime.training.conditions import Conditions, scored_tokens
 from mmprime.training.config import resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
-from mmprime.training.objectives import Objective
+from mmprime.training.objectives import Objective, place_schedule
 from mmprime.training.sample_files import write_samples
 from mmprime.training.schema import CodecConfig, DiffusionConfig
 from mmprime.training.task import LossTerm
@@ -56,7 +57,9 @@ class DiffusionTask:
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
-        self.objective = Objective(config.objective, config.conditions.independent_times and len(canvas.spans) > 1)
+        self.schedule = place_schedule(config.objective, canvas)
+        apart = config.conditions.independent_times and len(canvas.spans) > 1
+        self.objective = Objective(config.objective, apart, self.schedule)
 
     @classmethod
     def from_config(
@@ -130,6 +133,8 @@ class DiffusionTask:
             "law": self.config.objective.law,
             "codecs": self.codecs,
         }
+        if self.schedule is not None:
+            extra["place_powers"] = list(self.config.objective.place_powers)
         if self.canvas.has("text") and self.corpus.train.captions:
             words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
             extra["words"] = sorted(words)
@@ -169,7 +174,10 @@ class DiffusionTask:
 
     def _score(self, examples: Examples, given: Tensor, generator: torch.Generator, kind: str, law: str) -> Tensor:
         """Nats per token of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
-        measure = nelbo if kind == "nelbo" else joint_loss
+        measure: Callable[..., Tensor] = nelbo if kind == "nelbo" else joint_loss
+        if self.schedule is not None and law == self.config.objective.law:
+            timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
+            measure = partial(measure, **timing)
         parts = []
         for indices in torch.arange(len(examples)).split(CHUNK):
             y0, cond = self._batch(examples, indices)

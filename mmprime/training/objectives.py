@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, joint_loss, nelbo
+from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Schedule, joint_loss, nelbo
 from mmprime.training.config import ConfigError, nearest
 from mmprime.training.rng import stratified
 from mmprime.training.schema import ObjectiveConfig
@@ -23,15 +23,36 @@ from mmprime.training.schema import ObjectiveConfig
 KINDS = ("joint", "marginal", "finite")
 
 
+def place_schedule(config: ObjectiveConfig, canvas: Canvas) -> Schedule | None:
+    """The schedule of ``objective.place_powers``, None where there are none.
+
+    Raises ConfigError on powers that do not fit the canvas, and under a law in which digits of a token share times.
+    """
+    if not config.place_powers:
+        return None
+    for law in {config.law, *config.mixture}:
+        if law != "independent":
+            raise ConfigError(
+                f"objective.place_powers={list(config.place_powers)} gives digits times of their own, law {law!r} does "
+                "not; set objective.law=independent (and no other in objective.mixture)"
+            )
+    try:
+        return Schedule.places(config.place_powers, canvas)
+    except ValueError as error:
+        raise ConfigError(f"objective.place_powers: {error}") from error
+
+
 class Objective:
     """The objective of a config; see the module's head.
 
-    independent_spans: in the joint loss, each span of an example has a time of its own.
+    independent_spans: in the joint loss, each span of an example has a time of its own. schedule: of `place_schedule`.
     Raises ConfigError on shares that are no distribution, and on options that no kind in the blend has.
     """
 
-    def __init__(self, config: ObjectiveConfig, independent_spans: bool = False) -> None:
-        self.config, self.independent_spans = config, independent_spans
+    def __init__(
+        self, config: ObjectiveConfig, independent_spans: bool = False, schedule: Schedule | None = None
+    ) -> None:
+        self.config, self.independent_spans, self.schedule = config, independent_spans, schedule
         kinds = _shares("blend", config.blend or {config.kind: 1.0}, KINDS)
         laws = _shares("mixture", config.mixture or {config.law: 1.0}, LAWS)
         self.name = "+".join(kinds)
@@ -86,10 +107,13 @@ class Objective:
         if kind == "joint":
             return joint_loss(
                 denoiser, canvas, y0, given, generator, law=law, cond=cond, absent=absent,
-                independent_spans=self.independent_spans, mask_power=self.config.mask_power,
+                independent_spans=self.independent_spans, mask_power=self.config.mask_power, schedule=self.schedule,
             )  # fmt: skip
         steps = self.config.steps if kind == "finite" else None
-        return nelbo(denoiser, canvas, y0, steps, law, given, generator=generator, cond=cond, absent=absent)
+        return nelbo(
+            denoiser, canvas, y0, steps, law, given, generator=generator, cond=cond, absent=absent,
+            schedule=self.schedule, by_count=self.schedule is not None and steps is None,
+        )  # fmt: skip
 
 
 def _shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from mmprime.training.diffusion_task import DiffusionTask
 
 CAPTION_HEIGHT = 14
-PLANS = {
+PLANS: dict[str, Callable[..., Plan]] = {
     "nested": Plan.nested,
     "independent": Plan.first_hitting,
     "token_synchronous": Plan.token_synchronous,
+    "coarse_first": Plan.ordered,
 }
 
 
@@ -47,7 +49,8 @@ def draw(task: DiffusionTask, examples: Examples, name: str) -> Tensor:
     given = torch.where(free, torch.full_like(y0, -1), y0)
     steps = min(settings.steps, int(free.sum()))
     seed = derive_seed(task.config.run.seed, "samples", name) % 2**62
-    plan = PLANS[task.config.objective.law](canvas, len(y0), seed, given=~free.cpu(), steps=steps)
+    timing = {} if task.schedule is None else {"schedule": task.schedule}
+    plan = PLANS[task.config.objective.law](canvas, len(y0), seed, given=~free.cpu(), steps=steps, **timing)
     guidable = cond is not None or len(canvas.spans) > 1
     drawn = sample(
         task.modules,

@@ -114,9 +114,10 @@ class ObjectiveConfig:
     """What is minimised; see the engine's ``joint_loss`` and ``nelbo``."""
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
-    law: str = _choice("nested", "independent", "token_synchronous")  # judged, sampled, and trained on
+    law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
     mixture: dict[str, float] = field(default_factory=dict)  # instead of law: laws trained on, by share
     blend: dict[str, float] = field(default_factory=dict)  # instead of kind: what is minimised, by share
+    place_powers: list[float] = field(default_factory=list)  # law independent: α = 1 - t^p by digit place; empty: one
     steps: int = 16
     mask_power: float = 1.0  # joint: p > 1 trains more on nearly hidden states
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from mmprime.models import save_model
 from mmprime.training.codecs import plain_codec
 from mmprime.training.config import ConfigError, resolve
 from mmprime.training.models import build_model
-from mmprime.training.objectives import Objective
+from mmprime.training.objectives import Objective, place_schedule
 from mmprime.training.rng import generator_for
 from mmprime.training.schema import CodecConfig, ToyConfig, ToyRunConfig
 from mmprime.training.task import LossTerm
@@ -91,7 +92,8 @@ class ToyTask:
         self.entropy = float(-(self.table * self.table.log()).sum())
         self.modules = build_model(self.canvas, config.model).to(self.device)
         self.num_examples = len(self.table)
-        self.objective = Objective(config.objective)
+        self.schedule = place_schedule(config.objective, self.canvas)
+        self.objective = Objective(config.objective, schedule=self.schedule)
         if not toy.draws and not self._enumerable(config.objective.law, None):
             raise ConfigError(
                 f"toy.draws=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
@@ -128,18 +130,20 @@ class ToyTask:
     def _bound(self, law: str, steps: int | None, generator: torch.Generator) -> Estimate:
         """Σ_x p(x) · NELBO(x): exact, or estimated with one whole plan for each draw."""
         denoiser = Distinct(self.modules)
+        schedule = self.schedule if law == self.config.objective.law else None
         if self._enumerable(law, steps):
             total = 0.0
             for chunk in torch.arange(len(self.table)).split(CHUNK):
-                exact = nelbo.exact(denoiser, self.canvas, self._rows(chunk), steps, law)
+                exact = nelbo.exact(denoiser, self.canvas, self._rows(chunk), steps, law, schedule=schedule)
                 total += float(exact.bound.cpu() @ self.table[chunk])
             return Estimate(total, 0.0)
 
         def score(y0: Tensor) -> Tensor:
             if steps is None:
-                plan = Plan.first_hitting(self.canvas, len(y0), generator, law=law)
+                plan = Plan.first_hitting(self.canvas, len(y0), generator, law=law, schedule=schedule)
             else:
-                plan = Plan.ancestral(self.canvas, Schedule.linear(), steps, len(y0), generator, law=law)
+                timing = schedule or Schedule.linear()
+                plan = Plan.ancestral(self.canvas, timing, steps, len(y0), generator, law=law)
             return plan_nats(denoiser, self.canvas, y0, plan)
 
         return self._estimate(score, generator)
@@ -147,15 +151,12 @@ class ToyTask:
     def _joint_loss(self, generator: torch.Generator) -> Estimate:
         """Over all states with one mask each if nothing is to be drawn, else from draws."""
         law, toy = self.config.objective.law, self.config.toy
+        loss = partial(joint_loss, self.modules, self.canvas, generator=generator, law=law, schedule=self.schedule)
         if not toy.draws:
-            joint = joint_loss(self.modules, self.canvas, self._rows(slice(None)), generator=generator, law=law)
-            return Estimate(float(joint.double().cpu() @ self.table), 0.0)
+            return Estimate(float(loss(self._rows(slice(None))).double().cpu() @ self.table), 0.0)
 
         def score(y0: Tensor) -> Tensor:
-            parts = [
-                joint_loss(self.modules, self.canvas, y0, generator=generator, law=law) for _ in range(JOINT_REPEATS)
-            ]
-            return torch.stack(parts).mean(0)
+            return torch.stack([loss(y0) for _ in range(JOINT_REPEATS)]).mean(0)
 
         return self._estimate(score, generator)
 

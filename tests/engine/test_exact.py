@@ -61,7 +61,7 @@ def test_the_model_is_a_law_and_the_bound_holds(law: str, steps: int | None, kin
             assert float((world.p * value.nll.detach()).sum()) > world.entropy + 1e-3
 
 
-@pytest.mark.parametrize("law", ["independent", "nested"])
+@pytest.mark.parametrize("law", ["independent", "nested", "coarse_first"])
 def test_singletons_of_the_perfect_denoiser_reach_the_entropy(law: str) -> None:
     """One sub-token a step: the chain rule, for each configuration and every order."""
     for world in (PAIR, MIXED, PLAIN):

@@ -31,8 +31,9 @@ ALL = {
     "ancestral": lambda *args, **options: Plan.ancestral(args[0], Schedule.cosine(), 6, *args[1:], **options),
     "ancestral_nested": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="nested", **o),
     "ancestral_token": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="token_synchronous", **o),
+    "ancestral_coarse": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="coarse_first", **o),
 }
-COARSE_FIRST = {"nested", "halton", "digit", "raster", "ancestral_nested"}
+COARSE_FIRST = {"nested", "halton", "digit", "raster", "ancestral_nested", "ancestral_coarse"}
 TOGETHER = {"token_synchronous", "ancestral_token"}
 
 
@@ -101,6 +102,20 @@ def test_nested_times_are_those_of_the_free_digits() -> None:
     plans, counts = rank.unique(dim=0, return_counts=True)
     assert plans.tolist() == [[1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]]
     oracle.assert_law(counts.double(), torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 4, "pace": Schedule.cosine()}], ids=["singletons", "steps"])
+def test_the_law_coarse_first_by_count_is_the_order_by_digit(options: dict) -> None:
+    by_law = Plan.first_hitting(CANVAS, 20, 9, given=GIVEN, absent=ABSENT, law="coarse_first", **options)
+    by_digit = Plan.ordered(CANVAS, 20, 9, by="digit", given=GIVEN, absent=ABSENT, **options)
+    assert torch.equal(by_law.rank, by_digit.rank)
+
+
+def test_coarse_first_by_time_gives_each_digit_place_its_share() -> None:
+    """Two digits, six steps: coarse digits in steps 1..3, fine ones in 4..6, each step equally likely."""
+    rank = Plan.ancestral(oracle.pair_world().canvas, Schedule.linear(), 6, 4000, 10, law="coarse_first").rank
+    for n, first in ((0, 1), (1, 4), (3, 4)):
+        oracle.assert_law(oracle.counts_of(rank[:, n] - first, 3), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 def test_a_pace_needs_steps() -> None:

@@ -8,7 +8,7 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import MASK_ID, Canvas, Codec, Span, log_mass
+from mmprime.engine import LAWS, MASK_ID, Canvas, Codec, Span, log_mass
 from mmprime.evaluation.calibration import Predictions, bin_predictions, calibration_rows, predict
 from mmprime.evaluation.likelihood import choose, tasks
 
@@ -24,7 +24,7 @@ def sharpened(world: oracle.World, power: float) -> oracle.TableDenoiser:
     return oracle.TableDenoiser(world.canvas, power * oracle.perfect(world).table.detach())
 
 
-@pytest.mark.parametrize("law", ["independent", "nested", "token_synchronous"])
+@pytest.mark.parametrize("law", LAWS)
 def test_the_perfect_denoiser_is_calibrated_and_distorted_ones_are_not(law: str) -> None:
     world = oracle.mixed_world()
     y0 = drawn(world, 4000)
@@ -42,7 +42,7 @@ def test_the_perfect_denoiser_is_calibrated_and_distorted_ones_are_not(law: str)
     assert sharp.ece[0] > perfect.ece[0] + 5 * sharp.ece[1]
 
 
-@pytest.mark.parametrize("law", ["independent", "nested", "token_synchronous"])
+@pytest.mark.parametrize("law", LAWS)
 def test_confidences_are_the_engines_own_probabilities(law: str) -> None:
     """Right and unsure predictions of a token of two digits, against masses summed code by code."""
     table = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
@@ -52,7 +52,7 @@ def test_confidences_are_the_engines_own_probabilities(law: str) -> None:
     seen = {(round(c, 6), r) for c, r in zip(found.confidence.tolist(), found.right.tolist())}
     coarse, fine = (0.6, True), (0.7, True)  # either digit alone: p(1, .) = 0.6 and p(., 1) = 0.7, both right
     second, first = (round(0.4 / 0.6, 6), True), (round(0.4 / 0.7, 6), True)  # one digit known, the other hidden
-    expected = {"nested": {coarse, second}, "token_synchronous": {(0.4, True)}}
+    expected = {key: {coarse, second} for key in ("nested", "coarse_first")} | {"token_synchronous": {(0.4, True)}}
     assert seen == expected.get(law, {coarse, fine, second, first})
     wrong = predict(oracle.perfect(world), world.canvas, world.y[:1].expand(8, -1), "token_synchronous")
     assert not wrong.right.any()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmprime.commands import likelihood as command
-from mmprime.engine import LAWS, Canvas, Codec, Span
+from mmprime.engine import LAWS, Canvas, Codec, Schedule, Span
 from mmprime.evaluation.likelihood import Effort, choose, estimate, measures, ratio, tasks
 from mmprime.evaluation.quantities import ESTIMATORS, ORDERS, Quantity, fixed_rank, list_quantities
 from mmprime.pipeline import from_pretrained
@@ -21,23 +21,30 @@ WRONG = oracle.wrong(WORLD)  # a perfect denoiser would hide mistakes
 TASKS = tasks(WORLD.canvas)
 ROWS = WORLD.y[torch.tensor([0, 13, 22, 37, 44])]
 REPEATS = 2000
+POWERS = (1.0, 1.6)
 
 
-def exact_bound(task, law, steps=None):
+def exact_bound(task, law, steps=None, powers=()):
     """Expected NELBO of the rows, (5,) nats."""
     given = task.given.nonzero()[:, 0].tolist()
-    return oracle.law_of(WRONG, WORLD.canvas, ROWS, law, steps=steps, given=given)[1]
+    schedule = Schedule.places(powers, WORLD.canvas) if powers else None
+    rates = [powers[int(digit)] for digit in WORLD.canvas.digit_of] if powers else None
+    return oracle.law_of(WRONG, WORLD.canvas, ROWS, law, schedule, steps, given, rates=rates)[1]
 
 
 def quantities():
     cells = [Quantity("nelbo", law, None, estimator) for law in LAWS for estimator in ESTIMATORS]
+    cells += [Quantity("nelbo", "independent", None, way, place_powers=POWERS) for way in ESTIMATORS]
+    cells += [Quantity("nelbo", "independent", 2, place_powers=POWERS)]
     return [*cells, Quantity("nelbo", "nested", 1), Quantity("nelbo", "nested", 3), Quantity("nelbo", "independent", 2)]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 @pytest.mark.parametrize("quantity", quantities(), ids=lambda quantity: quantity.name("x"))
 def test_each_bound_meets_its_exact_value(quantity, task):
-    exact = float(exact_bound(task, quantity.law, quantity.steps).mean()) / task.num_tokens(WORLD.canvas)
+    exact = float(exact_bound(task, quantity.law, quantity.steps, quantity.place_powers).mean()) / task.num_tokens(
+        WORLD.canvas
+    )
     repeated = ROWS.repeat(REPEATS, 1)
     nats = estimate(WRONG, WORLD.canvas, repeated, task, quantity, Effort(seed=5, batch=500)).nats
     nats = nats.view(REPEATS, len(ROWS)).mean(1)  # every repetition holds each row once, so only the draws vary
@@ -130,3 +137,14 @@ def test_both_estimators_agree_on_the_shipped_model():
         means.append(value)
         errors.append(error)
     assert abs(means[0] - means[1]) < 3 * math.hypot(*errors)
+
+
+def test_place_powers_are_named():
+    found = list_quantities("independent", ["independent"], [4], ["count", "time"], place_powers=[1.0, 2.5])
+    names = [quantity.name("text") for quantity in found if quantity.place_powers]
+    assert names == [
+        "nelbo text continuous independent places 1,2.5",
+        "nelbo text continuous independent places 1,2.5 by time",
+        "nelbo text T=4 independent places 1,2.5",
+    ]
+    assert len([quantity for quantity in found if not quantity.place_powers]) == 4  # what there is without them

@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_world import IMAGE, TEXT, make_canvas, make_model, random_state
 
-from mmprime.engine import Canvas, Codec, Span, nelbo, sample
+from mmprime.engine import LAWS, Canvas, Codec, Span, nelbo, sample
 from mmprime.engine.plan import Plan
 from mmprime.models import DiTConfig, PrimeDiT, autocast
 
@@ -18,7 +18,7 @@ def all_logits(model: PrimeDiT, y: torch.Tensor, canvas: Canvas, **cond: torch.T
     return torch.cat(rows, 1)
 
 
-@pytest.mark.parametrize("law", ["independent", "nested", "token_synchronous"])
+@pytest.mark.parametrize("law", LAWS)
 def test_untrained_model_costs_exactly_ln_c_per_token(law: str) -> None:
     canvas = Canvas([Span("text", 4, Codec.base(16, 2)), Span("image", (2, 3), Codec.shuffled(16, 2, seed=1))])
     model = make_model(canvas, randomise=False)

@@ -4,6 +4,8 @@ import signal
 import pytest
 import torch
 
+from mmprime import console
+from mmprime.engine import LAWS, Schedule, nelbo
 from mmprime.models import load_model
 from mmprime.training.codecs import build_canvas
 from mmprime.training.conditions import Conditions
@@ -12,6 +14,7 @@ from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import Corpus, Examples
 from mmprime.training.loop import Trainer
 from mmprime.training.models import build_model
+from mmprime.training.sample_files import PLANS, draw
 from mmprime.training.schema import (
     CodecConfig,
     ConditionsConfig,
@@ -156,6 +159,40 @@ def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
     with trainer.ema.swapped_in(), torch.no_grad():
         torch.testing.assert_close(model(y, canvas), built.modules(y, canvas), rtol=2e-2, atol=2e-2)
     assert (tmp_path / "model/training.json").exists()
+
+
+@torch.no_grad()
+def test_place_powers_are_judged_sampled_and_told(tmp_path):
+    built = task(tmp_path, objective=ObjectiveConfig(law="independent", place_powers=[1.0, 4.0]))
+    for p in built.modules.parameters():  # else every state costs the same
+        p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    seeded = torch.Generator().manual_seed
+    found = built.validate(seeded(0))["val/nelbo/image|text"]
+    y0 = built._batch(built.corpus.validation["val"], torch.arange(40))[0]
+    own = Schedule.places([1.0, 4.0], built.canvas)
+    options = {"given": ~built.canvas.mask("image"), "generator": seeded(0)}
+    expected = nelbo(built.modules, built.canvas, y0, schedule=own, by_count=True, **options).mean() / 9
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    options["generator"] = seeded(0)
+    assert abs(found - float(nelbo(built.modules, built.canvas, y0, **options).mean() / 9)) > 1e-3
+    assert draw(built, built.corpus.validation["val"], "image").shape == (40, 9)
+    built.export(tmp_path / "model")
+    assert load_model(tmp_path / "model")[2]["place_powers"] == [1.0, 4.0]
+    plain = task(tmp_path / "plain", objective=ObjectiveConfig(law="independent"))
+    plain.export(tmp_path / "plain")
+    assert "place_powers" not in load_model(tmp_path / "plain")[2]
+
+
+def test_every_law_has_a_plan_to_write_samples_by(tmp_path):
+    """All laws are known where laws are listed; a plan for samples puts the digits as the law does."""
+    assert set(PLANS) == set(LAWS) == set(console.LAWS)
+    built = task(tmp_path, objective=ObjectiveConfig(law="coarse_first"))
+    codes = draw(built, built.corpus.validation["val"], "image")
+    assert codes.shape == (len(built.corpus.validation["val"]), 9)
+    assert bool(((codes >= 0) & (codes < IMAGE)).all())
+    plan = PLANS["coarse_first"](built.canvas, 5, 0)
+    coarse = built.canvas.digit_of == 0
+    assert bool((plan.rank[:, coarse].amax(-1) < plan.rank[:, ~coarse].amin(-1)).all())
 
 
 def test_labels_are_dropped_at_their_rate(tmp_path):

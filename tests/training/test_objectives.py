@@ -6,14 +6,16 @@ import pytest
 import torch
 from model_world import make_canvas, make_model
 
-from mmprime.engine import joint_loss, nelbo
+from mmprime.engine import Canvas, Codec, Schedule, Span, joint_loss, nelbo
 from mmprime.training.config import ConfigError
-from mmprime.training.objectives import Objective
+from mmprime.training.objectives import Objective, place_schedule
 from mmprime.training.schema import ObjectiveConfig
 
+PLACED = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
 
-def world(examples: int = 1) -> tuple:
-    canvas = make_canvas(3, (2, 2))
+
+def world(examples: int = 1, canvas: Canvas | None = None) -> tuple:
+    canvas = canvas or make_canvas(3, (2, 2))
     generator = torch.Generator().manual_seed(0)
     codes = {s.name: torch.randint(s.codec.num_codes, (1, s.num_tokens), generator=generator) for s in canvas.spans}
     return make_model(canvas), canvas, canvas.pack(codes).expand(examples, -1)
@@ -50,6 +52,34 @@ def test_a_mixture_and_a_blend_have_the_mean_of_the_weighted_sum() -> None:
         apart += [float(joint), float(marginal)]
     error = 4 * float(values.std()) / 8000**0.5
     assert abs(float(values.mean()) - expected) < error < 0.3 * (max(apart) - min(apart))
+
+
+def test_place_powers_reach_every_kind() -> None:
+    model, canvas, y0 = world(5, PLACED)
+    powers = [1.0, 2.0, 0.5]
+    schedule = Schedule.places(powers, canvas)
+    calls = {
+        "joint": lambda g: joint_loss(model, canvas, y0, generator=g, schedule=schedule),
+        "marginal": lambda g: nelbo(model, canvas, y0, generator=g, schedule=schedule, by_count=True),
+        "finite": lambda g: nelbo(model, canvas, y0, 3, generator=g, schedule=schedule),
+    }
+    for kind, expected in calls.items():
+        config = ObjectiveConfig(kind=kind, law="independent", steps=3, place_powers=powers)
+        objective = Objective(config, schedule=place_schedule(config, canvas))
+        assert torch.equal(objective(model, canvas, y0, seeded(1)), expected(seeded(1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"law": "nested"}, r"place_powers=\[1.0, 2.0, 0.5\].*law 'nested'.*set objective.law=independent"),
+        ({"law": "independent", "mixture": {"independent": 0.5, "coarse_first": 0.5}}, "law 'coarse_first'"),
+        ({"law": "independent", "place_powers": [1.0, 2.0]}, r"objective.place_powers: .*\[1.0, 2.0\]"),
+    ],
+)
+def test_place_powers_that_do_not_fit_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        place_schedule(ObjectiveConfig(**({"place_powers": [1.0, 2.0, 0.5]} | options)), PLACED)
 
 
 def test_masks_and_labels_go_with_their_examples() -> None:

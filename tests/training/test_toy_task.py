@@ -33,7 +33,7 @@ def config(directory, **objective) -> ToyRunConfig:
     )
 
 
-@pytest.mark.parametrize("law", ["nested", "token_synchronous"])
+@pytest.mark.parametrize("law", ["nested", "token_synchronous", "coarse_first"])
 def test_the_learned_bound_falls_towards_the_entropy_and_never_below(tmp_path, law):
     torch.manual_seed(0)
     task = ToyTask(config(tmp_path, law=law))
@@ -43,6 +43,24 @@ def test_the_learned_bound_falls_towards_the_entropy_and_never_below(tmp_path, l
     metrics = Trainer(task, task.config).run().metrics
     assert task.entropy <= metrics["bound"] < start["bound"] - 0.2
     assert f"exact entropy {task.entropy:.4f}" in task.conclude(metrics)
+
+
+@pytest.mark.parametrize("draws", [0, 4000])
+def test_place_powers_are_judged_by_their_own_bound(tmp_path, draws):
+    settings = config(tmp_path, law="independent", place_powers=[0.5, 3.0], steps=3)
+    settings.toy.draws = draws
+    task = ToyTask(settings)
+    with torch.no_grad():
+        for p in task.modules.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        metrics = task.validate(torch.Generator().manual_seed(0))
+        for name, steps in (("bound", None), ("bound_finite", 3)):
+            exact = nelbo.exact(task.modules, task.canvas, task._rows(slice(None)), steps, schedule=task.schedule).bound
+            plain = nelbo.exact(task.modules, task.canvas, task._rows(slice(None)), steps).bound
+            value = float(exact.double() @ task.table)
+            assert abs(metrics[name] - value) < 3 * metrics[f"{name}_se"] + 1e-5
+            assert value >= task.entropy
+            assert abs(value - float(plain.double() @ task.table)) > 1e-3 or steps is None
 
 
 def test_training_draws_from_the_table(tmp_path):

@@ -1,0 +1,158 @@
+"""Place powers, α_j = 1 - t^{p_j} for digit place j: estimates, exact values, training states and samples agree."""
+
+from __future__ import annotations
+
+import itertools
+
+import oracle
+import pytest
+import torch
+
+from mmprime.engine import Canvas, Codec, Plan, Schedule, Span, joint_loss, nelbo, sample
+from mmprime.engine.samplers import Request, build
+
+WORLD = oracle.mixed_world()
+CANVAS, WRONG, PERFECT = WORLD.canvas, oracle.wrong(WORLD), oracle.perfect(WORLD)
+Y0 = WORLD.y[torch.tensor([0, 13, 22, 37, 44])]
+GIVEN = torch.tensor([False, True, False, False, True, False])
+POWERS = (0.6, 2.5)
+PLACES = Schedule.places(POWERS, CANVAS)
+RATES = [POWERS[int(digit)] for digit in CANVAS.digit_of]
+DRAWS = 2000
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_each_digit_place_has_its_power_and_single_digits_have_one() -> None:
+    canvas = Canvas([Span("text", 2, Codec.base(5, 1)), Span("image", (1, 2), Codec.base(4, 2))])
+    schedule, t = Schedule.places([0.5, 3], canvas), torch.tensor([[0.3], [0.8]], dtype=torch.float64)
+    power = torch.tensor([1, 1, 0.5, 3, 0.5, 3], dtype=torch.float64)
+    assert torch.allclose(schedule.alpha(t), 1 - t**power)
+    assert torch.allclose(schedule.weight(t), power / t)
+    assert torch.equal(schedule.rates(6), power)
+    assert torch.equal(Schedule.cosine().rates(6), torch.ones(6, dtype=torch.float64))
+    mixed = Schedule.regions({"text": Schedule.linear(), "image": Schedule.cosine()}, canvas)
+    assert mixed.rates(6) is None
+
+
+@pytest.mark.parametrize(
+    ("powers", "digits", "message"),
+    [
+        ([1.0], (2, 2), r"\[1.0\].*'a': 2, 'b': 2"),
+        ([1.0, 2.0, 3.0], (1, 2), r"\[1.0, 2.0, 3.0\].*'a': 1, 'b': 2"),
+        ([1.0, 2.0], (2, 3), "'a': 2, 'b': 3"),
+        ([1.0], (1, 1), "more than one digit"),
+        ([], (2, 2), r"\[\]"),
+        ([1.0, -2.0], (2, 2), "power > 0, got -2.0"),
+    ],
+)
+def test_powers_that_do_not_fit_are_refused(powers: list[float], digits: tuple[int, int], message: str) -> None:
+    canvas = Canvas([Span(name, 2, Codec.base(9, count)) for name, count in zip("ab", digits)])
+    with pytest.raises(ValueError, match=message):
+        Schedule.places(powers, canvas)
+
+
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["free", "given"])
+@pytest.mark.parametrize("steps", [None, 1, 3])
+def test_exact_value(steps: int | None, given: torch.Tensor | None) -> None:
+    known = [] if given is None else given.nonzero()[:, 0].tolist()
+    value = nelbo.exact(WRONG, CANVAS, Y0, steps, given=given, schedule=PLACES)
+    nll, bound = oracle.law_of(WRONG, CANVAS, Y0, "independent", PLACES, steps, known, rates=RATES)
+    even = oracle.law_of(WRONG, CANVAS, Y0, "independent", None, steps, known)[1]
+    assert torch.allclose(value.nll, nll, atol=1e-9)
+    assert torch.allclose(value.bound, bound, atol=1e-9)
+    assert steps == 1 or (bound - even).abs().max() > 0.02  # one step reveals everything, whatever the powers
+
+
+@pytest.mark.parametrize("steps", [None, 1, 2])
+def test_the_bound_holds(steps: int | None) -> None:
+    for denoiser in (PERFECT, WRONG):
+        value = nelbo.exact(denoiser, CANVAS, WORLD.y, steps, schedule=PLACES)
+        assert float(value.nll.detach().neg().exp().sum()) == pytest.approx(1, abs=1e-9)
+        assert float((WORLD.p * value.bound.detach()).sum()) >= WORLD.entropy - 1e-9
+    best = nelbo.exact(PERFECT, CANVAS, WORLD.y, schedule=PLACES).bound
+    assert torch.allclose(best, -WORLD.p.log(), atol=1e-9)  # singletons: the chain rule in every order
+
+
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["free", "given"])
+@pytest.mark.parametrize("options", [{"by_count": True}, {}, {"steps": 3}], ids=["count", "time", "finite"])
+def test_estimates_meet_exact(options: dict, given: torch.Tensor | None) -> None:
+    exact = nelbo.exact(WRONG, CANVAS, Y0, options.get("steps"), given=given, schedule=PLACES).bound.detach()
+    rows = Y0.repeat(DRAWS, 1)
+    nats = nelbo(WRONG, CANVAS, rows, given=given, generator=seeded(1), schedule=PLACES, **options).detach()
+    for column, value in zip(nats.view(DRAWS, -1).T, exact.tolist()):
+        oracle.assert_mean(column, value)
+    oracle.assert_mean(nats.view(DRAWS, -1).mean(1), float(exact.mean()), errors=3.0)
+
+
+def test_reveal_times_near_zero_stay_apart() -> None:
+    """τ = u^16 is mostly below the precision of 1 - τ."""
+    far = Schedule.places((1.0, 1 / 16), CANVAS)
+    exact = nelbo.exact(WRONG, CANVAS, Y0, schedule=far).bound.detach()
+    rows = Y0.repeat(4 * DRAWS, 1)
+    nats = nelbo(WRONG, CANVAS, rows, generator=seeded(8), schedule=far, by_count=True).detach()
+    oracle.assert_mean(nats.view(4 * DRAWS, -1).mean(1), float(exact.mean()), errors=3.0)
+    plan = Plan.first_hitting(CANVAS, 500, 9, schedule=far)
+    assert torch.equal(plan.rank.sort(-1).values, torch.arange(1, 7).expand(500, -1))
+
+
+def test_counting_needs_rates() -> None:
+    apart = Schedule.regions({"text": Schedule.cosine(), "image": Schedule.linear()}, CANVAS)
+    for options in ({}, {"schedule": apart}, {"schedule": PLACES, "steps": 2}, {"law": "nested"}):
+        with pytest.raises(ValueError, match="by_count needs continuous time"):
+            nelbo(WRONG, CANVAS, Y0, by_count=True, **options)
+
+
+def test_equal_powers_change_nothing() -> None:
+    even = Schedule.places([1.0, 1.0], CANVAS)
+    for call in (joint_loss, lambda *a, **o: nelbo(*a, **o, **({"by_count": True} if "schedule" in o else {}))):
+        plain = call(WRONG, CANVAS, Y0.repeat(40, 1), generator=seeded(2))
+        assert torch.allclose(call(WRONG, CANVAS, Y0.repeat(40, 1), generator=seeded(2), schedule=even), plain)
+
+
+def test_joint_loss_hides_what_the_schedule_reveals_last() -> None:
+    """m = 1..6 equally likely; the chance of each hidden set by summing over the orders that end in it."""
+    chance: dict[frozenset[int], float] = {}
+    for order in itertools.permutations(range(6)):
+        probability, left = 1.0, sum(RATES)
+        for n in order:
+            probability, left = probability * RATES[n] / left, left - RATES[n]
+        for m in range(1, 7):
+            hidden = frozenset(order[6 - m :])
+            chance[hidden] = chance.get(hidden, 0.0) + probability / 6
+    exact = torch.zeros(len(Y0), dtype=torch.float64)
+    for hidden, probability in chance.items():
+        shown = frozenset(range(6)) - hidden
+        exact -= probability * 6 / len(hidden) * oracle.log_reveal(WRONG, CANVAS, Y0, shown, hidden)
+    loss = joint_loss(WRONG, CANVAS, Y0.repeat(DRAWS, 1), generator=seeded(3), schedule=PLACES).detach()
+    for column, value in zip(loss.view(DRAWS, -1).T, exact.tolist()):
+        oracle.assert_mean(column, value)
+    with pytest.raises(ValueError, match="'nested' needs one schedule"):
+        joint_loss(WRONG, CANVAS, Y0, law="nested", schedule=PLACES)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_ancestral_samples_have_the_law_that_is_scored(steps: int) -> None:
+    plan = build("ancestral", Request(CANVAS, 4000, steps, 4), {"schedule": "places:0.6,2.5"})
+    nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, schedule=PLACES, steps=steps)
+    record = sample(WRONG, CANVAS, plan, generator=5)
+    oracle.assert_law(oracle.counts_of(WORLD.index(record.y), len(WORLD.p)), (-nll).exp())
+
+
+def test_one_digit_a_step_races() -> None:
+    plan = build("first_hitting", Request(CANVAS, 4000, 6, 6), {"schedule": "places:0.6,2.5"})
+    assert torch.equal(plan.rank, Plan.first_hitting(CANVAS, 4000, 6, schedule=PLACES).rank)
+    assert torch.equal(plan.rank.sort(-1).values, torch.arange(1, 7).expand(4000, -1))
+    first = oracle.counts_of(plan.rank.argmin(-1), 6)
+    oracle.assert_law(first, torch.tensor(RATES, dtype=torch.float64) / sum(RATES))
+    nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, rates=RATES)
+    record = sample(WRONG, CANVAS, plan, generator=7)
+    oracle.assert_law(oracle.counts_of(WORLD.index(record.y), len(WORLD.p)), (-nll).exp())
+
+
+@pytest.mark.parametrize("word", ["places:", "places:1,x", "places:1", "places:1,2,3"])
+def test_words_that_are_no_powers(word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        build("ancestral", Request(CANVAS, 2, 4), {"schedule": word})
