@@ -100,8 +100,9 @@ def start(device: torch.device) -> World:
 
 
 def stop(world: World) -> None:
-    """Leave the group that :func:`start` joined."""
+    """Leave the group that :func:`start` joined, together: a process that leaves early can abort its peers."""
     if world.size > 1 and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
