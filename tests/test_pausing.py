@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline_world import write_text_image_model, write_text_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tools_world import here, model, text_model
 
 from mmprime.drawing import Draw
 from mmprime.engine import Guidance, Region
@@ -14,26 +14,12 @@ from mmprime.pausing import FORMAT, load_paused, save_paused
 from mmprime.pipeline import Pipeline, from_pretrained
 from tools import generate
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text_image_model(tmp_path_factory.mktemp("t2i"))
-
-
-@pytest.fixture(scope="module")
-def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text_model(tmp_path_factory.mktemp("text"))
+__all__ = ["here", "model", "text_model"]  # fixtures
 
 
 @pytest.fixture(scope="module")
 def pipe(model: Path) -> Pipeline:
     return from_pretrained(model)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(*arguments: object) -> int:
