@@ -24,7 +24,7 @@ from mmprime.training.conditions import Conditions, scored_tokens
 from mmprime.training.config import resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
-from mmprime.training.objectives import Objective, place_schedule
+from mmprime.training.objectives import Objective, place_schedule, start_objective
 from mmprime.training.sample_files import write_samples
 from mmprime.training.schema import CodecConfig, DiffusionConfig
 from mmprime.training.task import LossTerm
@@ -60,6 +60,7 @@ class DiffusionTask:
         self.schedule = place_schedule(config.objective, canvas)
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, apart, self.schedule)
+        self.start_steps, self.start = start_objective(config.objective, config.train.steps, apart)
 
     @classmethod
     def from_config(
@@ -82,7 +83,8 @@ class DiffusionTask:
         mode = self.conditions.draw(len(y0), generator)
         cond = self._drop_labels(cond, generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
-        nats = self.objective(self.modules, self.canvas, y0, generator, given, absent, cond)
+        objective = self.objective if self.start is None or step >= self.start_steps else self.start
+        nats = objective(self.modules, self.canvas, y0, generator, given, absent, cond)
         per_token = nats / self.conditions.tokens[mode].to(nats)
         yield "model", per_token.mean(), self._by_mode(per_token.detach(), mode)
 

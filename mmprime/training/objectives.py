@@ -2,15 +2,16 @@
 
     loss(x) = Σ_kind Σ_law  blend[kind] · mixture[law] · objective_kind(x; law)
 
-in expectation, at the cost of one objective. Kinds: ``joint`` is a training loss and no bound; ``marginal`` is the
-continuous NELBO, ``finite`` the NELBO at T steps. What is printed as a bound never comes from here: validation judges
-``objective.law``.
+in expectation, at the cost of one objective; the first steps of a run may have a law of their own. Kinds: ``joint`` is
+a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps. What is printed as
+a bound never comes from here: validation judges ``objective.law``.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -114,6 +115,25 @@ class Objective:
             denoiser, canvas, y0, steps, law, given, generator=generator, cond=cond, absent=absent,
             schedule=self.schedule, by_count=self.schedule is not None and steps is None,
         )  # fmt: skip
+
+
+def start_objective(
+    config: ObjectiveConfig, steps: int, independent_spans: bool = False
+) -> tuple[int, Objective | None]:
+    """What the first steps of a run of `steps` minimise, by ``objective.start_law``, and how many they are.
+
+    (0, None) where none are. They have no place powers. Raises ConfigError on a law or a share that is none.
+    """
+    law, share = config.start_law, config.start_share
+    if law and law not in LAWS:
+        raise ConfigError(f"objective.start_law={law}: not one of {', '.join(LAWS)}{nearest(law, LAWS)}")
+    if not 0 <= share <= 1 or bool(law) != bool(share):
+        raise ConfigError(
+            f"objective.start_share={share:g} with objective.start_law={law!r}: set both, a share in (0, 1], or neither"
+        )
+    if not law:
+        return 0, None
+    return round(share * steps), Objective(replace(config, law=law, mixture={}), independent_spans)
 
 
 def _shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) -> dict[str, float]:

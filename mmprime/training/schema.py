@@ -116,6 +116,8 @@ class ObjectiveConfig:
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
     law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
     mixture: dict[str, float] = field(default_factory=dict)  # instead of law: laws trained on, by share
+    start_law: str = ""  # trained on alone for the first `start_share` of train.steps; empty: none
+    start_share: float = 0.0
     blend: dict[str, float] = field(default_factory=dict)  # instead of kind: what is minimised, by share
     place_powers: list[float] = field(default_factory=list)  # law independent: α = 1 - t^p by digit place; empty: one
     steps: int = 16

@@ -268,3 +268,18 @@ def test_the_bound_printed_is_that_of_the_judged_law_whatever_is_trained_on(tmp_
     plain = bounds(ObjectiveConfig(law="nested"))
     assert bounds(ObjectiveConfig(law="nested", mixture={"independent": 1.0})) == plain
     assert bounds(ObjectiveConfig(law="independent")) != plain
+
+
+def test_the_first_steps_train_on_the_start_law_and_the_others_do_not(tmp_path):
+    def loss(step, **objective):
+        built = task(tmp_path, objective=ObjectiveConfig(**objective))
+        with torch.no_grad():
+            built.modules.heads["image"].linear.weight.normal_(generator=torch.Generator().manual_seed(0))
+            ((_, value, _),) = built.losses(torch.arange(8), torch.Generator().manual_seed(0), step)
+        return float(value)
+
+    start = {"start_law": "token_synchronous", "start_share": 0.3}
+    halves = {"mixture": {"nested": 0.5, "independent": 0.5}}
+    assert [loss(step, **start, **halves) for step in (0, 11)] == [loss(0, law="token_synchronous")] * 2
+    assert [loss(step, **start, **halves) for step in (12, 39)] == [loss(0, **halves)] * 2
+    assert loss(0, **halves) != loss(0, law="token_synchronous")

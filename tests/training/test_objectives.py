@@ -8,7 +8,7 @@ from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, Schedule, Span, joint_loss, nelbo
 from mmprime.training.config import ConfigError
-from mmprime.training.objectives import Objective, place_schedule
+from mmprime.training.objectives import Objective, place_schedule, start_objective
 from mmprime.training.schema import ObjectiveConfig
 
 PLACED = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
@@ -111,3 +111,17 @@ def test_what_is_no_distribution_or_fits_no_kind_is_refused(options: dict, words
     independent = options.pop("independent", False)
     with pytest.raises(ConfigError, match=words):
         Objective(ObjectiveConfig(**options), independent)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start_law": "nestd", "start_share": 0.5}, "objective.start_law=nestd: not one of .*nearest: nested"),
+        ({"start_law": "nested"}, "start_share=0 with objective.start_law='nested': set both"),
+        ({"start_share": 0.5}, "start_share=0.5 with objective.start_law='': set both"),
+        ({"start_law": "nested", "start_share": 1.5}, r"start_share=1.5 .*a share in \(0, 1\]"),
+    ],
+)
+def test_a_start_that_is_none_is_refused(options: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        start_objective(ObjectiveConfig(**options), 100)
