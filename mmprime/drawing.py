@@ -59,6 +59,12 @@ class Draw:
         """The regions with rules of their own."""
         return tuple(self.options.get("parts", ()))
 
+    def of_places(self, powers: Sequence[float]) -> Draw:
+        """Of a model trained under place powers: where no plan is named, digits come in the order of their race."""
+        if self.plan is not None or not powers:
+            return self
+        return replace(self, plan="first_hitting", options={"schedule": f"places:{','.join(map(str, powers))}"})
+
 
 @dataclass(frozen=True)
 class Paused:

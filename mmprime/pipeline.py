@@ -222,9 +222,7 @@ class Pipeline:
     def _run(
         self, y: Tensor, draw: Draw, absent: Tensor | None = None, cond: dict[str, Tensor] | None = None
     ) -> Result:
-        if draw.plan is None and self.place_powers:  # as it was trained: the order of their race
-            places = ",".join(map(str, self.place_powers))
-            draw = replace(draw, plan="first_hitting", options={"schedule": f"places:{places}"})
+        draw = draw.of_places(self.place_powers)
         return draw_rows(self.model, self.canvas, y, self.law, draw, absent, cond)
 
     def _start(self, count: int, known: dict[str, Tensor]) -> Tensor:

@@ -58,9 +58,10 @@ def judge(trainer: Trainer, judging: Judging) -> tuple[list[Measure], dict[str, 
 def sample_quality(task: DiffusionTask, judging: Judging) -> list[Measure]:
     """Samples of the one span of a cell at each number of steps; row i has the same random streams in every cell."""
     empty = torch.full((judging.draws, task.canvas.num_subtokens), MASK_ID)
-    rows = []
+    rows, objective = [], task.config.objective
     for steps in judging.draw_steps:
-        found = draw_rows(task.modules, task.canvas, empty, task.config.objective.law, Draw(steps, seed=judging.seed))
+        draw = Draw(steps, seed=judging.seed).of_places(objective.place_powers)
+        found = draw_rows(task.modules, task.canvas, empty, objective.law, draw)
         nfe = float(found.nfe.double().mean())
         codes = task.canvas.unpack(found.y)
         if "image" in codes:

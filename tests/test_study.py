@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmprime.drawing import Draw
 from mmprime.evaluation import Measure, to_json
 from mmprime.models import load_codec
 from mmprime.study import Study
@@ -176,6 +177,22 @@ def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
     assert rows["quality in 3 steps"].nfe == 3
     one = fake.seen[0]
     assert tuple(one.shape) == (2, 3, 64, 64) if kind == "codes" else all(isinstance(text, str) for text in one)
+
+
+def test_samples_of_a_cell_with_place_powers_follow_them(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+
+    def draw_rows(model: object, canvas: object, y: object, law: str, draw: Draw) -> None:
+        plans.append((draw.plan, dict(draw.options)))
+        raise InterruptedError
+
+    monkeypatch.setattr("mmprime.study_judge.draw_rows", draw_rows)
+    study.bases["codes"]["judge"] |= {"draws": 2}
+    cell = next(cell for cell in study.cells() if cell.name == "codes-two-independent-s0")
+    for powers in ((), ("objective.place_powers=[1,2]",)):
+        with pytest.raises(InterruptedError):
+            run_cell(study, replace(cell, overrides=(*cell.overrides, *powers), choices={"powers": str(powers)}))
+    assert plans == [(None, {}), ("first_hitting", {"schedule": "places:1.0,2.0"})]
 
 
 def test_a_base_has_judging_of_its_own(study: Study) -> None:
