@@ -3,7 +3,8 @@
     -log p(x) <= E_plan[-log p(x | plan)],    log p(x | plan) = Σ_k Σ_i log p(y^{i, S_k} | y_{<k})          (NELBO)
 
 Continuous time (one event a step): E over states of Σ_events rate · -log p(event | state); with independent digits
-this is Σ_hidden w(t) · -log p(y_n | y_t). Finite T: T times one random step of a plan of T steps.
+this is Σ_hidden w(t) · -log p(y_n | y_t). Finite T: T times one random step of a plan of T steps, summed over what that
+step may reveal (`steps.py`).
 
 The *joint* loss, Σ_tokens w(t) · -log p(x^i | y_t), counts a token's whole code each time any of its digits is hidden
 at the rate of one event; for S > 1 it is NOT a bound (one token of two equal fair bits: 0.347 < ln 2). It is a proper
@@ -25,6 +26,7 @@ from .exact import exact_likelihood
 from .law import Order, as_mask, draw_order, hide_by_count, in_time, next_events, rates_by_count, rates_by_time
 from .plan import Plan, check_law, ranks_by_time
 from .schedule import Schedule
+from .steps import can_sum, step_chance, step_events
 
 
 class Nelbo:
@@ -76,9 +78,7 @@ class Nelbo:
                 nats = _continuous(denoiser, canvas, y0, order, law, u, schedule, race, cond)
             else:
                 assert schedule is not None
-                rank = ranks_by_time(canvas, law, order, schedule, steps)
-                step = 1 + (u[:, 0] * steps).long()
-                nats = steps * _step_nats(denoiser, canvas, y0, rank, step, cond)
+                nats = steps * _one_step(denoiser, canvas, y0, order, law, u, schedule, steps, cond)
             total = total + nats
         return total / samples
 
@@ -155,6 +155,28 @@ def _continuous(
         weight = rates_by_time(canvas, law, schedule, time)
     y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
     events = next_events(canvas, law, y0, y_t, hidden, weight)
+    nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
+    return (nats * events.weight.to(nats.dtype)).sum((0, 2))
+
+
+def _one_step(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y0: Tensor,
+    order: Order,
+    law: str,
+    u: Tensor,
+    schedule: Schedule,
+    steps: int,
+    cond: Condition | None,
+) -> Tensor:
+    """-log p (B,) of what the step chosen by u reveals, averaged over all that it may reveal where they are few."""
+    rank, step = ranks_by_time(canvas, law, order, schedule, steps), 1 + (u[:, 0] * steps).long()
+    if not can_sum(canvas, law):
+        return _step_nats(denoiser, canvas, y0, rank, step, cond)
+    hidden = order.free & (rank >= step[:, None])
+    y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
+    events = step_events(canvas, law, y0, y_t, hidden, step_chance(canvas, law, schedule, step, steps))
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
     return (nats * events.weight.to(nats.dtype)).sum((0, 2))
 
