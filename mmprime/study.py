@@ -12,6 +12,7 @@ A study is a YAML file:
     seeds: [0, 1, 2]
     axes: {AXIS: {CHOICE: [overrides]}}            overrides of the training config, as on tools/train.py
     extra: {CHOICE: [overrides]}                   cells beside the product of the axes
+    only: {CHOICE: [bases]}             a choice of `extra` that fits some bases only
     digits_from: {CHOICE: {source: head, share: 0.25}}    cells of `extra` whose digits come from a model trained first
     judge: {limit: 256, samples: 4, steps: [1, 4, 16], laws: [token_synchronous],
             draws: 128, draw_steps: [4, 16], pictures: FOLDER}
@@ -31,16 +32,16 @@ from omegaconf import OmegaConf
 
 from mmprime.training.schema import DiffusionConfig
 
-KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "digits_from", "judge"}
+KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "only", "digits_from", "judge"}
 
 
 @dataclass(frozen=True)
 class Judging:
     """How each cell is judged; see `mmprime.evaluation.likelihood.measures`.
 
-    draws: samples drawn at each of `draw_steps` by the plan of the law trained on, and judged; 0 is none. pictures: the
-    image dataset that samples of image codes are compared with. finite_laws: those of T-step bounds beside the law
-    trained on.
+    draws: samples drawn at each of `draw_steps` by the plan of the law trained on, and judged; 0 is none. samplers:
+    others that draw as many, as on a command line ("confidence unit=token"). pictures: the image dataset that samples
+    of image codes are compared with. finite_laws: those of T-step bounds beside the law trained on.
     """
 
     limit: int = 256
@@ -52,6 +53,7 @@ class Judging:
     seed: int = 0
     draws: int = 0
     draw_steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    samplers: tuple[str, ...] = ()
     pictures: str = "assets/emoji"
 
 
@@ -119,6 +121,7 @@ class Study:
     axes: dict[str, dict[str, list[str]]]
     extra: dict[str, list[str]] = field(default_factory=dict)
     digits_from: dict[str, DigitsFrom] = field(default_factory=dict)
+    only: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: str | Path) -> Study:
@@ -137,23 +140,28 @@ class Study:
         for about in given["bases"].values():
             about["judge"] = {**judge, **_judging(about.get("judge") or {}, file)}
         digits = {str(name): _digits_from(about, file) for name, about in (given.get("digits_from") or {}).items()}
-        if odd := sorted(set(digits) - set(extra)):
-            raise ValueError(f"{file}: digits_from names {odd[0]!r}, which is no choice of extra")
+        only = {str(name): list(bases) for name, bases in (given.get("only") or {}).items()}
+        for key, named in (("digits_from", digits), ("only", only)):
+            if odd := sorted(set(named) - set(extra)):
+                raise ValueError(f"{file}: {key} names {odd[0]!r}, which is no choice of extra")
+        if odd := sorted({base for bases in only.values() for base in bases} - set(given["bases"])):
+            raise ValueError(f"{file}: only names {odd[0]!r}, which is no base")
         directory, results = Path(given["dir"]), Path(given["results"])
-        return cls(directory, results, given["bases"], list(given["seeds"]), axes, extra, digits)
+        return cls(directory, results, given["bases"], list(given["seeds"]), axes, extra, digits, only)
 
     def cells(self) -> Iterator[Cell]:
         """All cells, seed by seed, so that a study cut short has whole seeds."""
         for seed in self.seeds:
             for base, about in self.bases.items():
-                for choices, overrides in self._choices():
+                for choices, overrides in self._choices(base):
                     common, own = (tuple(each.format(**about) for each in o) for o in (about.get("set", []), overrides))
                     before = self._before(choices, about)
                     yield Cell(base, about["config"], choices, (*common, *own), seed, common, before)
 
-    def _choices(self) -> Iterator[tuple[dict[str, str], list[str]]]:
+    def _choices(self, base: str) -> Iterator[tuple[dict[str, str], list[str]]]:
         for name, overrides in self.extra.items():
-            yield {"extra": name}, overrides
+            if base in self.only.get(name, self.bases):
+                yield {"extra": name}, overrides
         if not self.axes:
             return
         for combination in itertools.product(*[choices.items() for choices in self.axes.values()]):

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmprime.console import parse_sampler
 from mmprime.drawing import Draw, draw_rows
 from mmprime.engine import MASK_ID, Canvas, Plan, Schedule
 from mmprime.evaluation import Measure, stamp
@@ -56,26 +57,32 @@ def judge(trainer: Trainer, judging: Judging) -> tuple[list[Measure], dict[str, 
 
 
 def sample_quality(task: DiffusionTask, judging: Judging) -> list[Measure]:
-    """Samples of the one span of a cell at each number of steps; row i has the same random streams in every cell."""
-    empty = torch.full((judging.draws, task.canvas.num_subtokens), MASK_ID)
-    rows, objective = [], task.config.objective
-    for steps in judging.draw_steps:
-        draw = Draw(steps, seed=judging.seed).of_places(objective.place_powers)
-        found = draw_rows(task.modules, task.canvas, empty, objective.law, draw)
-        nfe = float(found.nfe.double().mean())
-        codes = task.canvas.unpack(found.y)
-        if "image" in codes:
-            grid = task.canvas.span("image").grid
-            assert grid is not None, "image codes lie on a grid"
-            tokenizer = ImageTokenizer.load(resolve(task.config.data.image_tokenizer))
-            images = tokenizer.decode(codes["image"].unflatten(1, grid))
-            judged = _picture_judge(judging.pictures).rows(images, nfe, judging.seed)
-        else:
-            words = task.corpus.text_tokenizer
-            assert words is not None, "a corpus of texts has a tokenizer"
-            judged = _text_judge().rows([words.decode(row) for row in codes["text"].tolist()], nfe, judging.seed)
-        rows += [replace(row, metric=f"{row.metric} in {steps} steps") for row in judged]
+    """Samples of the one span of a cell at each number of steps, by the plan of its law and by each of the samplers;
+    row i has the same random streams in every cell."""
+    powers, rows = task.config.objective.place_powers, []
+    for sampler in ("", *judging.samplers):
+        plan, options = parse_sampler(sampler.split() or None)
+        for steps in judging.draw_steps:
+            draw = Draw(steps, plan, seed=judging.seed, options=options).of_places(powers)
+            by = f" by {sampler}" if sampler else ""
+            rows += [replace(r, metric=f"{r.metric} in {steps} steps{by}") for r in _drawn(task, judging, draw)]
     return rows
+
+
+def _drawn(task: DiffusionTask, judging: Judging, draw: Draw) -> list[Measure]:
+    """What `judging.draws` samples are worth."""
+    empty = torch.full((judging.draws, task.canvas.num_subtokens), MASK_ID)
+    found = draw_rows(task.modules, task.canvas, empty, task.config.objective.law, draw)
+    nfe, codes = float(found.nfe.double().mean()), task.canvas.unpack(found.y)
+    if "image" in codes:
+        grid = task.canvas.span("image").grid
+        assert grid is not None, "image codes lie on a grid"
+        tokenizer = ImageTokenizer.load(resolve(task.config.data.image_tokenizer))
+        images = tokenizer.decode(codes["image"].unflatten(1, grid))
+        return _picture_judge(judging.pictures).rows(images, nfe, judging.seed)
+    words = task.corpus.text_tokenizer
+    assert words is not None, "a corpus of texts has a tokenizer"
+    return _text_judge().rows([words.decode(row) for row in codes["text"].tolist()], nfe, judging.seed)
 
 
 @cache

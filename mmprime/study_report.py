@@ -142,9 +142,14 @@ def gap_lines(study: Study, base: str) -> list[Line]:
 def samples(study: Study, base: str) -> str:
     """What the samples are worth at each number of steps; empty where none were drawn."""
     found = groups(study, base)
-    steps = study.judging(base).draw_steps
+    judging = study.judging(base)
     metrics = [name for name in FIDELITY if any(group.values(f"{name} in") for group in found)]
-    columns = {f"{name}, {count} steps": f"{name} in {count} steps" for name in metrics for count in steps}
+    columns = {
+        f"{name}, {count} steps{by}": f"{name} in {count} steps{by}"
+        for by in ("", *(f" by {sampler}" for sampler in judging.samplers))
+        for name in metrics
+        for count in judging.draw_steps
+    }
     return table(found, columns) if columns else ""
 
 

@@ -171,10 +171,12 @@ def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
     if kind == "text":
         overrides = tuple(each.replace("image", "text").replace("clustered", "base") for each in cell.overrides)
         cell = replace(cell, config="configs/study/text.yaml", overrides=(*overrides, "model.codec.text.kind=base"))
-    study.bases["codes"]["judge"] |= {"draws": 2, "draw_steps": (1, 3)}
+    study.bases["codes"]["judge"] |= {"draws": 2, "draw_steps": (1, 3), "samplers": ("token_synchronous", "p2 eta=0.5")}
     rows = {row.metric: row for row in run_cell(study, cell)}
-    assert rows["quality in 1 steps"].nfe == 1
-    assert rows["quality in 3 steps"].nfe == 3
+    for by in ("", " by token_synchronous", " by p2 eta=0.5"):
+        assert rows[f"quality in 1 steps{by}"].nfe == 1
+        assert rows[f"quality in 3 steps{by}"].nfe == 3
+    assert len(fake.seen) == 6
     one = fake.seen[0]
     assert tuple(one.shape) == (2, 3, 64, 64) if kind == "codes" else all(isinstance(text, str) for text in one)
 
@@ -193,6 +195,27 @@ def test_samples_of_a_cell_with_place_powers_follow_them(study: Study, monkeypat
         with pytest.raises(InterruptedError):
             run_cell(study, replace(cell, overrides=(*cell.overrides, *powers), choices={"powers": str(powers)}))
     assert plans == [(None, {}), ("first_hitting", {"schedule": "places:1.0,2.0"})]
+
+
+def test_a_choice_may_fit_some_bases_only(tmp_path: Path) -> None:
+    text = """
+dir: x
+results: y
+seeds: [0]
+bases: {a: {config: c, span: text}, b: {config: c, span: image}}
+extra: {one: [], two: []}
+only: {two: [b]}
+"""
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    assert [cell.name for cell in Study.load(file).cells()] == ["a-one-s0", "b-one-s0", "b-two-s0"]
+    for odd, message in (
+        ("two: [c]", "only names 'c', which is no base"),
+        ("too: [b]", "only names 'too', which is no"),
+    ):
+        file.write_text(text.replace("two: [b]", odd))
+        with pytest.raises(ValueError, match=message):
+            Study.load(file)
 
 
 def test_a_base_has_judging_of_its_own(study: Study) -> None:

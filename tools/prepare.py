@@ -80,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--source", choices=("ppmi", "codebook", "decoder", "head", "confusion", "embeddings"), default="ppmi",
         help="ppmi: neighbours in --data; codebook, decoder: of an image --tokenizer; head: of --model; confusion: of "
-        "--model on --data; embeddings: of a language model, --model, for a text --tokenizer (default ppmi)",
+        "--model on --data; embeddings: of a language model, --model (a folder in transformers format, or smollm2), for a "
+        "text --tokenizer (default ppmi)",
     )  # fmt: skip
     sub.add_argument("--data", default="", metavar="DIR", help="dataset folder (codes or text)")
     sub.add_argument("--model", default="", metavar="DIR", help="model folder")
@@ -207,6 +208,10 @@ def codec(options: argparse.Namespace) -> None:
     from mmprime.models import save_codec
     from mmprime.training.codec_sources import Recipe, make_codec
 
+    if (options.source, options.model) == ("embeddings", "smollm2"):
+        from mmprime.evaluation.causal_lm import converted, smollm2_file
+
+        options.model = str(converted(smollm2_file()))
     recipe = Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
     made, about = make_codec(recipe)
     save_codec(options.out, made, about)
