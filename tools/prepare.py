@@ -80,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--source", choices=("ppmi", "codebook", "decoder", "head", "confusion", "embeddings"), default="ppmi",
         help="ppmi: neighbours in --data; codebook, decoder: of an image --tokenizer; head: of --model; confusion: of "
-        "--model on --data; embeddings: of a language model, --model (a folder in transformers format, or smollm2), for a "
-        "text --tokenizer (default ppmi)",
+        "--model on --data; embeddings: of a language model, --model (a folder in transformers format, or smollm2), "
+        "for a text --tokenizer (default ppmi)",
     )  # fmt: skip
     sub.add_argument("--data", default="", metavar="DIR", help="dataset folder (codes or text)")
     sub.add_argument("--model", default="", metavar="DIR", help="model folder")
