@@ -162,6 +162,12 @@ def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
     return name, dict(word.split("=", 1) for word in rest)
 
 
+def warn(message: str | None) -> None:
+    """Print a warning, if there is one, to stderr."""
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def require_model(directory: str) -> None:
     """Raises ValueError when there is no model folder."""
     if not (Path(directory) / "config.json").is_file():

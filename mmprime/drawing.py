@@ -27,7 +27,7 @@ from mmprime.engine import (
     mix,
 )
 from mmprime.engine.regional import guidance_scales, temperatures
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers import Request, build, keeps_tokens_whole
 
 _PLAN_OF_LAW = {"independent": "first_hitting"}
 _PLAN_STREAM, _DRAW_STREAM, _EDIT_STREAM = 1, 2, 3
@@ -64,6 +64,18 @@ class Draw:
         if self.plan is not None or not powers:
             return self
         return replace(self, plan="first_hitting", options={"schedule": f"places:{','.join(map(str, powers))}"})
+
+
+def warning(draw: Draw, canvas: Canvas, trained_on: Sequence[str]) -> str | None:
+    """What is wrong with drawing so, though it can be done: half-known tokens for a model that never saw one."""
+    several = any(span.codec.num_digits > 1 for span in canvas.spans)
+    strange = set(trained_on) == {"token_synchronous"} and several
+    if draw.plan is None or not strange or keeps_tokens_whole(draw.plan, draw.options):
+        return None
+    return (
+        f"the model was trained on whole tokens only, and sampler {draw.plan!r} shows parts of tokens; "
+        "token_synchronous, p2, remdm and the option unit=token do not"
+    )
 
 
 @dataclass(frozen=True)

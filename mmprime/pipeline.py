@@ -34,7 +34,7 @@ _SCORE_STREAM = 3
 class Pipeline:
     """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded),
     `weights` is the hash of the weights' file. `place_powers`: of the schedule it was trained under (none: one for all
-    digits)."""
+    digits). `trained_on`: the laws of plans it was trained on (none: `law`)."""
 
     def __init__(
         self,
@@ -47,9 +47,10 @@ class Pipeline:
         data: Path | None = None,
         weights: str = "",
         place_powers: Sequence[float] = (),
+        trained_on: Sequence[str] = (),
     ) -> None:
         self.model, self.canvas, self.law, self.words, self.data = model, canvas, law, words, data
-        self.place_powers = tuple(place_powers)
+        self.place_powers, self.trained_on = tuple(place_powers), tuple(trained_on) or (law,)
         self.weights = weights
         self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
         self.device = next(model.parameters()).device
@@ -325,8 +326,9 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
     model, canvas, config = load_model(directory, device)
     text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None
-    law, powers = config.get("law", "nested"), config.get("place_powers", ())
-    return Pipeline(model, canvas, text, image, law, _words(config, data), data, config["weights_sha256"], powers)
+    law, powers, laws = config.get("law", "nested"), config.get("place_powers", ()), config.get("trained_on", ())
+    words, weights = _words(config, data), config["weights_sha256"]
+    return Pipeline(model, canvas, text, image, law, words, data, weights, powers, laws)
 
 
 def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:

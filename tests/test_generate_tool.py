@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +91,18 @@ def test_texts(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str])
     assert "2 texts; NFE 3 each" in said.err
     assert run(generate, [*common, "--prompt", "a ___ of", "--blank-tokens", 2]) == 0
     assert capsys.readouterr().out.startswith("a")
+
+
+def test_a_sampler_strange_to_the_model_is_named(
+    text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(text_model.parent, here / "copy") / text_model.name
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"trained_on": ["token_synchronous"]}))
+    common = ["--model", folder, "--num", 1, "--steps", 2, "--new-tokens", 4, "--prompt", "The"]
+    for sampler, warned in (("nested", True), ("p2", False)):
+        assert run(generate, [*common, "--sampler", sampler]) == 0
+        assert ("warning: the model was trained on whole tokens" in capsys.readouterr().err) == warned
 
 
 def test_unknown_words_are_named(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pipeline_world import CAPTIONS, TEXT_LENGTH, WORDS, tiny_image_tokenizer, w
 
 from mmprime import rendering, vocabulary
 from mmprime.console import PLANS
-from mmprime.drawing import Draw
+from mmprime.drawing import Draw, warning
 from mmprime.engine import MASK_ID
 from mmprime.pipeline import Pipeline, from_pretrained
 from mmprime.tokenizers import TextTokenizer
@@ -68,6 +68,22 @@ def test_a_model_trained_under_place_powers_draws_in_their_order(tmp_path: Path)
     by_name = Draw(steps=12, plan="ancestral", options={"schedule": "places:100,0.01"})
     rank = own.continue_text("ab", 2, draw=by_name).rank[:, 4:].unflatten(1, (-1, 2))
     assert bool((rank[..., 0] < rank[..., 1]).all())
+
+
+def test_parts_of_tokens_are_strange_to_a_model_of_whole_ones(tmp_path: Path) -> None:
+    folder = write_text_model(tmp_path)
+
+    def said(plan: str | None, options: dict | None = None, **config: object) -> str | None:
+        edit_json(folder / "config.json", **{"trained_on": [], "law": "token_synchronous"} | config)
+        pipe = from_pretrained(folder)
+        return warning(Draw(plan=plan, options=options or {}), pipe.canvas, pipe.trained_on)
+
+    assert "sampler 'nested' shows parts of tokens" in str(said("nested"))
+    assert "sampler 'margin'" in str(said("margin"))
+    assert said("margin", {"unit": "token"}) is None
+    assert said("p2") is said(None) is None
+    assert said("nested", trained_on=["nested", "token_synchronous"]) is None
+    assert said("nested", law="nested") is None
 
 
 def test_same_seed_same_picture_whatever_the_number(pipe: Pipeline) -> None:

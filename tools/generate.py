@@ -36,7 +36,7 @@ def generate(options: argparse.Namespace) -> None:
     take_box(options)
     check(options)
     settings = console.draw_settings(options)
-    from mmprime.drawing import Draw
+    from mmprime.drawing import Draw, warning
     from mmprime.engine import Guidance
     from mmprime.pipeline import from_pretrained
 
@@ -57,6 +57,7 @@ def generate(options: argparse.Namespace) -> None:
         pause=pause_at(options),
         **settings,
     )
+    console.warn(warning(draw, pipe.canvas, pipe.trained_on))
     if options.trace is not None and (not pictures or (options.image is not None and options.box is None)):
         raise ValueError("--trace makes a film of pictures; this request makes text")
     if options.image is not None and not pictures:
@@ -133,9 +134,7 @@ def write_pictures(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
     out = options.out or DEFAULT_OUT
     rendering.picture_format(out)
     if options.prompt is not None:
-        warning = vocabulary.check_prompt(options.prompt, pipe.words)
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
+        console.warn(vocabulary.check_prompt(options.prompt, pipe.words))
     if options.image is None:
         found = pipe.generate(options.prompt, options.num, draw, label=options.label)
     else:

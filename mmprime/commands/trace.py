@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         return
     _check(options)
     settings = console.draw_settings(options)
-    from mmprime.drawing import Draw
+    from mmprime.drawing import Draw, warning
     from mmprime.evaluation.plots import require_plots
     from mmprime.pipeline import from_pretrained
 
@@ -64,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
 
         settings["guidance"] = Guidance(console.IMAGE_GUIDANCE, options.guidance_schedule)
     draw = Draw(steps=options.steps or (16 if pictures else 64), trace=True, **settings)
+    console.warn(warning(draw, pipe.canvas, pipe.trained_on))
     found = _pictures(pipe, options, draw) if pictures else _texts(pipe, options, draw)
     courses = _courses(found, pipe)
     about = _about(pipe, draw, options)
@@ -94,9 +94,7 @@ def _pictures(pipe: Pipeline, options: argparse.Namespace, draw: Draw) -> Pictur
     from mmprime import vocabulary
 
     if options.prompt is not None:
-        warning = vocabulary.check_prompt(options.prompt, pipe.words)
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
+        console.warn(vocabulary.check_prompt(options.prompt, pipe.words))
     return pipe.generate(options.prompt, options.num, draw, label=options.label)
 
 

@@ -59,6 +59,13 @@ def options_of(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def keeps_tokens_whole(name: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a sampler never shows a part of a token's digits."""
+    options = options or {}
+    whole = ("token_synchronous", "remdm", "p2")
+    return name in whole or options.get("unit") == "token" or (name == "mixture" and options.get("plan") in whole)
+
+
 def describe(name: str) -> str:
     """One line about a sampler."""
     options = ", ".join(f"{key}={value}" for key, value in options_of(name).items())

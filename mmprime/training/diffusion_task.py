@@ -24,7 +24,7 @@ from mmprime.training.conditions import Conditions, scored_tokens
 from mmprime.training.config import resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
-from mmprime.training.objectives import Objective, place_schedule, start_objective
+from mmprime.training.objectives import Objective, laws_of, place_schedule, start_objective
 from mmprime.training.sample_files import write_samples
 from mmprime.training.schema import CodecConfig, DiffusionConfig
 from mmprime.training.task import LossTerm
@@ -133,6 +133,7 @@ class DiffusionTask:
             "fingerprints": self.corpus.tokenizers,
             "data": _relative(data.path, directory),
             "law": self.config.objective.law,
+            "trained_on": laws_of(self.config.objective),
             "codecs": self.codecs,
         }
         if self.schedule is not None:

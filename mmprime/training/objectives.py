@@ -43,6 +43,12 @@ def place_schedule(config: ObjectiveConfig, canvas: Canvas) -> Schedule | None:
         raise ConfigError(f"objective.place_powers: {error}") from error
 
 
+def laws_of(config: ObjectiveConfig) -> list[str]:
+    """All laws of plans that are trained on."""
+    shares = config.mixture or {config.law: 1.0}
+    return sorted({law for law, share in shares.items() if share} | ({config.start_law} - {""}))
+
+
 class Objective:
     """The objective of a config; see the module's head.
 

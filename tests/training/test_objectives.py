@@ -8,7 +8,7 @@ from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, Schedule, Span, joint_loss, nelbo
 from mmprime.training.config import ConfigError
-from mmprime.training.objectives import Objective, place_schedule, start_objective
+from mmprime.training.objectives import Objective, laws_of, place_schedule, start_objective
 from mmprime.training.schema import ObjectiveConfig
 
 PLACED = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
@@ -125,3 +125,10 @@ def test_what_is_no_distribution_or_fits_no_kind_is_refused(options: dict, words
 def test_a_start_that_is_none_is_refused(options: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         start_objective(ObjectiveConfig(**options), 100)
+
+
+def test_the_laws_trained_on_are_those_of_the_mixture_and_the_start() -> None:
+    assert laws_of(ObjectiveConfig(law="nested")) == ["nested"]
+    mixture = {"nested": 0.5, "independent": 0.5, "coarse_first": 0.0}
+    config = ObjectiveConfig(law="nested", mixture=mixture, start_law="token_synchronous", start_share=0.5)
+    assert laws_of(config) == ["independent", "nested", "token_synchronous"]
