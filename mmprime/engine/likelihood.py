@@ -23,7 +23,7 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
 from .exact import exact_likelihood
-from .law import Order, as_mask, draw_order, hide_by_count, in_time, next_events, rates_by_count, rates_by_time
+from .law import Events, Order, as_mask, draw_order, hide_by_count, in_time, next_events, rates_by_count, rates_by_time
 from .plan import Plan, check_law, ranks_by_time
 from .schedule import Schedule
 from .steps import can_sum, step_chance, step_events
@@ -121,8 +121,7 @@ def joint_loss(
     hidden, weight = hide_by_count(order, share, groups)
     y_t = torch.where(hidden | absent, MASK_ID, y0)
     events = next_events(canvas, "token_synchronous", y0, y_t, hidden, weight)
-    nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
-    return (nats * events.weight.to(nats.dtype)).sum((0, 2))
+    return _weighed(denoiser, canvas, y_t, events, cond)
 
 
 def plan_nats(denoiser: Denoiser, canvas: Canvas, y0: Tensor, plan: Plan, cond: Condition | None = None) -> Tensor:
@@ -153,10 +152,9 @@ def _continuous(
         time = 1 - u  # in (0, 1]
         hidden = order.free & (order.key > schedule.alpha(time))
         weight = rates_by_time(canvas, law, schedule, time)
-    y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
+    y_t = _state(y0, order, hidden)
     events = next_events(canvas, law, y0, y_t, hidden, weight)
-    nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
-    return (nats * events.weight.to(nats.dtype)).sum((0, 2))
+    return _weighed(denoiser, canvas, y_t, events, cond)
 
 
 def _one_step(
@@ -175,8 +173,18 @@ def _one_step(
     if not can_sum(canvas, law):
         return _step_nats(denoiser, canvas, y0, rank, step, cond)
     hidden = order.free & (rank >= step[:, None])
-    y_t = torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
+    y_t = _state(y0, order, hidden)
     events = step_events(canvas, law, y0, y_t, hidden, step_chance(canvas, law, schedule, step, steps))
+    return _weighed(denoiser, canvas, y_t, events, cond)
+
+
+def _state(y0: Tensor, order: Order, hidden: Tensor) -> Tensor:
+    """y0 with what is hidden or absent masked, (B, N)."""
+    return torch.where(hidden | (order.key == torch.inf), MASK_ID, y0)
+
+
+def _weighed(denoiser: Denoiser, canvas: Canvas, y_t: Tensor, events: Events, cond: Condition | None) -> Tensor:
+    """Σ_events weight · -log p, (B,)."""
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
     return (nats * events.weight.to(nats.dtype)).sum((0, 2))
 
