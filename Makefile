@@ -1,7 +1,7 @@
 # Nothing is needed beforehand but Python 3.10+ and make:
 #   make demo   sets up .venv and draws from the shipped model
 #   make test   sets up .venv and passes the tests
-#   make reproduce   measures the numbers of README.md and docs/results.md again (10 minutes of two cores)
+#   make reproduce   measures the numbers of README.md and docs/results.md again (2 minutes of two free cores)
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
