@@ -25,7 +25,8 @@ from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
     "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
-    "ExactLikelihood", "Guidance", "Guided", "NonFiniteLogits", "Plan", "Policy", "Region", "Run", "Sample", "Schedule",
-    "Scorer", "Span", "Tilted", "Trace", "begin", "corrupt", "generator_of", "halton_order", "joint_loss", "log_mass", "mix",
-    "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "seeded", "steer", "stream", "transition_matrix",
+    "ExactLikelihood", "Guidance", "Guided", "NonFiniteLogits", "Plan", "Policy", "Region", "Run", "Sample",
+    "Schedule", "Scorer", "Span", "Tilted", "Trace", "begin", "corrupt", "generator_of", "halton_order", "joint_loss",
+    "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "seeded", "steer", "stream",
+    "transition_matrix",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ class Span:
     codec: Codec
 
     def __post_init__(self) -> None:
-        sides = (self.length,) if isinstance(self.length, int) else tuple(self.length)
+        sides = tuple(self.length) if isinstance(self.length, list | tuple) else (self.length,)
         if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
             raise ValueError(f"span {self.name!r}: length {self.length!r} must be a positive count or (height, width)")
 

@@ -65,7 +65,7 @@ def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) ->
 
 def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
     row = int((~top.isfinite()).nonzero()[0])
-    own = logits[row]
+    own = logits[row].detach()
     code = int((own.isnan() | own.isposinf()).long().argmax())
     what = (
         f"the logits of all {len(own)} codes are -inf, so none is possible"
