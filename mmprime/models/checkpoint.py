@@ -113,7 +113,9 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
             raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
         with torch.device("meta"):
             model = PrimeDiT(canvas, architecture)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+    except RuntimeError as error:  # of torch, on sizes beyond 64 bits
+        raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
     _check_fit(directory / WEIGHTS, model.state_dict(), shapes)
     return model, canvas
