@@ -90,7 +90,7 @@ def regional_plan(
         idle = (under_way & ~(free & part.mask).any(-1)).nonzero()
         if len(idle):
             raise ValueError(
-                f"region {part.name!r} has nothing to reveal in example {int(idle[0])}: all of it is given or absent"
+                f"region {part.name!r} has nothing to reveal: all of it is given or absent in example {int(idle[0])}"
             )
     has_rest = (free & left).any(-1)
     if bool((under_way & ~has_rest).any()):

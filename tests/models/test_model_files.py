@@ -167,7 +167,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, value: flo
 
 
 def test_a_double_beyond_single_precision_is_not_finite(saved: Path) -> None:
-    edit_weights(saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.full((30,), 1e300, dtype=torch.float64)}))
+    edit_weights(
+        saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.full((30,), 1e300, dtype=torch.float64)})
+    )
     with pytest.raises(ValueError, match=r"heads.text.linear.bias has 30 of 30 values that are not finite \(inf\)"):
         load_model(saved)
 
