@@ -91,7 +91,7 @@ class Bench:
         shown = self.canvas.view(last["y"], span.name)[now]
         exact = self.model(last["y"], self.canvas)
         p, q = (
-            log_posterior(token_grid(self.model, hidden[now], span), shown).flatten(1).double()
+            log_posterior(token_grid(self.model, hidden[now], span, now.nonzero()[:, 1]), shown).flatten(1).double()
             for hidden in (exact, last["hidden"])
         )
         gap = torch.where(p.exp() > 0, p - q, 0.0)

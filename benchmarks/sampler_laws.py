@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmprime import console
-from mmprime.engine import Plan, mix, sample
+from mmprime.engine import Plan, generator_of, mix, sample
 from mmprime.engine.samplers import SAMPLERS, Request, build, options_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -69,7 +69,7 @@ def distance(law: Tensor) -> float:
 
 def floor(draws: int, seed: int, repeats: int = 20) -> tuple[float, float]:
     """Mean and deviation of the distance of `draws` exact draws."""
-    generator = torch.Generator().manual_seed(mix(seed, 1))
+    generator = generator_of(mix(seed, 1))
     counts = [
         oracle.counts_of(torch.multinomial(WORLD.p, draws, True, generator=generator), len(WORLD.p))
         for _ in range(repeats)

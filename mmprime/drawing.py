@@ -25,6 +25,7 @@ from mmprime.engine import (
     Run,
     begin,
     mix,
+    seeded,
 )
 from mmprime.engine.regional import guidance_scales, temperatures
 from mmprime.engine.samplers import Request, build, keeps_tokens_whole
@@ -171,7 +172,7 @@ def draw_rows(
             guidance=guidance_scales(canvas, draw.regions, draw.guidance),
             temperature=temperatures(canvas, draw.regions, draw.temperature),
             top_p=draw.top_p,
-            generator=[torch.Generator().manual_seed(mix(seed, _DRAW_STREAM)) for seed in own],
+            generator=seeded(*(mix(seed, _DRAW_STREAM) for seed in own)),
             cond=None if cond is None else {name: value[rows] for name, value in cond.items()},
             absent=absent if isinstance(plan, Policy) else None,
             state=state,
@@ -234,7 +235,7 @@ def make_plan(
     draw: Draw, law: str, canvas: Canvas, y: Tensor, seeds: Sequence[int], absent: Tensor | None = None
 ) -> Plan | Policy:
     """The plan or policy `draw` names, for rows y (B, N) whose visible values are given."""
-    streams = [torch.Generator().manual_seed(mix(seed, _PLAN_STREAM)) for seed in seeds]
+    streams = seeded(*(mix(seed, _PLAN_STREAM) for seed in seeds))
     request = Request(canvas, len(y), draw.steps, streams, (y >= 0).cpu(), absent)
     return build(draw.plan or _PLAN_OF_LAW.get(law, law), request, draw.options)
 

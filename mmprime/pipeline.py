@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmprime.drawing import AT_ONCE, Draw, Paused, Pictures, Result, Texts, draw_rows, resume_rows
-from mmprime.engine import MASK_ID, Canvas, mix, nelbo
+from mmprime.engine import MASK_ID, Canvas, generator_of, mix, nelbo
 from mmprime.holes import read_partly, with_holes
 from mmprime.loading import load_tokenizers
 from mmprime.rendering import partial_images
@@ -91,7 +91,7 @@ class Pipeline:
     @torch.no_grad()
     def caption_nats(self, found: Texts, samples: int = 8, seed: int = 0) -> Tensor:
         """How well each caption that `caption` drew fits its image: an estimate of its NELBO given it, (B,) nats."""
-        generator = torch.Generator().manual_seed(mix(seed, _SCORE_STREAM))
+        generator = generator_of(mix(seed, _SCORE_STREAM))
         given = self.canvas.mask("image")
         return nelbo(self.model, self.canvas, found.y, law=self.law, given=given, samples=samples, generator=generator)
 
@@ -197,7 +197,7 @@ class Pipeline:
             raise ValueError(f"score {sorted(known)} given {sorted(given)}: nothing is left to score")
         y0 = self._start(len(next(iter(known.values()))), known)
         visible = torch.stack([self.canvas.mask(name) for name in given]).any(0) if given else None
-        generator = torch.Generator().manual_seed(mix(seed, _SCORE_STREAM))
+        generator = generator_of(mix(seed, _SCORE_STREAM))
         law = law or self.law
         return nelbo(
             self.model, self.canvas, y0, steps, law, visible, samples=samples, generator=generator, absent=y0 < 0

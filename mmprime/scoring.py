@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmprime.data import CodeDataset, ImageDataset, encode_images, load_documents, pack_documents, read_index
 from mmprime.data.text import is_plain, plain_hash, plain_splits
+from mmprime.engine import generator_of
 from mmprime.evaluation import provenance
 from mmprime.evaluation.likelihood import Sizes
 
@@ -73,7 +74,7 @@ def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: 
 
 def choose(count: int, limit: int, seed: int) -> list[int]:
     """At most `limit` of `count` positions, drawn by seed, in order."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=generator_of(seed))
     return sorted(order[:limit].tolist())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmprime.console import parse_sampler
 from mmprime.drawing import Draw, draw_rows
-from mmprime.engine import MASK_ID, Canvas, Plan, Schedule
+from mmprime.engine import MASK_ID, Canvas, Plan, Schedule, generator_of
 from mmprime.evaluation import Measure, stamp
 from mmprime.evaluation.likelihood import Effort, measures
 from mmprime.evaluation.provenance import data_hash, tensor_hash
@@ -99,9 +99,7 @@ def idle_share(canvas: Canvas, law: str, judging: Judging) -> list[Measure]:
     """Of ancestral sampling on a uniform grid of T steps: the share of steps at which an example reveals nothing."""
     rows = []
     for steps in judging.steps:
-        plan = Plan.ancestral(
-            canvas, Schedule.linear(), steps, IDLE_PLANS, torch.Generator().manual_seed(judging.seed), law=law
-        )
+        plan = Plan.ancestral(canvas, Schedule.linear(), steps, IDLE_PLANS, generator_of(judging.seed), law=law)
         idle = 1 - plan.steps_used.double().mean(-1)
         error = float(idle.std() / len(idle) ** 0.5)
         rows.append(

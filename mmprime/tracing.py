@@ -70,7 +70,7 @@ def course(values: Tensor, rank: Tensor, canvas: Canvas, steps: int) -> Course:
 
 @torch.no_grad()
 def likeliest(model: Denoiser, canvas: Canvas, y: Tensor, name: str) -> Tensor:
-    """Rows y (B, N) as codes (B, L) of a span; -1 where nothing of a token is known.
+    """Rows y (B, N) as codes (B, L) of a span; -1 where nothing of a token is known, or no code is possible.
 
     A partly known token is the likeliest code that agrees with what is known of it, given all that is visible: one
     forward pass of the rows that have such tokens.
@@ -88,8 +88,9 @@ def likeliest(model: Denoiser, canvas: Canvas, y: Tensor, name: str) -> Tensor:
         row, token = partly[rows].nonzero(as_tuple=True)
         for part in chunks(len(row), span):
             at = rows[row[part]], token[part]
-            grid = constrain(token_grid(model, hidden[row[part], token[part]], span), view[at])
-            codes[at] = span.codec.code_at.to(y.device)[grid.flatten(1).argmax(-1)]
+            grid = constrain(token_grid(model, hidden[row[part], token[part]], span, token[part]), view[at])
+            best = grid.flatten(1).max(-1)
+            codes[at] = torch.where(best.values.isneginf(), -1, span.codec.code_at.to(y.device)[best.indices])
     return codes
 
 

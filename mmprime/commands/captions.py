@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprime import console
-from mmprime.commands.samples import idle_share
+from mmprime.commands.samples import idle_share, steps_unused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     judged = by_nearest if options.judge == "nearest" else by_alignment
     rows = judged(real, features, extract(judge, images), wanted, options.seed)
     nfe = float(found.nfe.double().mean())
-    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, found.idle_steps))
+    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, steps_unused(draw, found.rank)))
     how = {"sampler": options.plan or pipe.law, "guidance": str(guidance)}
     return stamp(rows, data_hash=data_hash(options.data), **how)
 

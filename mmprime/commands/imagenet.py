@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmprime import console
-from mmprime.commands.samples import add_metric_arguments, idle_share, rules_of
+from mmprime.commands.samples import add_metric_arguments, idle_share, rules_of, steps_unused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ def draw_labelled(pipe: Pipeline, labels: list[int], draw: Draw) -> tuple[Tensor
     span = pipe.canvas.span("image")
     codes = span.codec.decode(pipe.canvas.view(found.y, "image")).view(-1, *pipe.image_tokenizer.grid)
     images = (pipe.image_tokenizer.decode(codes).cpu() * 255).round().byte()
-    return images, torch.stack([found.nfe, found.idle_steps], -1)
+    return images, torch.stack([found.nfe, steps_unused(draw, found.rank).to(found.nfe)], -1)
 
 
 def _comparison(options: argparse.Namespace, judges: Judges, pipe: Pipeline) -> Comparison:

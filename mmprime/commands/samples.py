@@ -165,14 +165,25 @@ def draw_pictures(pipe: Pipeline, prompts: list[str] | None, num: int, draw: Dra
         found = pipe.generate(asked, 1 if asked else stop - start, own)
         images.append((found.images.cpu() * 255).round().byte())
         nfe.append(found.nfe.double().cpu())
-        idle.append(found.idle_steps.cpu())
+        idle.append(steps_unused(draw, found.rank))
         seconds += found.seconds
     mean = float(torch.cat(nfe).mean())
     return Drawn(Pictures(torch.cat(images)), mean, idle_share(draw, torch.cat(idle)), seconds)
 
 
+def steps_unused(draw: Draw, rank: Tensor) -> Tensor:
+    """(B,) of the steps of an ancestral plan, those at which an example revealed nothing, also after its last reveal; 0
+    of other samplers."""
+    import torch
+
+    if draw.plan != "ancestral":
+        return torch.zeros(len(rank), dtype=torch.int64)
+    used = torch.zeros(len(rank), draw.steps + 1, dtype=torch.bool)
+    return draw.steps - used.scatter(1, rank.cpu().clamp(min=0), True)[:, 1:].sum(-1)
+
+
 def idle_share(draw: Draw, idle_steps: Tensor) -> float | None:
-    """Mean share of the plan's steps at which examples revealed nothing, idle_steps (B,) of each.
+    """Mean share of the sampler's steps at which examples revealed nothing, of `steps_unused` (B,).
 
     Ancestral plans have such steps; plans that cut an order into steps by count have none; of policies that decide
     while sampling it is not known here (None).

@@ -6,7 +6,7 @@ Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-toke
 from .canvas import Canvas, Span
 from .codec import MASK_ID, Codec
 from .cooccurrence import ppmi_vectors
-from .denoiser import Condition, Denoiser
+from .denoiser import Condition, Denoiser, NonFiniteLogits
 from .exact import ExactLikelihood
 from .grid import log_mass
 from .guidance import Guidance, Guided
@@ -17,7 +17,7 @@ from .particles import steer
 from .plan import ABSENT, Plan, halton_order
 from .policy import Policy
 from .regional import Region
-from .rng import mix
+from .rng import generator_of, mix, seeded
 from .run import Run
 from .sampling import Sample, Trace, begin, sample, stream
 from .schedule import AlphaValue, Schedule
@@ -25,7 +25,8 @@ from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
     "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
-    "ExactLikelihood", "Guidance", "Guided", "Plan", "Policy", "Region", "Run", "Sample", "Schedule", "Scorer", "Span",
-    "Tilted", "Trace", "begin", "corrupt", "halton_order", "joint_loss", "log_mass", "mix", "nelbo", "partial_states",
-    "plan_nats", "ppmi_vectors", "sample", "steer", "stream", "transition_matrix",
+    "ExactLikelihood", "Guidance", "Guided", "NonFiniteLogits", "Plan", "Policy", "Region", "Run", "Sample",
+    "Schedule", "Scorer", "Span", "Tilted", "Trace", "begin", "corrupt", "generator_of", "halton_order", "joint_loss",
+    "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "seeded", "steer", "stream",
+    "transition_matrix",
 ]  # fmt: skip

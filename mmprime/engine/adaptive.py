@@ -42,7 +42,7 @@ class PolicyRun(Run):
         super().__init__(denoiser, canvas, y, rank, streams, drawing, cond)
         self.policy, self.free = policy, free
         self.total = self._units()
-        policy.start(len(y), canvas.num_tokens)
+        self.memory = {name: value.to(y.device) for name, value in policy.remember(len(y), canvas).items()}
 
     @property
     def hidden(self) -> Tensor:
@@ -51,21 +51,26 @@ class PolicyRun(Run):
 
     @property
     def under_way(self) -> bool:
-        return bool(self.hidden.any()) or (self.policy.remasks and self.number < self.policy.last_step)
+        return bool(self.hidden.any()) or (
+            self.policy.remasks and self.number < self.policy.last_step and len(self.y) > 0
+        )
 
     @property
     def idle_steps(self) -> Tensor:
         return torch.zeros_like(self.nfe)
 
     def state(self) -> dict[str, Tensor]:
-        return {**super().state(), **{f"policy.{name}": value for name, value in self.policy.state().items()}}
+        return {**super().state(), **{f"policy.{name}": value.clone() for name, value in self.memory.items()}}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_state(state)
         if not torch.equal(self.rank > 0, self.free):
             raise ValueError("the state belongs to a run with other given parts")
-        own = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
-        self.policy.load_state(own)
+        for name, own in self.memory.items():
+            saved = state.get(f"policy.{name}")
+            if saved is None or (saved.shape, saved.dtype) != (own.shape, own.dtype):
+                raise ValueError(f"the state belongs to a run of another policy: it has no policy.{name} of its shape")
+            self.memory[name] = saved.to(own.device).clone()
 
     @torch.no_grad()
     def step(self) -> bool:
@@ -87,7 +92,9 @@ class PolicyRun(Run):
         noise = u[:, tokens:].clamp(min=2.0**-60)
         left, total = self._units()[example], self.total[example]
         nothing, visible = u.new_zeros(*candidate.shape, self.policy.features), free & ~hidden
-        look = Look(k, candidate, nothing, left, total, noise, shown, example, self.canvas, hidden, visible)
+        look = Look(
+            k, candidate, nothing, left, total, noise, shown, example, self.canvas, hidden, visible, self.memory
+        )
         if self.policy.blind:
             digits = self._choose(look)
             proposal = self._propose(example, digits.reveal, digits.reveal, u[:, :tokens])
@@ -132,7 +139,7 @@ class PolicyRun(Run):
         example, token, first = place.unbind(-1)
         inside = token - self.canvas.token_slice(span.name).start
         shown = self.canvas.view(self.y, span.name)[example, inside]
-        grid = token_grid(self.denoiser, states, span)
+        grid = token_grid(self.denoiser, states, span, inside)
         temperature = self.drawing.of(self.canvas, span, inside, first) / self.policy.sharpness
         drawn = draw(grid, shown, u, temperature, self.drawing.top_p)
         cell, out.confidence[row, token], out.entropy[row, token] = drawn
@@ -141,10 +148,11 @@ class PolicyRun(Run):
         if self.policy.blind:
             return
         whole = (shown >= 0).all(-1, keepdim=True)  # only where shown tokens are judged: their law as if hidden
+        again = whole & self.canvas.view(self.free, span.name)[example, inside]  # what is given stays visible
         law, value = unit_law(
-            log_posterior(grid, shown.masked_fill(whole, MASK_ID)), first, cell, digits, self.policy.unit
+            log_posterior(grid, shown.masked_fill(again, MASK_ID)), first, cell, digits, self.policy.unit
         )
-        out.feature[row, token] = self.policy.describe(law, value, place)
+        out.feature[row, token] = self.policy.describe(law, value, place, self.memory)
 
     def _choose(self, look: Look) -> Digits:
         """What the policy chooses for the examples look.example, of what may be shown and hidden."""

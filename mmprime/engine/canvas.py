@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .codec import MASK_ID, Codec
 
+_MAX_SUBTOKENS = 1 << 24
+
 
 @dataclass(frozen=True)
 class Span:
@@ -25,8 +27,8 @@ class Span:
     codec: Codec
 
     def __post_init__(self) -> None:
-        sides = (self.length,) if isinstance(self.length, int) else tuple(self.length)
-        if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+        sides = tuple(self.length) if isinstance(self.length, list | tuple) else (self.length,)
+        if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
             raise ValueError(f"span {self.name!r}: length {self.length!r} must be a positive count or (height, width)")
 
     @property
@@ -44,7 +46,7 @@ class Span:
 
 
 class Canvas:
-    """The layout of one example. Raises ValueError on no spans or a repeated name."""
+    """The layout of one example. Raises ValueError on no spans, a repeated name, or more than 2^24 sub-tokens."""
 
     def __init__(self, spans: Iterable[Span]) -> None:
         self.spans: tuple[Span, ...] = tuple(spans)
@@ -58,6 +60,10 @@ class Canvas:
         for index, span in enumerate(self.spans):
             self._token_start[span.name], self._subtoken_start[span.name] = tokens, subtokens
             places = span.codec.num_digits
+            if subtokens + span.num_subtokens > _MAX_SUBTOKENS:
+                raise ValueError(
+                    f"span {span.name!r} of length {span.length}: a canvas has at most {_MAX_SUBTOKENS} sub-tokens"
+                )
             token.append(torch.arange(tokens, tokens + span.num_tokens).repeat_interleave(places))
             digit.append(torch.arange(places).repeat(span.num_tokens))
             span_of.append(torch.full((span.num_subtokens,), index))

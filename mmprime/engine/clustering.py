@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from .rng import generator_of
+
 _ITERATIONS = 12
 
 
@@ -20,7 +22,7 @@ def balanced_hierarchy(vectors: Tensor, radices: tuple[int, ...], seed: int = 0)
         raise ValueError(f"clustering needs finite vectors of shape (codes, d), got {tuple(vectors.shape)}")
     points = vectors.detach().to("cpu", torch.float32)
     digits = torch.zeros(len(points), len(radices), dtype=torch.int64)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     _split(points, torch.arange(len(points)), radices, 0, digits, generator)
     return digits
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .clustering import balanced_hierarchy
+from .rng import generator_of
 
 MASK_ID = -1
 """The value of a hidden sub-token, for every codec."""
@@ -100,7 +101,7 @@ class Codec:
     def shuffled(cls, num_codes: int, num_digits: int, seed: int) -> Codec:
         """Base-b digits of a fixed random permutation of the codes."""
         plain = cls.base(num_codes, num_digits)
-        order = torch.randperm(num_codes, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(num_codes, generator=generator_of(seed))
         return cls(plain.digits[order], plain.radices)
 
     @classmethod

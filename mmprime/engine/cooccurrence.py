@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .rng import generator_of
+
 
 def ppmi_vectors(
     sequences: Tensor, num_codes: int, dim: int = 64, offsets: tuple[int, ...] = (1, 2), seed: int = 0
@@ -46,7 +48,7 @@ def count_vectors(counts: Tensor, dim: int = 64, seed: int = 0) -> Tensor:
         check_invariants=True,
     ).coalesce()
     with torch.random.fork_rng(devices=[]):  # svd_lowrank draws from the global stream; leave it as it was
-        torch.manual_seed(seed)
+        torch.set_rng_state(generator_of(seed).get_state())
         u, s, _ = torch.svd_lowrank(matrix, q=min(dim, num_codes), niter=4)
     return torch.nn.functional.normalize(u * s.sqrt(), dim=-1)
 

@@ -8,7 +8,7 @@ does not grow with L·C.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ from .canvas import Canvas, Span
 from .grid import log_mass, log_posterior
 
 Condition = Mapping[str, Tensor]
+
+
+class NonFiniteLogits(ValueError):
+    """A token's logits are no distribution: NaN, +inf, or -inf for every code. The message names span and token."""
+
+
 _CHUNK_ELEMENTS = 1 << 25
 DRAWN_AT_ONCE = 1 << 21  # cells; what a draw makes of them stays in the cache of a CPU
 
@@ -43,12 +49,32 @@ def hidden_states(denoiser: Denoiser, y: Tensor, canvas: Canvas, cond: Condition
     return denoiser(y, canvas, cond) if at is None else at(y, canvas, cond, wanted)
 
 
-def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span) -> Tensor:
-    """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32."""
+def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) -> Tensor:
+    """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32.
+
+    token (M,): their numbers in the span. A logit of -inf is a code that is impossible. Raises NonFiniteLogits.
+    """
     logits = denoiser.logits(hidden, span)
     if logits.dtype != torch.float64:
         logits = logits.float()
+    top = logits.amax(-1)  # NaN if any is
+    if not bool(top.isfinite().all()):
+        _refuse(logits, top, span, token)
     return span.codec.to_grid(logits)
+
+
+def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
+    row = int((~top.isfinite()).nonzero()[0])
+    own = logits[row].detach()
+    code = int((own.isnan() | own.isposinf()).long().argmax())
+    what = (
+        f"the logits of all {len(own)} codes are -inf, so none is possible"
+        if bool(top[row].isneginf())
+        else f"the logit of code {code} is {float(own[code])}"
+    )
+    raise NonFiniteLogits(
+        f"span {span.name!r}, token {int(token[row])}: {what}; a denoiser gives finite logits, -inf for what cannot be"
+    )
 
 
 def chunks(count: int, span: Span, cells: int = _CHUNK_ELEMENTS) -> Iterator[slice]:
@@ -64,7 +90,8 @@ def reveal_nats(
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
 
     before (B, N); after (A, B, N): A states that each show everything `before` shows. Returns (A, B, L), 0 where a
-    token reveals nothing. One call of the denoiser.
+    token reveals nothing and +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser.
+    Raises NonFiniteLogits.
     """
     canvas.check(before)
     hidden = denoiser(before, canvas, cond)
@@ -76,7 +103,9 @@ def reveal_nats(
             0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
         )
         parts = [
-            _chunk_nats(denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part])
+            _chunk_nats(
+                denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part], token[part]
+            )
             for part in chunks(len(rows), span)
         ]
         empty = torch.zeros(len(after), *shown.shape[:2], device=before.device)
@@ -91,12 +120,13 @@ def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
 
-def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, shown: Tensor, aim: Tensor) -> Tensor:
+def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, shown: Tensor, aim: Tensor, token: Tensor) -> Tensor:
     """(A, m) nats of one chunk; with gradients on, its grids are recomputed in the backward pass, not stored."""
 
     def compute(hidden: Tensor) -> Tensor:
-        posterior = log_posterior(token_grid(denoiser, hidden, span), shown)
-        return torch.stack([-log_mass(posterior, target) for target in aim])
+        posterior = log_posterior(token_grid(denoiser, hidden, span, token), shown)
+        same = (aim == shown).all(-1)  # reveals nothing
+        return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
 
     if torch.is_grad_enabled() and len(rows) * span.codec.num_cells >= _CHUNK_ELEMENTS // 2:
         return checkpoint(compute, rows, use_reentrant=False)

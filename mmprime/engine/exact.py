@@ -84,7 +84,9 @@ def exact_likelihood(
         logs.append(math.log(probability))
         nats.append(total)
     log_weight, plan_nats = torch.tensor(logs, dtype=torch.float64)[:, None], torch.stack(nats)
-    return ExactLikelihood(-torch.logsumexp(log_weight - plan_nats, 0), (log_weight.exp() * plan_nats).sum(0))
+    weight = log_weight.exp()
+    bound = (weight * plan_nats.masked_fill(weight == 0, 0.0)).sum(0)
+    return ExactLikelihood(-torch.logsumexp(log_weight - plan_nats, 0), bound)
 
 
 def _show(y0: Tensor, positions: frozenset[int]) -> Tensor:

@@ -36,8 +36,16 @@ def constrain(grid: Tensor, y: Tensor) -> Tensor:
 
 
 def log_posterior(grid: Tensor, y: Tensor) -> Tensor:
-    """log p(cell | visible digits y): (M, b_1, ..., b_S), (M, S) -> (M, b_1, ..., b_S)."""
-    return torch.log_softmax(constrain(grid, y).flatten(1), -1).view(grid.shape)
+    """log p(cell | visible digits y): (M, b_1, ..., b_S), (M, S) -> (M, b_1, ..., b_S).
+
+    -inf everywhere where no cell of finite logits agrees with y: what is visible is impossible, and all that follows.
+    """
+    cells = constrain(grid, y).flatten(1)
+    posterior = torch.log_softmax(cells, -1)
+    if bool(posterior[:, 0].isnan().any()):
+        never = cells.amax(-1, keepdim=True).isneginf()
+        posterior = torch.log_softmax(cells.masked_fill(never, 0.0), -1).masked_fill(never, -math.inf)
+    return posterior.view(grid.shape)
 
 
 def log_mass(grid: Tensor, y: Tensor) -> Tensor:
@@ -47,7 +55,12 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
         for axis, radix in enumerate(grid.shape[1:]):
             cell = cell * radix + y[:, axis]
         return grid.flatten(1).gather(1, cell[:, None])[:, 0]
-    return torch.logsumexp(constrain(grid, y).flatten(1), -1)
+    cells = constrain(grid, y).flatten(1)
+    mass = torch.logsumexp(cells, -1)
+    never = mass.isneginf()
+    if bool(never.any()):  # its gradient would be NaN
+        mass = torch.logsumexp(cells.masked_fill(never[:, None], 0.0), -1).masked_fill(never, -math.inf)
+    return mass
 
 
 def draw(
@@ -59,12 +72,14 @@ def draw(
     Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the law drawn from.
     temperature (a number or (M,)) 0 takes the most probable cell. top_p keeps the smallest set of cells of at least
     that probability.
-    Raises ValueError when no code agrees with the visible digits of a token.
+    Raises ValueError when no code agrees with the visible digits of a token, and on logits that are NaN or +inf.
     """
     logits = constrain(grid, y).flatten(1)
     top = logits.amax(-1, keepdim=True)
-    nothing = torch.isneginf(top[:, 0])
-    if nothing.any():
+    if not bool(top.isfinite().all()):
+        nothing = torch.isneginf(top[:, 0])
+        if not bool(nothing.any()):
+            raise ValueError(f"the logits of a token have the maximum {float(top[~top.isfinite()][0])}")
         raise ValueError(f"no code agrees with the visible digits {y[nothing][0].tolist()}")
     score = logits.double() - top.double()
     heat = torch.as_tensor(temperature, dtype=torch.float64, device=score.device).expand(len(score))[:, None]

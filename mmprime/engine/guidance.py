@@ -7,7 +7,8 @@
 ℓ_c is the conditional branch, ℓ_u the unconditional one: it hides the condition's sub-tokens and takes the null class.
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
 law of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the plan's rate
-times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by token.
+times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by token. A code
+with p_c = 0 stays impossible for every w > -1.
 
 Sources: Ho & Salimans, arXiv 2207.12598; Nisonoff et al., arXiv 2406.01572 (discrete); Chang et al. (Muse), arXiv
 2301.00704 (linear); Gao et al. (MDT), arXiv 2303.14389 (power-cosine, s = 4 in their code); Kynkäänniemi et al., arXiv
@@ -166,8 +167,10 @@ class Guided:
         rows = hidden[:, -1].nonzero()[:, 0]
         with_condition = self.denoiser.logits(hidden[:, :width], span)
         without = self.denoiser.logits(hidden[rows, width:-1], span)
-        weight = hidden[rows, -1:].to(without)
-        return with_condition.index_add(0, rows, weight * (with_condition[rows] - without))
+        weight, own = hidden[rows, -1:].to(without), with_condition[rows]
+        never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional law
+        guided = torch.where(own.isneginf(), never, own + weight * (own - without))
+        return with_condition.index_copy(0, rows, guided)
 
     def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
         """(B,) forward passes a call with these arguments takes: 2 where an example is guided, 1 elsewhere."""

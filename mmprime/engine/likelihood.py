@@ -30,7 +30,10 @@ from .steps import can_sum, step_chance, step_events
 
 
 class Nelbo:
-    """Unbiased estimates of the negative evidence lower bound, in nats per example. Use the instance `nelbo`."""
+    """Unbiased estimates of the negative evidence lower bound, in nats per example. Use the instance `nelbo`.
+
+    An example to which the denoiser gives no chance has +inf nats, wherever an estimate meets it; none is NaN.
+    """
 
     exact = staticmethod(exact_likelihood)
 
@@ -59,8 +62,8 @@ class Nelbo:
         regions differ); for finite T it places the grid and defaults to linear. by_count: in continuous time, count
         hidden sub-tokens also where regions differ by their power only (`Schedule.places`; law independent): the same
         bound with less variance than by time.
-        Raises ValueError on hidden sub-tokens in y0 that are scored, unknown laws, samples < 1 or steps < 1, and on
-        by_count without a schedule whose regions differ by their power only.
+        Raises ValueError on logits that are NaN, +inf or all -inf, hidden sub-tokens in y0 that are scored, unknown
+        laws, samples < 1 or steps < 1, and on by_count without a schedule whose regions differ by their power only.
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
@@ -184,9 +187,10 @@ def _state(y0: Tensor, order: Order, hidden: Tensor) -> Tensor:
 
 
 def _weighed(denoiser: Denoiser, canvas: Canvas, y_t: Tensor, events: Events, cond: Condition | None) -> Tensor:
-    """Σ_events weight · -log p, (B,)."""
+    """Σ_events weight · -log p, (B,); an event of weight 0 counts nothing, even where p is 0."""
     nats = reveal_nats(denoiser, canvas, y_t, events.after, cond)
-    return (nats * events.weight.to(nats.dtype)).sum((0, 2))
+    weight = events.weight.to(nats.dtype)
+    return (nats.masked_fill(weight == 0, 0.0) * weight).sum((0, 2))
 
 
 def _race(canvas: Canvas, law: str, steps: int | None, schedule: Schedule | None) -> Tensor:

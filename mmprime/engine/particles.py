@@ -10,6 +10,7 @@ Source: Singhal et al., arXiv 2501.06848 (difference potential); systematic resa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,10 +47,13 @@ def steer(
     """Like `sample`, with `particles` copies of each row of the plan, resampled after every `every` steps.
 
     score: rows y (R, N), complete but for what the plan leaves absent -> (R,). nfe counts all particles and drafts.
-    Raises ValueError on particles or every < 1, a score that is not one finite number a row, and where `sample` does.
+    Raises ValueError on particles or every < 1, a scale that is not finite, a score that is not one finite
+    number a row, and where `sample` does.
     """
     if particles < 1 or every < 1:
         raise ValueError(f"particles and every must be at least 1, got {particles} and {every}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be a finite number, got {scale}")
     batch = len(plan.rank)
     rows = torch.arange(batch).repeat_interleave(particles)
     streams = generators(generator, batch, _STEER_STREAM)

@@ -267,7 +267,7 @@ def _cut_by_count(order: Order, per_step: int, steps: int | None, pace: Schedule
         done[:, -1] = order.leader.sum(-1)
         rank = torch.searchsorted(done, place, right=True) + 1
     rank = _mark(rank, order)
-    return Plan(rank, max(1, int(rank.max()))).compact()
+    return Plan(rank, max(1, int(rank.max()) if rank.numel() else 0)).compact()
 
 
 def _mark(rank: Tensor, order: Order) -> Tensor:

@@ -11,8 +11,7 @@ drawn value (as MaskGIT does) or several units at once does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from .canvas import Canvas
 from .schedule import Schedule
 
 UNITS = ("digit", "token")
+Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Look:
     (0, 1) from the example's own stream, (B, L), or (B, N) for policies with `digit_noise`. shown (B, L): free tokens
     that are wholly visible. example (B,): numbers of the rows in the run, whose examples may be done at different
     steps. hidden, visible (B, N): free sub-tokens of the canvas that are hidden, and that are visible.
+    memory: of the run, as `Policy.remember` began it, a row for each example of the run; to be changed in place.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Look:
     canvas: Canvas
     hidden: Tensor
     visible: Tensor
+    memory: Memory = field(default_factory=dict)
 
     def best(self, score: Tensor, count: Tensor, among: Tensor | None = None) -> Tensor:
         """(B, L): the `count` (B,) candidates (or tokens `among`) of the highest score; ties go to the earlier one."""
@@ -95,7 +97,8 @@ def _place_among(hidden: Tensor, token: Tensor) -> Tensor:
 
 
 class Policy:
-    """Base of all policies. Raises ValueError on an unknown unit."""
+    """Base of all policies: options, and no state. What a policy remembers from step to step is the run's, which may be
+    one of many of the same policy. Raises ValueError on an unknown unit."""
 
     features = 1  # F of `describe`
     remasks = False  # may hide again, and shows nothing at some steps; ends at `last_step`
@@ -109,23 +112,20 @@ class Policy:
             raise ValueError(f"unknown unit {unit!r}; there are {', '.join(UNITS)}")
         self.unit = unit
 
-    def start(self, batch: int, tokens: int) -> None:
-        """Called before the first step of a run; forget what an earlier run left."""
+    def remember(self, batch: int, canvas: Canvas) -> Memory:
+        """What `choose` and `describe` remember from step to step, as it is before the first; the run keeps it.
 
-    def state(self) -> dict[str, Tensor]:
-        """What `choose` and `describe` remember from step to step."""
+        Raises ValueError where the policy is for another batch.
+        """
         return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
 
     def window(self, hidden: Tensor) -> Tensor:
         """(A, L) tokens with something hidden -> those of them that may be chosen now; the others are not described."""
         return hidden
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        """What to remember of some units: law (m, K) float64 probabilities, before temperature and top-p; value (m,)
-        the one drawn; place (m, 3) example, token, first hidden digit. -> (m, F)."""
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        """What `choose` is to know of some units: law (m, K) float64 probabilities, before temperature and top-p; value
+        (m,) the one drawn; place (m, 3) example, token, first hidden digit; memory of the run. -> (m, F)."""
         raise NotImplementedError
 
     def choose(self, look: Look) -> Choice | Digits:

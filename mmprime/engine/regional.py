@@ -75,19 +75,29 @@ def regional_plan(
     """One plan in which each region follows its own rules.
 
     given, absent (B, N) bool; rest: the order of what no region names; plan_of(region, steps, absent) makes the plan of
-    one region. Raises ValueError on regions that overlap with different rules, hold nothing to reveal, or leave a part
-    of the run without a window.
+    one region. An example of which all is given follows no rule. Raises ValueError on regions that overlap with
+    different rules, of which any other example has nothing to reveal, or that leave a part of its run without a window.
     """
     free = ~(given | absent)
     parts = disjoint(canvas, regions)
-    left = ~torch.stack([part.mask for part in parts]).any(0) if parts else torch.ones_like(free[0])
+    left = (
+        ~torch.stack([part.mask for part in parts]).any(0)
+        if parts
+        else torch.ones(canvas.num_subtokens, dtype=torch.bool)
+    )
+    under_way = free.any(-1)
     for part in parts:
-        if not bool((free & part.mask).any()):
-            raise ValueError(f"region {part.name!r} has nothing to reveal: all of it is given or absent")
-    if bool((free & left).any()) or not parts:
+        idle = (under_way & ~(free & part.mask).any(-1)).nonzero()
+        if len(idle):
+            raise ValueError(
+                f"region {part.name!r} has nothing to reveal: all of it is given or absent in example {int(idle[0])}"
+            )
+    has_rest = (free & left).any(-1)
+    if bool((under_way & ~has_rest).any()):
+        _check_cover(parts, steps)
+    if bool(has_rest.any()):
         parts = [*parts, Region(_REST, left, order=rest)]
     used = [torch.tensor([0, *part.steps(steps)]) for part in parts]
-    _check_cover(parts, steps)
     rank = torch.where(given, 0, ABSENT)
     for part, step in zip(parts, used):
         own = plan_of(part, len(step) - 1, absent | ~part.mask & ~given).rank

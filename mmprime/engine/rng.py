@@ -1,7 +1,9 @@
 """Randomness: one generator per example, exact draws.
 
 Seeds of the examples are mixed from one root seed by SplitMix64, so example b gets the same stream whatever the
-batch size. Uniforms are float64: a float32 uniform truncates tails and silently lowers entropy (arXiv 2409.02908).
+batch size. A stream has 64 bits: torch's CPU generator (Mersenne Twister) seeds itself from the low 32 bits of a seed
+only, so all 624 words of its state are filled here, by SplitMix64 from the whole seed. Uniforms are float64: a float32
+uniform truncates tails and silently lowers entropy (arXiv 2409.02908).
 """
 
 from __future__ import annotations
@@ -13,30 +15,62 @@ from torch import Tensor
 
 Randomness = int | torch.Generator | Sequence[torch.Generator] | None
 _MASK64 = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's odd increment, 2^64 / golden ratio
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORDS = 624  # of the Mersenne Twister; in the state they follow seed, (left, seeded) and next, eight bytes each
+_HEAD = 3
 
 
 def mix(*words: int) -> int:
-    """Hash integers to a seed in [0, 2^63) (SplitMix64 finaliser over the words in turn)."""
+    """Hash integers to a seed in [0, 2^64) (SplitMix64 finaliser over the words in turn).
+
+    Raises ValueError on a word outside [0, 2^64): it would share its stream with another.
+    """
     state = 0
     for word in words:
-        state = (state + (word & _MASK64) + 0x9E3779B97F4A7C15) & _MASK64
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+        state = (state + check_seed(word) + _GAMMA) & _MASK64
+        state = ((state ^ (state >> 30)) * _FIRST) & _MASK64
+        state = ((state ^ (state >> 27)) * _SECOND) & _MASK64
         state ^= state >> 31
-    return state >> 1
+    return state
+
+
+def check_seed(seed: int) -> int:
+    """The seed itself. Raises ValueError outside [0, 2^64)."""
+    if not 0 <= seed <= _MASK64:
+        raise ValueError(f"seed {seed} is outside [0, 2^64); give a whole number from 0 to {_MASK64}")
+    return seed
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    """A CPU generator for each seed; different seeds, different streams. Raises ValueError outside [0, 2^64)."""
+    root = torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64)
+    steps = torch.tensor([_signed((count * _GAMMA) & _MASK64) for count in range(1, _WORDS + 1)])
+    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(len(seeds), 1)
+    states[:, 0] = root
+    states[:, _HEAD : _HEAD + _WORDS] = _finalise(root[:, None] + steps) & 0xFFFFFFFF
+    found = [torch.Generator() for _ in seeds]
+    for generator, state in zip(found, states):
+        generator.set_state(state.clone().view(torch.uint8))
+    return found
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """The CPU generator of a seed; see `seeded`."""
+    return seeded(seed)[0]
 
 
 def generators(source: Randomness, batch: int, purpose: int = 0) -> list[torch.Generator]:
     """One CPU generator per example.
 
-    source: a seed; a generator (one root seed is drawn from it); a list of `batch` generators, used as they are; or
-    None, which takes the root seed from torch's global generator. `purpose` keeps streams of one seed apart.
-    Raises ValueError when a list has another length than the batch.
+    source: a seed in [0, 2^64); a generator (one root seed is drawn from it); a list of `batch` generators, used as
+    they are; or None, which takes the root seed from torch's global generator. `purpose` keeps streams of one seed
+    apart. Raises ValueError when a list has another length than the batch, or a seed is out of range.
     """
     if source is None or isinstance(source, torch.Generator):
-        source = int(torch.randint(1 << 62, (), generator=source))
+        source = int(torch.empty((), dtype=torch.int64).random_(-(1 << 63), None, generator=source)) & _MASK64
     if isinstance(source, int):
-        return [torch.Generator().manual_seed(mix(source, purpose, b)) for b in range(batch)]
+        return seeded(*(mix(source, purpose, b) for b in range(batch)))
     if len(source) != batch:
         raise ValueError(f"{len(source)} generators for a batch of {batch}; give one for each example")
     return list(source)
@@ -58,3 +92,20 @@ def categorical(weights: Tensor, u: Tensor) -> Tensor:
     total = cdf[:, -1:]
     target = torch.minimum(u[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cdf, target, right=True)[:, 0]
+
+
+def _signed(word: int) -> int:
+    """A word of 64 bits as int64 holds it."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _finalise(state: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 that stand for words of 64 bits."""
+    state = (state ^ _right(state, 30)) * _signed(_FIRST)
+    state = (state ^ _right(state, 27)) * _signed(_SECOND)
+    return state ^ _right(state, 31)
+
+
+def _right(state: Tensor, count: int) -> Tensor:
+    """The logical shift: zeros come in from the left."""
+    return (state >> count) & ((1 << (64 - count)) - 1)

@@ -28,8 +28,9 @@ class Drawing:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not bool((torch.as_tensor(self.temperature) >= 0).all()):
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        heat = torch.as_tensor(self.temperature)
+        if not bool(((heat >= 0) & heat.isfinite()).all()):
+            raise ValueError(f"temperature must be >= 0 and finite, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 
@@ -69,7 +70,8 @@ class Run:
 
     @property
     def idle_steps(self) -> Tensor:
-        """(B,) steps so far that revealed nothing in an example; they were not computed."""
+        """(B,) steps so far of a plan that revealed nothing in an example that had something left to reveal; they were
+        not computed. What comes after the last reveal of an example is no step of it. 0 of a policy."""
         raise NotImplementedError
 
     @property
@@ -83,7 +85,7 @@ class Run:
         return {
             **rows,
             "number": torch.tensor(self.number),
-            "streams": torch.stack([g.get_state() for g in self.streams]),
+            "streams": torch.stack([g.get_state() for g in self.streams]) if self.streams else torch.zeros(0, 0),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -122,11 +124,12 @@ class PlanRun(Run):
         cond: Condition | None = None,
     ) -> None:
         super().__init__(denoiser, canvas, y, plan.rank.to(y.device), streams, drawing, cond)
-        self.num_steps, self._used = plan.num_steps, plan.steps_used.to(y.device)
+        self.num_steps, used = plan.num_steps, plan.steps_used.to(y.device)
+        self._idle = ~used & (used.flip(-1).cumsum(-1).flip(-1) > 0)  # (B, K): nothing now, something later
 
     @property
     def idle_steps(self) -> Tensor:
-        return (~self._used[:, : self.number]).sum(-1)
+        return self._idle[:, : self.number].sum(-1)
 
     @property
     def under_way(self) -> bool:
@@ -163,7 +166,7 @@ class PlanRun(Run):
             b, i = example[part], token[part]
             shown = self.canvas.view(self.y, span.name)[b, i]
             chosen = wanted[row[part], i]
-            grid = token_grid(self.denoiser, states[part], span)
+            grid = token_grid(self.denoiser, states[part], span, i)
             temperature = self.drawing.of(self.canvas, span, i, chosen.long().argmax(-1))
             cell, confidence, entropy = draw(grid, shown, u[part], temperature, self.drawing.top_p)
             self._write(self.y, span, b, i, chosen, unravel(cell, span.codec.radices))

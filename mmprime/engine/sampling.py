@@ -45,7 +45,7 @@ class Trace:
 @dataclass(frozen=True)
 class Sample:
     """y (B, N); rank (B, N) as executed; nfe (B,) real forward passes (a guided step takes two); idle_steps (B,)
-    steps of the plan at which the example revealed nothing (skipped, not computed)."""
+    steps of the plan before its last reveal at which the example revealed nothing (skipped, not computed)."""
 
     y: Tensor
     rank: Tensor
@@ -82,7 +82,8 @@ def sample(
     off) or a `Guidance`. temperature: a number or one for each sub-token (N,), 0 is greedy; top_p in (0, 1] applies
     to whole tokens. generator: a seed, a generator, or one for each example; a sample depends on its own stream only.
     on_step(k, y) is called after step k. state: of a run of the same request (`Run.state`), to go on from there.
-    Raises ValueError on a temperature < 0, top_p outside (0, 1], or given values that do not match the plan's rank 0.
+    Raises ValueError on a temperature < 0, top_p outside (0, 1], given values that do not match the plan's rank 0, and
+    on logits that are NaN, +inf or -inf for every code, naming span and token.
     """
     run = begin(
         denoiser, canvas, plan, given, guidance, temperature, top_p, generator,

@@ -62,7 +62,7 @@ class Tilted:
     """A denoiser tilted by a scorer. scale λ as in `Guidance`: a number, by span name, or (L,); of any sign.
 
     Classifier-free guidance goes around it: a score that is the same in both branches then acts once. Passes of the
-    scorer are not counted as NFE. Raises ValueError on scores that are not finite.
+    scorer are not counted as NFE. Raises ValueError on scales and scores that are not finite.
     """
 
     def __init__(self, denoiser: Denoiser, scorer: Scorer, scale: Scale = 1.0) -> None:
@@ -72,6 +72,8 @@ class Tilted:
         hidden = self.denoiser(y, canvas, cond)
         features = self.scorer(y, canvas, cond).to(hidden)
         scale = token_values(self.scale, canvas, "scale").to(hidden).expand(len(y), -1)
+        if not bool(scale.isfinite().all()):
+            raise ValueError(f"the scale of a tilt must be finite, got {self.scale}")
         return torch.cat([hidden, features, scale[..., None]], -1)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:

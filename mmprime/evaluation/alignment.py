@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmprime.engine import generator_of
 from mmprime.files import whole_file
 
 from .captions import Accuracy
@@ -123,9 +124,9 @@ def fit(
     for index, caption in enumerate(captions):
         drawings.setdefault(row_of[caption], []).append(index)
     rows = torch.tensor(sorted(drawings))
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.set_rng_state(generator_of(seed).get_state())
         model = Alignment(features.shape[1], sentences.vectors.shape[1]).train()
         model.mean.copy_(features.mean(0))
         model.scale.copy_(features.std(0).clamp(min=1e-3))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, mix
+from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.grid import log_posterior, unravel
 from mmprime.engine.law import as_mask, draw_order, hide_by_count, next_events, rates_by_count
@@ -83,7 +83,7 @@ def predict(
     """
     if law not in LAWS or not len(y0):
         raise ValueError(f"unknown law {law!r}; there are {', '.join(LAWS)}" if len(y0) else "no example to predict")
-    generator = torch.Generator().manual_seed(mix(seed, _STREAM, LAWS.index(law)))
+    generator = generator_of(mix(seed, _STREAM, LAWS.index(law)))
     parts = []
     for rows in torch.arange(len(y0)).repeat(samples).split(batch):
         own = None if cond is None else {name: value[rows] for name, value in cond.items()}
@@ -121,18 +121,22 @@ def _predict_rows(
             row, token = (aim != shown).any(-1).nonzero(as_tuple=True)
             vectors = states[:, canvas.token_slice(span.name)][row, token]
             for part in chunks(len(row), span):
-                guess = _guess(denoiser, span, vectors[part], shown[row, token][part], aim[row, token][part])
+                guess = _guess(
+                    denoiser, span, vectors[part], shown[row, token][part], aim[row, token][part], token[part]
+                )
                 found.append((*guess, row[part].cpu()))
     confidence, right, rows = (torch.cat(part) for part in zip(*found))
     return confidence, right, rows
 
 
-def _guess(denoiser: Denoiser, span: Span, hidden: Tensor, shown: Tensor, aim: Tensor) -> tuple[Tensor, Tensor]:
+def _guess(
+    denoiser: Denoiser, span: Span, hidden: Tensor, shown: Tensor, aim: Tensor, token: Tensor
+) -> tuple[Tensor, Tensor]:
     """Confidence (m,) and whether it is right (m,) of the likeliest value of the digits that `aim` (m, S) reveals.
 
     Either all hidden digits of a token are revealed or one digit, the rest of the hidden being summed over.
     """
-    posterior = log_posterior(token_grid(denoiser, hidden, span), shown)
+    posterior = log_posterior(token_grid(denoiser, hidden, span, token), shown)
     new = aim != shown
     confidence = torch.empty(len(aim), dtype=torch.float64)
     right = torch.empty(len(aim), dtype=torch.bool)
@@ -149,7 +153,7 @@ def _guess(denoiser: Denoiser, span: Span, hidden: Tensor, shown: Tensor, aim: T
         cells = posterior[mine].flatten(1).max(-1)
         confidence[mine.cpu()] = cells.values.double().exp().cpu()
         right[mine.cpu()] = (unravel(cells.indices, span.codec.radices) == aim[mine]).all(-1).cpu()
-    return confidence.clamp(max=1.0), right
+    return confidence.clamp(max=1.0), right & (confidence > 0)  # 0: no code is possible, so none is right
 
 
 def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
@@ -196,7 +200,7 @@ def _ece(count: Tensor, gap: Tensor) -> Tensor:
 def _resampled(by_example: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """ECE and overconfidence (RESAMPLES,) of examples drawn again with replacement; by_example (3, n, bins)."""
     examples = by_example.shape[1]
-    generator = torch.Generator().manual_seed(mix(seed, _STREAM))
+    generator = generator_of(mix(seed, _STREAM))
     drawn = torch.randint(examples, (RESAMPLES, examples), generator=generator)
     times = torch.zeros(RESAMPLES, examples, dtype=torch.float64)
     times.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmprime.engine import generator_of
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -61,7 +63,7 @@ class Gallery:
         """
         if len(set(self.vendors)) < 2:
             raise ValueError("all drawings are of one vendor, so there is no other to compare with")
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         queries = [self._one_of(caption, generator) for caption in captions]
         vendor = {name: number for number, name in enumerate(dict.fromkeys(self.vendors))}
         owner = torch.tensor([vendor[name] for name in self.vendors])
@@ -85,7 +87,7 @@ def choose_captions(
 ) -> list[str]:
     """`count` different captions, drawn by seed, passing over all but the allowed. Raises ValueError if too few."""
     known = sorted(set(captions))
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(known), generator=generator_of(seed))
     found = [known[index] for index in order.tolist() if allowed is None or known[index] in allowed]
     if count > len(found):
         raise ValueError(f"asked for {count} captions, the data has {len(found)}")

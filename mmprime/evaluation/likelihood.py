@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, mix
+from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import forward_passes
 
 from .quantities import Quantity, list_quantities
@@ -103,7 +103,7 @@ def estimate(
 ) -> Estimate:
     """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says."""
     effort, counted = effort or Effort(), Counted(denoiser)
-    generator = torch.Generator().manual_seed(
+    generator = generator_of(
         mix(effort.seed, quantity.steps or 0, LAWS.index(quantity.law), quantity.kind == "joint_loss")
     )
     total, count = torch.zeros(2, len(y0), dtype=torch.float64)

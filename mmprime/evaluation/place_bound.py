@@ -222,7 +222,7 @@ class PlaceBound:
         for kind, revealed in self.events:
             wanted = sum(2**g for g in kind or revealed)
             inside = (bits & wanted if self.steps is None else bits) == wanted
-            values.append((nats[shown.index(revealed)] * inside).sum(-1))
+            values.append(nats[shown.index(revealed)].masked_fill(~inside, 0.0).sum(-1))
             numbers.append(inside.sum(-1).double())
         counts = torch.stack([(hidden.cpu() & (self.group == g)).sum(-1) for g in range(len(self.sizes))], -1)
         return counts.double(), torch.stack(values, -1), torch.stack(numbers, -1)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, mix
+from mmprime.engine import Canvas, Condition, Denoiser, generator_of, mix
 
 from .likelihood import Effort, estimate, ratio
 from .place_bound import PlaceBound, States
@@ -141,7 +141,7 @@ def learn(
     tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
     """Powers after each iteration, and the standard errors of the last ln p (0 where it is fixed)."""
-    generator = torch.Generator().manual_seed(mix(effort.seed, _LEARN_STREAM, data.steps or 0))
+    generator = generator_of(mix(effort.seed, _LEARN_STREAM, data.steps or 0))
     log_p = torch.tensor(start, dtype=torch.float64).log()
     free = torch.arange(len(start)) >= (data.steps is None and not bound.has_single)
     path: list[tuple[float, ...]] = []

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
@@ -32,6 +32,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
 _ADDED = {"digit_embedding": "sum"}  # options younger than format 1, with what models had before
 _SPAN_KEYS = {"name", "length", "radices"}
+_FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors calls them
+_INTEGERS = ("I64", "I32", "I16", "I8", "U8")
+Stored = tuple[tuple[int, ...], str]  # shape and dtype of a tensor in a file
 
 
 def save_model(
@@ -80,20 +83,53 @@ def save_model(
 def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tuple[PrimeDiT, Canvas, dict[str, Any]]:
     """Read what `save_model` wrote: the model in float32 and eval mode, its canvas, the whole config.
 
-    Raises ValueError naming the file and what is wrong with it.
+    The shapes that the config asks for are compared with those of the file's header before memory is taken for either.
+    Raises ValueError naming the file and what is wrong with it: weights that are absent, unknown, of another shape, not
+    floating-point, or not finite, by their names.
     """
     directory = Path(directory)
     config = _read_config(directory / CONFIG)
-    tensors = _read_weights(directory / WEIGHTS, str(config["weights_sha256"]))
+    path = directory / WEIGHTS
+    _check_hash(path, str(config["weights_sha256"]))
     try:
-        canvas = Canvas([_span(entry, tensors) for entry in config["canvas"]])
-        with torch.random.fork_rng(devices=[]):  # loading draws nothing from the caller's generator
-            model = PrimeDiT(canvas, _architecture(config["model"]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{directory / CONFIG}: {error}") from error
-    _check_fit(directory / WEIGHTS, model.state_dict(), tensors)
-    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+        with safe_open(path, "pt") as file:
+            model, canvas = _empty_model(directory, config, file)
+            weights = {name: _weight(path, name, file.get_tensor(name)) for name in model.state_dict()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file: {error}") from error
+    model.load_state_dict(weights, assign=True)
     return model.to(device).eval(), canvas, config
+
+
+def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[PrimeDiT, Canvas]:
+    """The model of a config with weights that are shapes only, those of an open file of weights, and its canvas."""
+    header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    shapes = {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in header.items()}
+    try:
+        canvas = Canvas([_span(entry, file, shapes) for entry in config["canvas"]])
+        architecture = _architecture(config["model"]).resolve()
+        depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+        if architecture.depth != depth:
+            raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
+        with torch.device("meta"):
+            model = PrimeDiT(canvas, architecture)
+    except RuntimeError as error:  # of torch, on sizes beyond 64 bits
+        raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
+    _check_fit(directory / WEIGHTS, model.state_dict(), shapes)
+    return model, canvas
+
+
+def _weight(path: Path, name: str, stored: Tensor) -> Tensor:
+    """A copy in float32, which does not depend on the file. Raises ValueError on values that are not finite."""
+    value = stored.to(torch.float32, copy=True)
+    if not bool(value.isfinite().all()):
+        bad = value[~value.isfinite()]
+        raise ValueError(
+            f"{path}: {name} has {len(bad)} of {value.numel()} values that are not finite ({float(bad[0])})"
+        )
+    return value
 
 
 def _narrow(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,16 +170,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+def _check_hash(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     found = _sha256(path)
     if found != sha256:
         raise ValueError(f"{path}: sha256 {found[:12]}…, {CONFIG} expects {sha256[:12]}…; damaged or of another model")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from error
 
 
 def _sha256(path: Path) -> str:
@@ -154,14 +186,16 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _span(entry: Mapping[str, Any], tensors: dict[str, Tensor]) -> Span:
-    """The span of a config entry; takes its digit table out of `tensors`."""
+def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Span:
+    """The span of a config entry; takes its digit table, which it reads from the file, out of `shapes`."""
     if not isinstance(entry, dict) or set(entry) != _SPAN_KEYS:
         raise ValueError(f"a span of the canvas has the keys {sorted(_SPAN_KEYS)}, got {entry!r}")
     name, length = _table_name(entry["name"]), entry["length"]
-    if name not in tensors:
+    if name not in shapes:
         raise ValueError(f"the weights lack {name!r}, the digit table of span {entry['name']!r}")
-    codec = Codec.from_table(tensors.pop(name), entry["radices"])
+    if shapes.pop(name)[1] not in _INTEGERS:
+        raise ValueError(f"{name!r}, the digit table of span {entry['name']!r}, holds no integers")
+    codec = Codec.from_table(file.get_tensor(name), entry["radices"])
     return Span(entry["name"], tuple(length) if isinstance(length, list) else length, codec)
 
 
@@ -173,14 +207,15 @@ def _architecture(entry: Mapping[str, Any]) -> DiTConfig:
     return DiTConfig(**{**_ADDED, **entry})
 
 
-def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Stored]) -> None:
     problems = [f"lacks {name}" for name in expected if name not in found]
     problems += [f"has unknown {name}" for name in found if name not in expected]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, the config asks for {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
-    ]
+    for name, value in expected.items():
+        shape, dtype = found.get(name, (tuple(value.shape), _FLOATS[0]))
+        if shape != tuple(value.shape):
+            problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
+        if dtype not in _FLOATS:
+            problems.append(f"{name} is {dtype}, weights are one of {', '.join(_FLOATS)}")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ValueError(f"{path}: {'; '.join(problems[:3])}{more}")

@@ -8,6 +8,8 @@ stays the number of tokens, however many digits a token has.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,10 +44,12 @@ class TokenEmbedder(nn.Module):
             digits = f"{codec.num_digits}, the digits of {span.name!r}"
             raise ValueError(f"digit_embedding=concat: width {width} is not a multiple of {digits}")
         self.name = span.name
-        radix = torch.tensor(codec.radices)
+        radix = torch.tensor(codec.radices, device="cpu")  # real also where weights are only shapes (meta)
         self.register_buffer("radix", radix, persistent=False)
         self.register_buffer("offset", (radix + 1).cumsum(0) - radix - 1, persistent=False)
-        self.digits = nn.Embedding(int((radix + 1).sum()), width // codec.num_digits if concat else width)
+        self.digits = nn.Embedding(
+            sum(codec.radices) + codec.num_digits, width // codec.num_digits if concat else width
+        )
         self.modality = nn.Parameter(torch.randn(width) * EMBEDDING_STD)
         self.position = PositionEmbedding(width, EMBEDDING_STD)
         nn.init.normal_(self.digits.weight, std=EMBEDDING_STD * (1 if concat else codec.num_digits**-0.5))
@@ -55,7 +59,7 @@ class TokenEmbedder(nn.Module):
         self.tokens: nn.Embedding | None = None
         if token_embedding and codec.num_digits > 1:
             cells = torch.where(codec.code_at < 0, codec.num_codes, codec.code_at)
-            stride = torch.tensor([int(radix[j + 1 :].prod()) for j in range(codec.num_digits)])
+            stride = torch.tensor([math.prod(codec.radices[j + 1 :]) for j in range(codec.num_digits)], device="cpu")
             self.register_buffer("code_at", cells, persistent=False)
             self.register_buffer("stride", stride, persistent=False)
             self.tokens = nn.Embedding(codec.num_codes + 1, width, padding_idx=codec.num_codes)

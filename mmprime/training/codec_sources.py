@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmprime.data import read_index
 from mmprime.data.shards import digest
-from mmprime.engine import MASK_ID, Canvas, Codec, Span, ppmi_vectors
+from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of, ppmi_vectors
 from mmprime.engine.cooccurrence import count_vectors
 from mmprime.models import PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
@@ -107,7 +107,7 @@ def confusion(model: PrimeDiT, canvas: Canvas, span: Span, examples: Examples, s
 
     Of each example a random share of the *tokens* is hidden, whole, so that the digits a model has now do not bias it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     mass = torch.zeros(span.codec.num_codes, span.codec.num_codes)
     y0 = canvas.pack({name: codes.long() for name, codes in examples.codes.items()})
     place = canvas.token_slice(span.name)

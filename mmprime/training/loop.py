@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mmprime.engine import NonFiniteLogits
 from mmprime.models.precision import autocast
 from mmprime.training import rng
 from mmprime.training.checkpoint import Checkpoints, write_text
@@ -171,8 +172,11 @@ class Trainer:
         generator = rng.generator_for("cpu", seed, "step", step, micro)
         terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
         while True:
-            with self._precision():
-                term = next(terms, None)
+            try:
+                with self._precision():
+                    term = next(terms, None)
+            except NonFiniteLogits:
+                return False
             if term is None:
                 return True
             name, loss, metrics = term

@@ -15,23 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.engine import generator_of
+
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and on their order (SHA-256 of their printed form)."""
+    """A 64-bit seed that depends on every part and on their order (SHA-256 of their printed form)."""
     text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def generator_for(device: torch.device | str, *parts: int | str) -> torch.Generator:
     """A fresh generator on ``device``, seeded by :func:`derive_seed`."""
-    return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+    seed = derive_seed(*parts)
+    cpu = torch.device(device).type == "cpu"  # whose generator would keep 32 bits of the seed
+    return generator_of(seed) if cpu else torch.Generator(device=device).manual_seed(seed)
 
 
 def seed_globals(*parts: int | str) -> None:
     """Seed torch's (every device), numpy's and Python's global generators by :func:`derive_seed`."""
     seed = derive_seed(*parts)
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  the legacy global state is what libraries draw from
+    torch.set_rng_state(generator_of(seed).get_state())
+    np.random.seed([seed % 2**32, seed >> 32])  # noqa: NPY002  the legacy global state is what libraries draw from
     random.seed(seed)
 
 

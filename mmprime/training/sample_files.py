@@ -48,7 +48,7 @@ def draw(task: DiffusionTask, examples: Examples, name: str) -> Tensor:
     free = canvas.mask(name).to(y0.device)
     given = torch.where(free, torch.full_like(y0, -1), y0)
     steps = min(settings.steps, int(free.sum()))
-    seed = derive_seed(task.config.run.seed, "samples", name) % 2**62
+    seed = derive_seed(task.config.run.seed, "samples", name)
     timing = {} if task.schedule is None else {"schedule": task.schedule}
     plan = PLANS[task.config.objective.law](canvas, len(y0), seed, given=~free.cpu(), steps=steps, **timing)
     guidable = cond is not None or len(canvas.spans) > 1

@@ -154,12 +154,12 @@ def test_factor_takes_the_largest_k_of_its_rule():
 
 def test_klass_waits_until_a_law_stands_still():
     policy = Klass(confidence=0.8, divergence=0.01, history=1)
-    policy.start(1, 2)
+    memory = policy.remember(1, Canvas([Span("line", 2, Codec.base(2, 1))]))
     place = torch.tensor([[0, 0, 0], [0, 1, 0]])
     value = torch.tensor([0, 0])
-    first = policy.describe(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).double(), value, place)
+    first = policy.describe(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).double(), value, place, memory)
     assert first[:, 1].tolist() == [0, 0]  # nothing to compare with yet
-    second = policy.describe(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).double(), value, place)
+    second = policy.describe(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).double(), value, place, memory)
     assert second[:, 1].tolist() == [1, 0]
     assert policy.choose(look([[0.9, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]
     assert policy.choose(look([[0.7, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]  # the surest instead
@@ -168,11 +168,11 @@ def test_klass_waits_until_a_law_stands_still():
 def test_descriptions_are_their_formulas():
     law = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]]).double()
     value, place = torch.tensor([1, 0]), torch.tensor([[0, 0, 0], [0, 1, 0]])
-    assert Margin().describe(law, value, place)[:, 0].tolist() == pytest.approx([0.5, 1.0])
+    assert Margin().describe(law, value, place, {})[:, 0].tolist() == pytest.approx([0.5, 1.0])
     nats = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
-    assert Entropy().describe(law, value, place)[:, 0].tolist() == pytest.approx([-nats, 0.0])
-    assert Confidence().describe(law, value, place)[:, 0].tolist() == pytest.approx([math.log(0.2), 0.0])
-    assert Moment(power=2.0).describe(law, value, place)[:, 0].tolist() == pytest.approx([math.log(0.54), 0.0])
+    assert Entropy().describe(law, value, place, {})[:, 0].tolist() == pytest.approx([-nats, 0.0])
+    assert Confidence().describe(law, value, place, {})[:, 0].tolist() == pytest.approx([math.log(0.2), 0.0])
+    assert Moment(power=2.0).describe(law, value, place, {})[:, 0].tolist() == pytest.approx([math.log(0.54), 0.0])
 
 
 def test_moment_sharpens_what_it_draws():

@@ -157,3 +157,87 @@ def test_models_written_before_an_option_existed_still_load(saved: Path) -> None
     edit_config(saved, model=config["model"])
     with pytest.raises(ValueError, match=r"unknown keys \[\], missing keys \['mlp'\]"):
         load_model(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, value: float) -> None:
+    edit_weights(saved, lambda tensors: tensors["blocks.0.attention.qkv.weight"][0].fill_(value))
+    with pytest.raises(ValueError, match=r"blocks.0.attention.qkv.weight has \d+ of \d+ values that are not finite"):
+        load_model(saved)
+
+
+def test_a_double_beyond_single_precision_is_not_finite(saved: Path) -> None:
+    edit_weights(
+        saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.full((30,), 1e300, dtype=torch.float64)})
+    )
+    with pytest.raises(ValueError, match=r"heads.text.linear.bias has 30 of 30 values that are not finite \(inf\)"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(torch.int64, "I64"), (torch.bool, "BOOL"), (torch.uint8, "U8")])
+def test_weights_that_are_no_floats_are_refused_by_name(saved: Path, dtype: torch.dtype, word: str) -> None:
+    edit_weights(saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.ones(30).to(dtype)}))
+    with pytest.raises(ValueError, match=f"heads.text.linear.bias is {word}, weights are one of F32, F16, BF16, F64"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_float_are_read_as_float32(saved: Path, dtype: torch.dtype) -> None:
+    edit_weights(saved, lambda tensors: tensors.update({"heads.text.linear.bias": torch.full((30,), 0.5).to(dtype)}))
+    bias = load_model(saved)[0].heads["text"].linear.bias
+    assert bias.dtype == torch.float32
+    assert bias.requires_grad
+    assert bool((bias == 0.5).all())
+
+
+def test_a_digit_table_of_fractions_is_refused(saved: Path) -> None:
+    edit_weights(saved, lambda tensors: tensors.update({"codec.text.digits": tensors["codec.text.digits"] + 0.5}))
+    with pytest.raises(ValueError, match=r"'codec.text.digits', the digit table of span 'text', holds no integers"):
+        load_model(saved)
+
+
+def sizes(saved: Path, **changes: object) -> dict:
+    model = json.loads((saved / "config.json").read_text())["model"]
+    return {"model": {**model, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 10**6, "heads": 1}, r"is \(.*\), the config asks for \(.*1000000"),
+        ({"width": 10**9, "heads": 1}, "config.json: the sizes of the model are out of range"),
+        ({"width": 4 * 10**30, "heads": 1}, "config.json: "),
+        ({"depth": 10**9}, "depth 1000000000, the weights have 3 blocks"),
+        ({"mlp_ratio": 1e12}, "the config asks for"),
+        ({"mlp_ratio": float("inf")}, "config.json: "),
+        ({"num_classes": 10**12}, r"is \(.*\), the config asks for \(1000000000001"),
+        ({"width": "wide"}, "config.json: "),
+        ({"depth": "deep"}, "config.json: "),
+    ],
+)
+def test_sizes_are_compared_before_memory_is_taken(saved: Path, changes: dict, words: str) -> None:
+    """Memory for the first of these models would be thousands of gigabytes: taking it would end the test."""
+    edit_config(saved, **sizes(saved, **changes))
+    with pytest.raises(ValueError, match=words):
+        load_model(saved)
+
+
+def test_a_canvas_beyond_all_measure_is_refused(saved: Path) -> None:
+    for length in (10**12, [10**6, 10**6]):
+        canvas = json.loads((saved / "config.json").read_text())["canvas"]
+        edit_config(saved, canvas=[{**canvas[0], "length": length}, canvas[1]])
+        with pytest.raises(ValueError, match=r"span 'text' of length .*: a canvas has at most 16777216 sub-tokens"):
+            load_model(saved)
+    for length in (2.5, "ab", True, [3, 2.0]):
+        edit_config(saved, canvas=[{**canvas[0], "length": length}, canvas[1]])
+        with pytest.raises(ValueError, match="must be a positive count"):
+            load_model(saved)
+
+
+def test_a_loaded_model_does_not_depend_on_its_file(saved: Path) -> None:
+    model, canvas, _ = load_model(saved)
+    y = random_state(canvas)
+    before = model(y, canvas)
+    body = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(bytes(len(body)))
+    assert torch.equal(model(y, canvas), before)

@@ -7,13 +7,13 @@ Source: Arriola et al., "Block diffusion", arXiv 2503.09573; Nie et al. (LLaDA),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Digits, Look, Policy
+from ..canvas import Canvas
+from ..policy import Choice, Digits, Look, Memory, Policy
 
 
 class Blocks(Policy):
@@ -30,17 +30,11 @@ class Blocks(Policy):
     def sharpness(self) -> float:
         return self.inner.sharpness
 
-    def start(self, batch: int, tokens: int) -> None:
-        self.inner.start(batch, tokens)
+    def remember(self, batch: int, canvas: Canvas) -> Memory:
+        return self.inner.remember(batch, canvas)
 
-    def state(self) -> dict[str, Tensor]:
-        return self.inner.state()
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.inner.load_state(state)
-
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        return self.inner.describe(law, value, place)
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        return self.inner.describe(law, value, place, memory)
 
     def window(self, hidden: Tensor) -> Tensor:
         block = torch.arange(hidden.shape[-1], device=hidden.device) // self.size

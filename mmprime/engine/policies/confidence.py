@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..policy import Look, Paced
+from ..policy import Look, Memory, Paced
 from ..schedule import Schedule
 
 
@@ -22,7 +22,7 @@ class Confidence(Paced):
             raise ValueError(f"noise must be >= 0, got {noise}")
         self.noise = noise
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return law.gather(-1, value[:, None]).clamp(min=1e-300).log()
 
     def score(self, look: Look) -> Tensor:

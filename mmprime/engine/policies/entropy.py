@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..policy import Look, Paced, entropy
+from ..policy import Look, Memory, Paced, entropy
 
 
 class Entropy(Paced):
     """Options as for `Paced`."""
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return -entropy(law)[:, None]
 
     def score(self, look: Look) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy, entropy
+from ..policy import Choice, Look, Memory, Policy, entropy
 
 
 class EntropyBounded(Policy):
@@ -23,7 +23,7 @@ class EntropyBounded(Policy):
             raise ValueError(f"gamma must be >= 0 nats, got {gamma}")
         self.gamma = gamma
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return entropy(law)[:, None]
 
     def choose(self, look: Look) -> Choice:

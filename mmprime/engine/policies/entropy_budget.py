@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Paced, entropy
+from ..policy import Choice, Look, Memory, Paced, entropy
 
 
 class EntropyBudget(Paced):
@@ -21,7 +21,7 @@ class EntropyBudget(Paced):
     def __init__(self, steps: int = 16, unit: str = "digit") -> None:
         super().__init__(steps, unit=unit)
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return entropy(law)[:, None]
 
     def score(self, look: Look) -> Tensor:

@@ -7,12 +7,11 @@ Laws are taken before temperature. Source: Kim et al., "KL-adaptive stability sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy
+from ..canvas import Canvas
+from ..policy import Choice, Look, Memory, Policy
 
 
 class Klass(Policy):
@@ -37,33 +36,28 @@ class Klass(Policy):
             )
         self.confidence, self.divergence, self.history, self.fallback = confidence, divergence, history, fallback
 
-    def start(self, batch: int, tokens: int) -> None:
-        self._law: dict[tuple[int, int, int], Tensor] = {}
-        self._calm = torch.zeros(batch, tokens, dtype=torch.int64)
+    def remember(self, batch: int, canvas: Canvas) -> Memory:
+        """law: the last one of each token's unit; digit: the first of that unit, -1 before it was seen; calm: steps."""
+        codecs = [span.codec for span in canvas.spans]
+        width = max(max(codec.radices) if self.unit == "digit" else codec.num_cells for codec in codecs)
+        shape = batch, canvas.num_tokens
+        return {
+            "law": torch.zeros(*shape, width, dtype=torch.float64),
+            "digit": torch.full(shape, -1),
+            "calm": torch.zeros(shape, dtype=torch.int64),
+        }
 
-    def state(self) -> dict[str, Tensor]:
-        width = max((len(law) for law in self._law.values()), default=0)
-        laws = [torch.nn.functional.pad(law, (0, width - len(law))) for law in self._law.values()]
-        keys = torch.tensor(list(self._law), dtype=torch.int64).view(-1, 3)
-        sizes = torch.tensor([len(law) for law in self._law.values()], dtype=torch.int64)
-        laws_of = torch.stack(laws) if laws else torch.zeros(0, 0, dtype=torch.float64)
-        return {"calm": self._calm.clone(), "keys": keys, "laws": laws_of, "sizes": sizes}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._calm = state["calm"].clone()
-        rows = zip(state["keys"].tolist(), state["laws"], state["sizes"].tolist())
-        self._law = {(b, i, digit): law[:size].clone() for (b, i, digit), law, size in rows}
-
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        keys = [(b, i, digit) for b, i, digit in place.tolist()]
-        known = torch.tensor([key in self._law for key in keys])
-        before = torch.stack([self._law.get(key, row) for key, row in zip(keys, law)])
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        example, token, digit = place.unbind(-1)
+        before = memory["law"][example, token, : law.shape[-1]]
+        known = memory["digit"][example, token] == digit
         ratio = law.clamp(min=1e-300).log() - before.clamp(min=1e-300).log()
         calm = known & ((law * ratio).sum(-1) < self.divergence)
-        steps = torch.where(calm, self._calm[place[:, 0], place[:, 1]] + 1, 0)
-        self._calm[place[:, 0], place[:, 1]] = steps
-        self._law.update(zip(keys, law))
-        return torch.stack([law.gather(-1, value[:, None])[:, 0], steps.double()], -1)
+        steps = torch.where(calm, memory["calm"][example, token] + 1, 0)
+        memory["law"][example, token, : law.shape[-1]] = law
+        memory["digit"][example, token] = digit
+        memory["calm"][example, token] = steps
+        return torch.stack([law.gather(-1, value[:, None])[:, 0], steps.to(law)], -1)
 
     def choose(self, look: Look) -> Choice:
         sure, calm = look.feature.unbind(-1)

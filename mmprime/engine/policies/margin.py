@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..policy import Look, Paced
+from ..policy import Look, Memory, Paced
 
 
 class Margin(Paced):
     """Options as for `Paced`."""
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         if law.shape[-1] < 2:
             return law
         two = law.topk(2, -1).values

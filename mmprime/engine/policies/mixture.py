@@ -13,14 +13,14 @@ No paper: the rules are those of `confidence.py`, `margin.py` and `entropy.py`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..canvas import Canvas
 from ..plan import Plan
-from ..policy import Digits, Look, Paced, Policy
+from ..policy import Digits, Look, Memory, Paced, Policy
 
 
 class Mixture(Policy):
@@ -37,20 +37,13 @@ class Mixture(Policy):
     def sharpness(self) -> float:
         return self.rule.sharpness
 
-    def start(self, batch: int, tokens: int) -> None:
+    def remember(self, batch: int, canvas: Canvas) -> Memory:
         if len(self.order.rank) != batch:
             raise ValueError(f"a plan for {len(self.order.rank)} examples, {batch} to draw; build it for as many")
-        self.rule.start(batch, tokens)
+        return {**self.rule.remember(batch, canvas), "order": self.order.rank.clone()}
 
-    def state(self) -> dict[str, Tensor]:
-        return {**self.rule.state(), "order": self.order.rank.clone()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.order = replace(self.order, rank=state["order"].clone())
-        self.rule.load_state(state)
-
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        return self.rule.describe(law, value, place)
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        return self.rule.describe(law, value, place, memory)
 
     def choose(self, look: Look) -> Digits:
         if look.step >= self.rule.steps:
@@ -69,10 +62,11 @@ class Mixture(Policy):
 
     def _next(self, look: Look, count: Tensor) -> Tensor:
         """(B, N): the next `count` hidden units of the plan."""
-        rank = self.order.rank[look.example.to(self.order.rank.device)].to(look.hidden.device)
+        order = look.memory.get("order", self.order.rank)
+        rank = order[look.example.to(order.device)].to(look.hidden.device)
         if bool((rank[look.hidden] < 1).any()):
             raise ValueError(
                 "the plan leaves hidden sub-tokens out; build it with the given and absent parts of the run"
             )
-        left = Plan(torch.where(look.hidden, rank, 0), self.order.num_steps).compact().rank
+        left = Plan(torch.where(look.hidden, rank, 0), int(rank.max())).compact().rank
         return look.hidden & (left <= count[:, None])

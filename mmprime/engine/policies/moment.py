@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..policy import Look, Paced
+from ..policy import Look, Memory, Paced
 from ..schedule import Schedule
 
 
@@ -26,8 +26,8 @@ class Moment(Paced):
     def sharpness(self) -> float:
         return self.power
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
-        return law.pow(self.power).sum(-1, keepdim=True).log()
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
+        return (self.power * law.log()).logsumexp(-1, keepdim=True)
 
     def score(self, look: Look) -> Tensor:
         return look.feature[..., 0] + look.gumbel()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy
+from ..policy import Choice, Look, Memory, Policy
 
 
 class PathPlanning(Policy):
@@ -27,7 +27,7 @@ class PathPlanning(Policy):
             raise ValueError(f"need steps >= 1 and eta >= 0, got {steps} and {eta}")
         self.last_step, self.eta = steps, eta
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return law.gather(-1, value[:, None]).clamp(min=1e-300).log()
 
     def choose(self, look: Look) -> Choice:

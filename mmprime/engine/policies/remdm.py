@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy
+from ..canvas import Canvas
+from ..policy import Choice, Look, Memory, Policy
 
 KINDS = ("cap", "rescale", "conf", "loop")
 
@@ -34,10 +35,10 @@ class ReMDM(Policy):
             raise ValueError(f"need steps >= 1, eta in [0, 1], hold in (0, 1); got {steps}, {eta}, {hold}")
         self.last_step, self.kind, self.eta, self.hold = steps, kind, eta, hold
 
-    def start(self, batch: int, tokens: int) -> None:
-        self._confidence = torch.zeros(batch, tokens, dtype=torch.float64)
+    def remember(self, batch: int, canvas: Canvas) -> Memory:
+        return {"confidence": torch.zeros(batch, canvas.num_tokens, dtype=torch.float64)}  # when drawn
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return law.gather(-1, value[:, None])
 
     def visible(self, step: int) -> float:
@@ -58,16 +59,15 @@ class ReMDM(Policy):
         chance = (after - (1 - again) * before) / (1 - before)
         reveal = look.candidate & ((look.noise < chance) | last)
         hide = look.shown & (look.noise < sigma)
-        rows = look.example
-        kept = torch.where(reveal, look.feature[..., 0], self._confidence[rows])
-        self._confidence[rows] = kept
+        confidence = look.memory["confidence"]
+        confidence[look.example] = torch.where(reveal, look.feature[..., 0], confidence[look.example])
         return Choice(reveal, hide=hide)
 
     def _sigma(self, look: Look, before: float, after: float) -> Tensor:
         """(B, L) chances of being hidden."""
         limit = min(1.0, (1 - after) / before) if before > 0 else 0.0
         if self.kind == "conf":
-            score = (-self._confidence[look.example]).masked_fill(~look.shown, -torch.inf)
+            score = (-look.memory["confidence"][look.example]).masked_fill(~look.shown, -torch.inf)
             return limit * torch.nan_to_num(score.softmax(-1))
         sigma = min(self.eta, limit) if self.kind == "cap" else self.eta * limit
         return torch.full(look.noise.shape, sigma, dtype=torch.float64)

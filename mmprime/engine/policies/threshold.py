@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..policy import Choice, Look, Policy
+from ..policy import Choice, Look, Memory, Policy
 
 
 class Threshold(Policy):
@@ -25,7 +25,7 @@ class Threshold(Policy):
             raise ValueError(f"factor must be > 0, got {factor}")
         self.threshold, self.factor = threshold, factor
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor) -> Tensor:
+    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
         return law.gather(-1, value[:, None])
 
     def choose(self, look: Look) -> Choice:
