@@ -79,7 +79,7 @@ def picture_size(source: Source, name: str | None = None) -> tuple[int, int]:
         if image.format not in ("JPEG", "MPO"):  # of others finding the orientation may decode the picture
             _check_size(image)
         width, height = image.size
-        turned = width != height and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        turned = width != height and image.format != "TIFF" and image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
 
 
@@ -130,7 +130,7 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
         raise ValueError(f"no image at {called}") from error
     except Exception as error:  # on damaged input Pillow raises what its parsers raise, struct.error and KeyError too
         raise ValueError(f"{called} is not a readable image: {_reason(error)}") from error
-    for message in sorted({str(warning.message) for warning in said}):
+    for message in sorted({str(warning.message).strip() for warning in said}):
         warnings.warn(f"{called}: {message}", stacklevel=4)
     if several and not _told_of_frames:
         _told_of_frames.append(called)
@@ -140,6 +140,7 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
 def _open(stream: IO[bytes], verify: bool) -> Image:
     from PIL import Image as Pillow
 
+    warnings.simplefilter("always")
     warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # MAX_PIXELS is below
     head = stream.read(16)
     if not head:
