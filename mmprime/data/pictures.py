@@ -124,8 +124,8 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
             io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream,
             _open(stream, verify) as image,
         ):
-            yield image
             several = image.format != "MPO" and getattr(image, "is_animated", False)
+            yield image
     except FileNotFoundError as error:
         raise ValueError(f"no image at {called}") from error
     except Exception as error:  # on damaged input Pillow raises what its parsers raise, struct.error and KeyError too
