@@ -33,7 +33,7 @@ class ImageTokenizerConfig:
     code_dim: int = 24  # vq: width of a code vector
     cosine: bool = False  # vq: compare directions only
     decay: float = 0.98  # vq: of the moving averages that make the code book
-    revive_below: float = 1.0  # vq: a code hit fewer times a batch is replaced by a vector of the batch
+    revive_below: float = 1.0  # vq: a code hit fewer times a step is replaced by a vector of the step
     commitment: float = 0.25  # vq, lfq: pull of the encoder towards its code
     levels: list[int] = field(default_factory=list)  # fsq: values of each dimension; their product is num_codes
     entropy: float = 0.02  # lfq: weight of the entropy term that spreads the codes

@@ -64,6 +64,10 @@ class TokenizerTask:
             judge = self.modules["discriminator"]
             yield "discriminator", hinge_discriminator(judge(images), judge(result.reconstruction.detach())), {}
 
+    def after_step(self) -> None:
+        """Move the code book by what all processes saw in this step."""
+        self.tokenizer.quantizer.update()
+
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each validation split: PSNR (dB), L1, mean squared error, share of codes used, their perplexity.
 
