@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from training_world import LineTask
 
+from mmprime.data import prepare_folder
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import distributed
 from mmprime.training.codecs import build_canvas
@@ -36,6 +39,7 @@ from mmprime.training.tokenizer_task import TokenizerTask
 from mmprime.training.toy_task import ToyTask
 
 TEXT, IMAGE = 18, 32
+VALIDATION: list[str] | None = None
 OBJECTIVE = ObjectiveConfig(mixture={"nested": 0.5, "token_synchronous": 0.5}, blend={"joint": 0.5, "marginal": 0.5})
 
 
@@ -104,13 +108,25 @@ def _tokenizer(run: RunConfig, shards: Path, **options: Any) -> tuple[Any, Any]:
         task="tokenizer",
         run=run,
         train=train_config(),
-        data=DataConfig(path=str(shards), validation=["val"]),
+        data=DataConfig(path=str(shards), validation=VALIDATION),
         loss=TokenizerLossConfig(l2=1.0, adversarial=0.1, adversarial_start=2),
     )
     small: dict[str, Any] = {"image_size": 16, "downsample": 4, "patch": 2, "widths": [8, 16], "num_codes": 32}
     blocks: dict[str, Any] = {"encoder_blocks": [1, 1], "decoder_blocks": [1, 1], "code_dim": 4, "revive_below": 3.0}
     config.tokenizer = ImageTokenizerConfig(**{**small, **blocks, **options})
     return TokenizerTask(config), config
+
+
+def write_shards(root: Path) -> Path:
+    """40 pictures of 16 px in four flat squares each, a fifth of them held out, as a dataset folder in ``root``."""
+    dice = np.random.default_rng(0)
+    (root / "pictures").mkdir()
+    for index in range(40):
+        colours = dice.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colours.repeat(8, 0).repeat(8, 1)).save(root / f"pictures/{index}.png")
+        (root / f"pictures/{index}.txt").write_text("a picture")
+    prepare_folder(root / "pictures", root / "shards", size=16, split_fraction=0.2)
+    return root / "shards"
 
 
 RUNS = ("parts", "toy", "text", "text_image", "image_by_class", "vq", "cosine", "lfq", "fsq")

@@ -14,7 +14,7 @@ def validation_splits(config: DataConfig, available: Iterable[str]) -> list[str]
 
     Raises ConfigError, naming the key and what there is, for a split the dataset lacks or one that is trained on.
     """
-    there = list(available)
+    there = sorted(available)
     chosen = config.validation
     named = [("train_split", config.train_split), *(("validation", name) for name in chosen or ())]
     for key, name in named:

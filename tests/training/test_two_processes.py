@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ranks_world
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from mmprime.data import prepare_folder
 from mmprime.training.distributed import World
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -25,13 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(folder of the runs two processes have made, image shards)."""
     root = tmp_path_factory.mktemp("ranks")
-    dice = np.random.default_rng(0)
-    (root / "pictures").mkdir()
-    for index in range(40):
-        colour = dice.integers(0, 256, (2, 2, 3), dtype=np.uint8)
-        Image.fromarray(colour.repeat(8, 0).repeat(8, 1)).save(root / f"pictures/{index}.png")
-        (root / f"pictures/{index}.txt").write_text("a picture")
-    prepare_folder(root / "pictures", root / "shards", size=16, split_fraction=0.2)
+    ranks_world.write_shards(root)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
