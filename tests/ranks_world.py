@@ -129,11 +129,12 @@ def write_shards(root: Path) -> Path:
     return root / "shards"
 
 
-RUNS = ("parts", "toy", "text", "text_image", "image_by_class", "vq", "cosine", "lfq", "fsq")
+QUICK = ("parts", "text_image", "vq")
+OTHERS = ("toy", "text", "image_by_class", "cosine", "lfq", "fsq")
 
 
 def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
-    """The Trainer of one of ``RUNS``; all processes but the first begin with other weights."""
+    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights."""
     run = RunConfig(dir=str(directory / name))
     torch.manual_seed(world.rank)
     if name == "parts":
@@ -160,11 +161,11 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
     return Trainer(task, config, world)
 
 
-def main(directory: str, shards: str) -> None:
-    """All runs, one after another, in this process's group."""
+def main(directory: str, shards: str, *names: str) -> None:
+    """The named runs, one after another, in this process's group."""
     torch.set_num_threads(1)
     world = distributed.start(torch.device("cpu"))
-    for name in RUNS:
+    for name in names:
         trainer(name, Path(directory), Path(shards), world).run()
     distributed.stop(world)
 

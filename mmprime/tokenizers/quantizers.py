@@ -93,7 +93,8 @@ class VQ(Quantizer):
 
     def forward(self, vectors: Tensor) -> Quantized:
         if self.training:
-            self._newest = self.inner._codebook.transform_input(vectors.detach().permute(0, 2, 3, 1).flatten(0, 2))[None]
+            rows = vectors.detach().permute(0, 2, 3, 1).flatten(0, 2)
+            self._newest = self.inner._codebook.transform_input(rows)[None]
             self._start(self._newest.float())
         with self._start_only_in_training():
             quantized, codes, loss = self.inner(vectors, accum_ema_update=True)  # sums wait in the buffers' grad

@@ -58,7 +58,7 @@ def check_paths(config: Any) -> None:
 
 
 def check_run_dir(directory: str) -> None:
-    """Raise ConfigError unless ``run.dir`` is a folder or can become one. A folder with checkpoints may be read-only."""
+    """Raise ConfigError unless ``run.dir`` is a folder or can become one; one with checkpoints may be read-only."""
     path = Path(directory)
     if not directory.strip() or "\0" in directory:
         raise ConfigError(f"run.dir={directory!r}: names no folder; set run.dir=runs/NAME")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmprime.training.config_checks import ConfigError
-
 
 class RunBusy(RuntimeError):
     """Another process is training in the folder."""
@@ -16,16 +14,9 @@ class RunBusy(RuntimeError):
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold ``directory/.lock`` within the block.
-
-    Raises RunBusy if another process holds it, ConfigError if the folder cannot be made or written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        stream = (directory / ".lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"run.dir={directory}: {error.strerror}; take another run.dir") from error
-    with stream:
+    """Hold ``directory/.lock`` within the block. Raises RunBusy if another process holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

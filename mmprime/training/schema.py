@@ -22,14 +22,9 @@ def _number(default: float | str, interval: str, note: str = "", words: tuple[st
     return field(default=default, metadata=metadata)
 
 
-def _numbers(default: list[Any], interval: str, lengths: tuple[int, ...] = ()) -> Any:
-    """A list of numbers in ``interval``."""
-    return field(default_factory=lambda: list(default), metadata={"range": interval, "lengths": lengths})
-
-
-def _shares(interval: str = "[0, 1]") -> Any:
-    """Numbers by name."""
-    return field(default_factory=dict, metadata={"range": interval})
+def _each(interval: str, lengths: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Metadata of a list or mapping of numbers in ``interval``; a list of one of ``lengths``."""
+    return {"range": interval, "lengths": lengths}
 
 
 def _path() -> Any:
@@ -61,17 +56,19 @@ class TrainConfig:
     accumulate: int = _number(1, "[1, 1e6]")
     optimizer: str = _choice("adamw", "muon")  # muon: for the trunk's matrices; adamw for the rest
     lr: float = _number(1e-3, "(0, 100]")
-    lr_scale: dict[str, float] = _shares("[0, 1e6]")  # by parameter group, e.g. {discriminator: 0.5}
+    lr_scale: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1e6]")
+    )  # by parameter group, e.g. {discriminator: 0.5}
     warmup: int = _number(100, "[0, 1e9]")
     final_lr_ratio: float = _number(0.1, "[0, 1]")
     weight_decay: float = _number(0.05, "[0, 100]")  # on matrices only
-    betas: list[float] = _numbers([0.9, 0.99], "[0, 1)", (2,))
-    grad_clip: float = _number(1.0, "[0, 1e9]", "0 = off")  # norm by parameter group; 0 = off
-    ema: float = _number(0.999, "[0, 1)", "0 = newest weights")  # 0 = newest weights
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99], metadata=_each("[0, 1)", (2,)))
+    grad_clip: float = _number(1.0, "[0, 1e9]", "0 = off")  # norm by parameter group
+    ema: float = _number(0.999, "[0, 1)", "0 = newest weights")
     log_every: int = _number(20, "[1, 1e9]")
-    validate_every: int = _number(500, "[0, 1e9]", "0 = never")  # 0 = never; otherwise also before the first step and after the last
-    samples_every: int = _number(500, "[0, 1e9]", "0 = never")  # 0 = never; otherwise also after the last step
-    save_every: int = _number(500, "[0, 1e9]", "0 = only at the end")  # 0 = only at the end, when stopped, and at a new best
+    validate_every: int = _number(500, "[0, 1e9]", "0 = never")  # also before the first step and after the last
+    samples_every: int = _number(500, "[0, 1e9]", "0 = never")  # also after the last step
+    save_every: int = _number(500, "[0, 1e9]", "0 = only at the end")  # also when stopped and at a new best
     keep_last: int = _number(2, "[1, 1e6]")  # checkpoints kept beside the best
 
 
@@ -89,7 +86,9 @@ class DataConfig:
     image_tokenizer: str = _path()  # only to draw samples and for code-book clusters
     text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
     labels: bool = False  # condition on class labels
-    grid: list[int] = _numbers([], "[1, 4096]", (0, 2))  # expected image grid; checked against the data where given
+    grid: list[int] = field(
+        default_factory=list, metadata=_each("[1, 4096]", (0, 2))
+    )  # expected image grid; checked against the data where given
     num_codes: int = _number(0, "[0, 1e9]")  # expected code-book size; checked likewise
     num_classes: int = _number(0, "[0, 1e9]")  # expected number of classes; checked likewise
 
@@ -101,7 +100,9 @@ class CodecConfig:
     kind: str = _choice("clustered", "base", "shuffled", "mixed_radix", "stored")
     path: str = _path()  # stored: a file of tools/prepare.py codec; it knows its digits and radices
     digits: int = _number(2, "[1, 64]")
-    radices: list[int] = _numbers([], "[2, 1e9]")  # empty: clustered takes about (C/8, 8), base the smallest b
+    radices: list[int] = field(
+        default_factory=list, metadata=_each("[2, 1e9]")
+    )  # empty: clustered takes about (C/8, 8), base the smallest b
     source: str = _choice("ppmi", "codebook")  # vectors to cluster: neighbour statistics | image code book
     dim: int = _number(32, "[1, 65536]")  # width of the PPMI vectors
     seed: int = _number(0, "[0, 2^64)")
@@ -131,11 +132,17 @@ class ObjectiveConfig:
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
     law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
-    mixture: dict[str, float] = _shares()  # instead of law: laws trained on, by share
+    mixture: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1]")
+    )  # instead of law: laws trained on, by share
     start_law: str = ""  # trained on alone for the first `start_share` of train.steps; empty: none
     start_share: float = _number(0.0, "[0, 1]")
-    blend: dict[str, float] = _shares()  # instead of kind: what is minimised, by share
-    place_powers: list[float] = _numbers([], "(0, 1000]")  # law independent: α = 1 - t^p by digit place; empty: one
+    blend: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1]")
+    )  # instead of kind: what is minimised, by share
+    place_powers: list[float] = field(
+        default_factory=list, metadata=_each("(0, 1000]")
+    )  # law independent: α = 1 - t^p by digit place; empty: one
     steps: int = _number(16, "[1, 1e6]")
     mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly hidden states
 
@@ -159,7 +166,7 @@ class SamplesConfig:
     count: int = _number(16, "[1, 1e5]")
     steps: int = _number(16, "[1, 1e6]")
     temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
-    guidance: float = _number(0.0, "[0, 1e3]", "0 = none")  # 0 = none
+    guidance: float = _number(0.0, "[0, 1e3]", "0 = none")
 
 
 @dataclass

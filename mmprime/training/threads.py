@@ -63,8 +63,9 @@ def _stored(run_dir: Path) -> int | None:
     """The number in the newest checkpoint of the run, None if there is none to read."""
     for file in sorted(run_dir.glob("checkpoints/step_*/state.json"), reverse=True):
         try:
-            found = json.loads(file.read_text())["config"]["run"]["threads"]
-        except (OSError, ValueError, KeyError, TypeError):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found = content.get("values", content)["config"]["run"]["threads"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         return found if isinstance(found, int) and found > 0 else None
     return None

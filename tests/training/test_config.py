@@ -11,7 +11,6 @@ import pytest
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import schema
 from mmprime.training.config import ConfigError, as_yaml, load_config
-from mmprime.training.lock import locked
 from mmprime.training.toy_task import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +118,8 @@ def toy(tmp_path):
     return file
 
 
-OUTSIDE = """
+OUTSIDE = (
+    """
 train.steps=-5 [1,   train.steps=0 [1,   train.batch=0 [1,   train.accumulate=-1 [1,   train.log_every=0 [1,
 train.lr=0 (0,   train.lr=-1e-3 (0,   train.lr=nan (0,   train.lr=.inf (0,   train.lr=1e400 (0,   train.warmup=-1 [0,
 train.betas=[0.9,1] [0,   train.betas=[-0.1,0.9] [0,   train.weight_decay=-1 [0,   train.grad_clip=-1 [0,
@@ -131,7 +131,10 @@ model.codec.text.digits=0 [1,   model.codec.text.radices=[1,2] [2,   objective.s
 objective.mask_power=0 (0,   objective.start_share=1.5 [0,   objective.mixture={nested:-1} [0,
 objective.blend={joint:nan} [0,   objective.place_powers=[0] (0,   toy.tokens=0 [1,   toy.codes=1 [2,
 toy.draws=-1 [0,   toy.sharpness=inf [0,
-""".replace("{a:", "{a: ").replace("{nested:", "{nested: ").replace("{joint:", "{joint: ")
+""".replace("{a:", "{a: ")
+    .replace("{nested:", "{nested: ")
+    .replace("{joint:", "{joint: ")
+)
 
 
 @pytest.mark.parametrize("line", [case.strip() for row in OUTSIDE.strip().splitlines() for case in row.split(",   ")])
@@ -212,7 +215,7 @@ def test_a_file_that_is_no_config_names_the_place(tmp_path, text, words):
     assert re.search(words, message)
 
 
-@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "a${oc.${run.device}:SECRET}", "${eval:1}"])
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "a${oc.${run.device}:SECRET}", "${x:1}"])
 def test_resolvers_are_refused_by_name_and_not_called(path, toy, monkeypatch, value):
     monkeypatch.setenv("SECRET", "hunter2")
     message = refused(toy, f"run.dir={value}")
@@ -230,8 +233,6 @@ def test_a_run_dir_that_cannot_be_made(toy, tmp_path, monkeypatch):
     assert "is a file, not a folder" in refused(toy, f"run.dir={tmp_path}/file/run")
     assert "names no folder" in refused(toy, "run.dir=' '")
     assert "File name too long" in refused(toy, f"run.dir={'x' * 300}")
-    with pytest.raises(ConfigError, match=r"run.dir=.*take another"), locked(tmp_path / "file" / "run"):
-        pass
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(os, "access", lambda *_: False)  # a read-only disk; root may write anywhere else
     assert "cannot be written to" in refused(toy, f"run.dir={tmp_path}/other")

@@ -33,7 +33,7 @@ def test_every_split_but_the_training_one_unless_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"validation": ["vall"]}, r"data\.validation: pictures has no split 'vall'; it has test, train, val; nearest: val"),
+        ({"validation": ["vall"]}, r"data\.validation: pictures has no split 'vall'; it has test, train, val; nearest"),
         ({"train_split": "tran"}, r"data\.train_split: pictures has no split 'tran'; it has .*nearest: train"),
         ({"validation": ["train"]}, r"data\.validation: 'train' is data\.train_split"),
     ],
