@@ -37,9 +37,9 @@ class World:
         One that only some processes have counts as zero elsewhere; one that none has stays None, so that the optimizer
         passes over it everywhere.
         """
-        if self.size == 1:
-            return
         found = list(parameters)
+        if self.size == 1 or not found:
+            return
         present = torch.tensor([float(p.grad is not None) for p in found], device=found[0].device)
         reached = [p for p, count in zip(found, self.sum(present).tolist()) if count]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
