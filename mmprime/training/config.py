@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmprime.files import read_yaml
@@ -49,7 +49,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
     for part in (content, overrides):
         refuse_resolvers(OmegaConf.to_container(part, resolve=False), source)
-    task = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False).get("task")  # type: ignore[union-attr]
+    task = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False).get("task")
     config = _merge(_merge(_schema(task, source), content, source), overrides, source)
     config, notices = _apply_environment(config, overrides, source)
     _require_values(config)
@@ -188,9 +188,9 @@ def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str
     """Raise ConfigError where a mapping, a list or a single value stands in the place of another of them."""
     for name in given:
         wanted, found = schema._get_node(name), given._get_node(name)
-        if wanted is None or found._is_interpolation():
+        if not isinstance(wanted, Node) or not isinstance(found, Node) or found._is_interpolation():
             continue
-        value = OmegaConf.to_container(found, resolve=False) if isinstance(found, Container) else found._value()
+        value: Any = OmegaConf.to_container(found, resolve=False) if isinstance(found, Container) else found._value()
         for kind, what in ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]")):
             if isinstance(wanted, kind) != isinstance(found, kind) and not (value is None and wanted._is_optional()):
                 what = what if isinstance(wanted, kind) else "a single value"
