@@ -49,8 +49,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
     for part in (content, overrides):
         refuse_resolvers(OmegaConf.to_container(part, resolve=False), source)
-    task = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False).get("task")
-    config = _merge(_merge(_schema(task, source), content, source), overrides, source)
+    plain = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False)
+    assert isinstance(plain, dict)
+    config = _merge(_merge(_schema(plain.get("task"), source), content, source), overrides, source)
     config, notices = _apply_environment(config, overrides, source)
     _require_values(config)
     result = OmegaConf.to_object(config)
@@ -103,7 +104,7 @@ def _schema(task: Any, source: str) -> DictConfig:
         from mmprime.tokenizers import ImageTokenizerConfig
 
         schema.tokenizer = OmegaConf.structured(ImageTokenizerConfig)
-        schema._get_node("tokenizer")._metadata.optional = False  # type: ignore[union-attr]
+        schema._get_node("tokenizer")._metadata.optional = False
     return schema
 
 
@@ -187,6 +188,7 @@ def _is_valid(key: str, valid: list[str], schema: DictConfig) -> bool:
 def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str = "") -> None:
     """Raise ConfigError where a mapping, a list or a single value stands in the place of another of them."""
     for name in given:
+        key = prefix + str(name)
         wanted, found = schema._get_node(name), given._get_node(name)
         if not isinstance(wanted, Node) or not isinstance(found, Node) or found._is_interpolation():
             continue
@@ -194,9 +196,9 @@ def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str
         for kind, what in ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]")):
             if isinstance(wanted, kind) != isinstance(found, kind) and not (value is None and wanted._is_optional()):
                 what = what if isinstance(wanted, kind) else "a single value"
-                raise ConfigError(f"{source}: {prefix}{name}={value}: must be {what}")
+                raise ConfigError(f"{source}: {key}={value}: must be {what}")
         if isinstance(wanted, DictConfig) and isinstance(found, DictConfig):
-            _check_kinds(wanted, found, source, f"{prefix}{name}.")
+            _check_kinds(wanted, found, source, key + ".")
 
 
 def _first_line(error: Exception) -> str:
