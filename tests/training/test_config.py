@@ -76,11 +76,7 @@ def test_without_the_variable_the_fallback_applies_loudly(path):
     config = load_config(path, ["train.lr=0.25"])
     assert (config.train.steps, config.train.lr) == (7, 0.25)
     assert "$MMPRIME_TEST_SHARDS is not set" in "\n".join(config.notices)
-    assert f"trains on {path.parent}, the data of the section fallback" in "\n".join(config.notices)
     assert load_config(path, ["train.steps=9"]).train.steps == 9  # the command line is stronger
-    (path.parent / "mine").mkdir()
-    told = load_config(path, [f"data.path={path.parent}/mine"]).notices
-    assert f"trains on {path.parent}/mine, named on the command line" in "\n".join(told)
 
 
 def test_with_the_variable_it_is_the_path_or_an_error(path, monkeypatch, tmp_path):
