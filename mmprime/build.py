@@ -14,12 +14,16 @@ from mmprime.training.distributed import World
 from mmprime.training.loop import Trainer
 from mmprime.training.schema import Config
 from mmprime.training.task import Task
+from mmprime.training.threads import choose_threads
 
 
 def build_device(config: Config) -> torch.device:
-    """The device ``run.device`` names (this process's own GPU under torchrun), and the number of CPU threads set."""
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
+    """The device ``run.device`` names (this process's own GPU under torchrun); the number of CPU threads is set, told,
+    and put into the config."""
+    config.run.threads, told = choose_threads(config.run.threads, config.run.dir)
+    torch.set_num_threads(config.run.threads)
+    if os.environ.get("RANK", "0") == "0":
+        print(told, flush=True)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
     name = config.run.device

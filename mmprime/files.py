@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name beside their own, then renamed."""
+"""Files that are whole or absent: written under a temporary name beside their own, then renamed; YAML files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @contextmanager
@@ -25,3 +29,31 @@ def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    """The mapping in a YAML file, unresolved. Raises ValueError with file, line and column where it is none."""
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = OmegaConf.create(text) if isinstance(root, yaml.MappingNode) else None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        told = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ValueError(f"{path}{where}: not valid YAML: {told}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
+    except Exception as error:  # a number of 5,000 digits, a key that is a list, a broken interpolation
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, DictConfig):
+        what = {yaml.SequenceNode: "a list", type(None): "nothing"}.get(type(root), "a single value")
+        raise ValueError(f"{path}: must be a mapping (key: value), not {what}")
+    return content

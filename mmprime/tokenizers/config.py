@@ -15,6 +15,14 @@ def _choice(default: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
+def _number(default: float, interval: str) -> Any:
+    return field(default=default, metadata={"range": interval})
+
+
+def _each(interval: str) -> dict[str, Any]:
+    return {"range": interval}
+
+
 @dataclass
 class ImageTokenizerConfig:
     """An image of ``image_size``² pixels becomes ``(image_size / downsample)``² codes.
@@ -22,21 +30,23 @@ class ImageTokenizerConfig:
     Lists run from the finest resolution (``image_size / patch``) to that of the codes; each entry halves it.
     """
 
-    image_size: int = 64
-    downsample: int = 8
-    patch: int = 4  # the stem takes patch × patch pixels as channels, the head gives them back
-    widths: list[int] = field(default_factory=lambda: [96, 160])
-    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2])
-    decoder_blocks: list[int] = field(default_factory=lambda: [3, 2])
+    image_size: int = _number(64, "[1, 8192]")
+    downsample: int = _number(8, "[1, 1024]")
+    patch: int = _number(4, "[1, 256]")  # the stem takes patch × patch pixels as channels, the head gives them back
+    widths: list[int] = field(default_factory=lambda: [96, 160], metadata=_each("[8, 8192]"))
+    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2], metadata=_each("[0, 256]"))
+    decoder_blocks: list[int] = field(default_factory=lambda: [3, 2], metadata=_each("[0, 256]"))
     quantizer: str = _choice("vq", QUANTIZERS)
-    num_codes: int = 512
-    code_dim: int = 24  # vq: width of a code vector
+    num_codes: int = _number(512, "[2, 1e9]")
+    code_dim: int = _number(24, "[2, 8192]")  # vq: width of a code vector
     cosine: bool = False  # vq: compare directions only
-    decay: float = 0.98  # vq: of the moving averages that make the code book
-    revive_below: float = 1.0  # vq: a code hit fewer times a batch is replaced by a vector of the batch
-    commitment: float = 0.25  # vq, lfq: pull of the encoder towards its code
-    levels: list[int] = field(default_factory=list)  # fsq: values of each dimension; their product is num_codes
-    entropy: float = 0.02  # lfq: weight of the entropy term that spreads the codes
+    decay: float = _number(0.98, "[0, 1)")  # vq: of the moving averages that make the code book
+    revive_below: float = _number(1.0, "[0, 1e6]")  # vq: a code hit fewer times a step gets a vector of the step
+    commitment: float = _number(0.25, "[0, 1e6]")  # vq, lfq: pull of the encoder towards its code
+    levels: list[int] = field(
+        default_factory=list, metadata=_each("[3, 65536]")
+    )  # fsq: values of each dimension; their product is num_codes
+    entropy: float = _number(0.02, "[0, 1e6]")  # lfq: weight of the entropy term that spreads the codes
 
     @property
     def grid(self) -> tuple[int, int]:

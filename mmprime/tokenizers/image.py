@@ -66,7 +66,7 @@ class ImageTokenizer(nn.Module):
         return self.config.grid
 
     def forward(self, images: Tensor) -> Reconstruction:
-        """Encode, quantize, decode; in training mode this also moves the code book (VQ)."""
+        """Encode, quantize, decode; in training mode also collects what ``quantizer.update()`` learns from (VQ)."""
         self._check_images(images)
         centred = (2 * images - 1).contiguous(memory_format=torch.channels_last)
         quantized = self.quantizer(self.encoder(centred))

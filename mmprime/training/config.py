@@ -7,22 +7,28 @@ value of the wrong type, a word outside its choices, a missing value, a path tha
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmprime.files import read_yaml
+from mmprime.training.config_checks import (
+    ConfigError,
+    check_paths,
+    check_run_dir,
+    check_values,
+    nearest,
+    nearest_path,
+    refuse_resolvers,
+    resolve,
+)
 from mmprime.training.schema import SCHEMAS, Config
 
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-class ConfigError(ValueError):
-    """A mistake of the user's in a config, told in one line."""
+__all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "load_config", "nearest", "resolve"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
@@ -34,16 +40,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     Raises:
         ConfigError: see the module's head.
     """
-    given = OmegaConf.merge(_read(Path(path)), _parse_overrides(overrides))
-    assert isinstance(given, DictConfig)
-    schema = _schema(given, str(path))
-    config = _merge(schema, given, str(path))
-    config, notices = _apply_environment(config, _parse_overrides(overrides), str(path))
+    try:
+        return _load(str(path), _read(Path(path)), _parse_overrides(overrides))
+    except OmegaConfBaseException as error:  # an interpolation that names nothing, or itself
+        raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
+
+
+def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
+    for part in (content, overrides):
+        refuse_resolvers(OmegaConf.to_container(part, resolve=False), source)
+    plain = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False)
+    assert isinstance(plain, dict)
+    config = _merge(_merge(_schema(plain.get("task"), source), content, source), overrides, source)
+    config, notices = _apply_environment(config, overrides, source)
     _require_values(config)
     result = OmegaConf.to_object(config)
     assert isinstance(result, Config)
-    _check_choices(result)
+    check_values(result)
     check_paths(result)
+    check_run_dir(result.run.dir)
     result.notices = notices  # type: ignore[attr-defined]
     return result
 
@@ -58,58 +73,29 @@ def as_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(as_dict(config)))
 
 
-def resolve(path: str | Path) -> Path:
-    """``path`` as seen from here, or from the root of the project if only that exists."""
-    path = Path(path).expanduser()
-    return PROJECT / path if not path.exists() and (PROJECT / path).exists() else path
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """``"; nearest: x"``, the valid word most like ``word``; empty if there are none to choose from."""
-    choices = sorted(set(words))
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.0)
-    return f"; nearest: {found[0]}" if found else ""
-
-
-def check_paths(config: Any, prefix: str = "") -> None:
-    """Raise ConfigError for a field marked ``path`` that is set and does not exist."""
-    for entry in dataclasses.fields(config):
-        value, key = getattr(config, entry.name), prefix + entry.name
-        if dataclasses.is_dataclass(value):
-            check_paths(value, key + ".")
-        elif isinstance(value, dict):
-            for name, part in value.items():
-                if dataclasses.is_dataclass(part):
-                    check_paths(part, f"{key}.{name}.")
-        elif entry.metadata.get("path") and value and not resolve(value).exists():
-            raise ConfigError(f"{key}={value}: no such file or folder{_nearest_path(Path(value))}")
-
-
 def _read(path: Path) -> DictConfig:
     if not resolve(path).is_file():
-        raise ConfigError(f"{path}: no such config{_nearest_path(path)}")
+        raise ConfigError(f"{path}: no such config{nearest_path(path)}")
     try:
-        content = OmegaConf.load(resolve(path))
-    except Exception as error:  # yaml's errors have no common public base
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path}: a config must be a mapping of sections")
-    return content
+        return read_yaml(resolve(path))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    parsed = OmegaConf.create()
     for text in overrides:
         if "=" not in text or text.startswith("="):
             raise ConfigError(f"{text!r}: an override is written key=value, e.g. train.steps=100")
-    try:
-        return OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:
-        raise ConfigError(f"overrides {list(overrides)}: {_first_line(error)}") from error
+        try:
+            parsed.merge_with_dotlist([text])
+        except Exception as error:  # of yaml, of omegaconf, or a number of 5,000 digits
+            raise ConfigError(f"{text[:80]}: {getattr(error, 'problem', None) or _first_line(error)}") from error
+    return parsed
 
 
-def _schema(given: DictConfig, source: str) -> DictConfig:
-    task = given.get("task")
-    if task not in SCHEMAS:
+def _schema(task: Any, source: str) -> DictConfig:
+    if not isinstance(task, str) or task not in SCHEMAS:
         raise ConfigError(
             f"{source}: task={task!r} is unknown; choose from {', '.join(SCHEMAS)}{nearest(str(task), SCHEMAS)}"
         )
@@ -118,6 +104,7 @@ def _schema(given: DictConfig, source: str) -> DictConfig:
         from mmprime.tokenizers import ImageTokenizerConfig
 
         schema.tokenizer = OmegaConf.structured(ImageTokenizerConfig)
+        schema._get_node("tokenizer")._metadata.optional = False
     return schema
 
 
@@ -126,11 +113,12 @@ def _merge(schema: DictConfig, given: DictConfig, source: str) -> DictConfig:
     for key in _keys(given):
         if not _is_valid(key, valid, schema):
             raise ConfigError(f"{source}: unknown key {key}{nearest(key, valid)}")
+    _check_kinds(schema, given, source)
     try:
         merged = OmegaConf.merge(schema, given)
     except OmegaConfBaseException as error:
-        key = error.full_key or _misplaced(schema, given)
-        hint = "" if _is_valid(key, valid, schema) else nearest(key, valid)
+        key = error.full_key or "the config"
+        hint = "" if _is_valid(key.partition("[")[0], valid, schema) else nearest(key, valid)
         raise ConfigError(f"{source}: {key}: {_first_line(error).rstrip('.')}{hint}") from error
     assert isinstance(merged, DictConfig)
     return merged
@@ -154,7 +142,9 @@ def _apply_environment(config: DictConfig, overrides: DictConfig, source: str) -
     config = _merge(smaller, overrides, source)
     bar = "!" * 78
     notices = [bar, f"!! ${variable} is not set: this run does NOT train on the data this config is for."]
-    notices += [f"!! It trains on the bundled sample {config.data.path} instead, to show the whole path."]
+    given = OmegaConf.select(overrides, "data.path") is not None
+    what = "data.path of the command line," if given else "the bundled sample"
+    notices += [f"!! It trains on {what} {config.data.path} instead, with the settings of the section fallback:"]
     notices += [f"!!   {key} = {OmegaConf.select(config, key)}" for key in _keys(fallback)]
     return config, [*notices, bar]
 
@@ -163,20 +153,6 @@ def _require_values(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; set it in the config or add {missing[0]}=... to the command")
-
-
-def _check_choices(config: Any, prefix: str = "") -> None:
-    for entry in dataclasses.fields(config):
-        value, key = getattr(config, entry.name), prefix + entry.name
-        choices = entry.metadata.get("choices")
-        if choices and value not in choices:
-            raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, key + ".")
-        elif isinstance(value, dict):
-            for name, part in value.items():
-                if dataclasses.is_dataclass(part):
-                    _check_choices(part, f"{key}.{name}.")
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
@@ -209,22 +185,20 @@ def _is_valid(key: str, valid: list[str], schema: DictConfig) -> bool:
     return False
 
 
-def _misplaced(schema: DictConfig, given: DictConfig) -> str:
-    """The first section that was given a plain value."""
+def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str = "") -> None:
+    """Raise ConfigError where a mapping, a list or a single value stands in the place of another of them."""
     for name in given:
-        if isinstance(schema._get_node(name), DictConfig) and not isinstance(given._get_node(name), DictConfig):
-            return str(name)
-    return "the config"
-
-
-def _nearest_path(path: Path) -> str:
-    """The nearest name to the first part of ``path`` that does not exist."""
-    base, name = path.parent, path.name
-    while not resolve(base).is_dir() and base != base.parent:
-        base, name = base.parent, base.name
-    if not resolve(base).is_dir() or resolve(base / name).exists():
-        return ""
-    return nearest(str(base / name), [str(base / entry.name) for entry in resolve(base).iterdir()])
+        key = prefix + str(name)
+        wanted, found = schema._get_node(name), given._get_node(name)
+        if not isinstance(wanted, Node) or not isinstance(found, Node) or found._is_interpolation():
+            continue
+        value: Any = OmegaConf.to_container(found, resolve=False) if isinstance(found, Container) else found._value()
+        for kind, what in ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]")):
+            if isinstance(wanted, kind) != isinstance(found, kind) and not (value is None and wanted._is_optional()):
+                what = what if isinstance(wanted, kind) else "a single value"
+                raise ConfigError(f"{source}: {key}={value}: must be {what}")
+        if isinstance(wanted, DictConfig) and isinstance(found, DictConfig):
+            _check_kinds(wanted, found, source, key + ".")
 
 
 def _first_line(error: Exception) -> str:

@@ -27,6 +27,7 @@ from mmprime.training.models import build_model
 from mmprime.training.objectives import Objective, laws_of, place_schedule, start_objective
 from mmprime.training.sample_files import write_samples
 from mmprime.training.schema import CodecConfig, DiffusionConfig
+from mmprime.training.splits import without_validation
 from mmprime.training.task import LossTerm
 
 CHUNK = 64  # examples of one validation batch
@@ -51,6 +52,8 @@ class DiffusionTask:
         self.modules = model.to(self.device)
         if config.run.compile:
             model.compile_blocks()
+        if not corpus.validation:
+            without_validation(config.data, config.train)
         self.conditions = Conditions(canvas, config.conditions)
         self.num_examples = len(corpus.train)
         self.views = _views(canvas)

@@ -2,7 +2,7 @@
 
 Each process backpropagates its own micro-batches of a step, already divided by the number of all micro-batches; the
 gradients are then *summed*, so every process steps with the gradient of the whole step. All begin with the same
-weights and stay equal; floating buffers (code books) are averaged after each step.
+weights and stay equal. What else a step changes (a code book) is the task's ``after_step`` to make equal.
 """
 
 from __future__ import annotations
@@ -32,27 +32,24 @@ class World:
         return self.rank == 0
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of ``parameters`` over processes, in place; a missing one counts as zero."""
-        if self.size == 1:
+        """Sum the gradients of ``parameters`` over processes, in place.
+
+        One that only some processes have counts as zero elsewhere; one that none has stays None, so that the optimizer
+        passes over it everywhere.
+        """
+        found = list(parameters)
+        if self.size == 1 or not found:
             return
-        gradients = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
+        present = torch.tensor([float(p.grad is not None) for p in found], device=found[0].device)
+        reached = [p for p, count in zip(found, self.sum(present).tolist()) if count]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
         for bucket in _buckets(gradients):
             flat = torch.cat([g.flatten() for g in bucket])
             dist.all_reduce(flat)
             for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
                 gradient.copy_(part.view_as(gradient))
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Make floating buffers of ``module`` equal everywhere: their mean over processes."""
-        if self.size > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.size
+        for parameter, gradient in zip(reached, gradients):
+            parameter.grad = gradient
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0."""

@@ -6,16 +6,17 @@ Text is tokenised once, here; a batch is then one gather per span, with no Pytho
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from mmprime.data import CodeDataset
+from mmprime.data import CodeDataset, read_index
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError, nearest, resolve
 from mmprime.training.rng import generator_for
 from mmprime.training.schema import DataConfig
+from mmprime.training.splits import validation_splits
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
     """
     if not config.path:
         raise ConfigError("data.path has no value; name a dataset folder (tools/prepare.py writes them)")
+    config = replace(config, validation=validation_splits(config, read_index(resolve(config.path))["splits"]))
     return _load_text(config, seed) if config.kind == "text" else _load_codes(config, seed)
 
 
@@ -74,7 +76,7 @@ def _load_text(config: DataConfig, seed: int) -> Corpus:
         packed = pack_documents(documents, tokenizer.encode, tokenizer.end_id, config.text_length)
         return Examples({"text": torch.as_tensor(packed).int()})
 
-    validation = {name: rows(name).subset(config.validate_examples, seed) for name in config.validation}
+    validation = {name: rows(name).subset(config.validate_examples, seed) for name in config.validation or ()}
     return Corpus(
         train=rows(config.train_split),
         validation=validation,
@@ -94,7 +96,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
     _check_image_tokenizer(config, first.tokenizer_fingerprint)
     tokenizer = _tokenizer(config) if config.text_length else None
     sets = {config.train_split: first}
-    sets |= {name: CodeDataset.load(resolve(config.path), name) for name in config.validation}
+    sets |= {name: CodeDataset.load(resolve(config.path), name) for name in config.validation or ()}
     examples = {name: _examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
     num_codes = {"image": first.num_codes}
     lengths: dict[str, int | tuple[int, int]] = {"image": first.grid}

@@ -159,7 +159,8 @@ class Trainer:
                 scale = self.train.lr_scale.get(name.removeprefix(MUON), 1.0)
                 group["lr"] = learning_rate(self.at.step, self.train) * scale
             optimizer.step()
-        self.world.average_buffers(self.task.modules)
+        if hasattr(self.task, "after_step"):
+            self.task.after_step()
         self.ema.update(self.at.step)
         self.state.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
         self.at.step += 1

@@ -7,10 +7,12 @@ rest of the steps and r is ``final_lr_ratio``. A pure function of the step, so i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from mmprime.training.config_checks import ConfigError, nearest
 from mmprime.training.schema import TrainConfig
 
 
@@ -21,6 +23,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
     cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
     return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine)
+
+
+def check_lr_scale(config: TrainConfig, groups: Iterable[str]) -> None:
+    """Raise ConfigError where ``train.lr_scale`` names a parameter group the task does not have."""
+    known = list(groups)
+    for name in config.lr_scale:
+        if name not in known:
+            there = ", ".join(known)
+            raise ConfigError(f"train.lr_scale.{name}: this task has the groups {there}{nearest(name, known)}")
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:

@@ -1,7 +1,7 @@
 """The typed config of a run, one dataclass a section; a YAML of ``configs/`` fills it and nothing else fits in.
 
-``SCHEMAS`` maps the ``task:`` of a config to its dataclass. Field metadata: ``choices`` lists the words a string may
-be; ``path`` marks a file or folder that must exist when it is set.
+``SCHEMAS`` maps the ``task:`` of a config to its dataclass. What a value may be is declared with its field and checked
+by ``config_checks.py``: the words of a string, the interval of a number, a path that must exist.
 """
 
 from __future__ import annotations
@@ -16,6 +16,17 @@ def _choice(default: str, *others: str) -> Any:
     return field(default=default, metadata={"choices": (default, *others)})
 
 
+def _number(default: float | str, interval: str, note: str = "", words: tuple[str, ...] = ()) -> Any:
+    """A number in ``interval``, or one of ``words``."""
+    metadata = {"range": interval} | ({"note": note} if note else {}) | ({"words": words} if words else {})
+    return field(default=default, metadata=metadata)
+
+
+def _each(interval: str, lengths: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Metadata of a list or mapping of numbers in ``interval``; a list of one of ``lengths``."""
+    return {"range": interval, "lengths": lengths}
+
+
 def _path() -> Any:
     return field(default="", metadata={"path": True})
 
@@ -25,12 +36,12 @@ class RunConfig:
     """Where and how a run lives."""
 
     dir: str = MISSING  # checkpoints, log, samples and the exported model go here
-    seed: int = 0
+    seed: int = _number(0, "[0, 2^64)")
     resume: str = _choice(
         "auto", "never", "must"
     )  # never: refuse a run.dir that holds a run; must: refuse an empty one
     device: str = "auto"  # auto: cuda if there is one, else cpu
-    threads: int = 0  # CPU threads; 0 leaves torch's choice. Bitwise resume needs the same number
+    threads: int | str = _number("auto", "[1, 1024]", words=("auto",))  # of the CPU; see threads.py
     precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU
     deterministic: bool = False  # CUDA: deterministic kernels, so that resume is bitwise there too
     compile: bool = False  # torch.compile the model
@@ -40,23 +51,25 @@ class RunConfig:
 class TrainConfig:
     """The optimization. A step = ``accumulate`` micro-batches of ``batch`` examples, over all processes together."""
 
-    steps: int = 1000
-    batch: int = 64
-    accumulate: int = 1
+    steps: int = _number(1000, "[1, 1e9]")
+    batch: int = _number(64, "[1, 1e6]")
+    accumulate: int = _number(1, "[1, 1e6]")
     optimizer: str = _choice("adamw", "muon")  # muon: for the trunk's matrices; adamw for the rest
-    lr: float = 1e-3
-    lr_scale: dict[str, float] = field(default_factory=dict)  # by parameter group, e.g. {discriminator: 0.5}
-    warmup: int = 100
-    final_lr_ratio: float = 0.1
-    weight_decay: float = 0.05  # on matrices only
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    grad_clip: float = 1.0  # norm by parameter group; 0 = off
-    ema: float = 0.999  # 0 = newest weights
-    log_every: int = 20
-    validate_every: int = 500  # 0 = never; otherwise also before the first step and after the last
-    samples_every: int = 500  # 0 = never; otherwise also after the last step
-    save_every: int = 500  # 0 = only at the end, when stopped, and at a new best
-    keep_last: int = 2  # checkpoints kept beside the best
+    lr: float = _number(1e-3, "(0, 100]")
+    lr_scale: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1e6]")
+    )  # by parameter group, e.g. {discriminator: 0.5}
+    warmup: int = _number(100, "[0, 1e9]")
+    final_lr_ratio: float = _number(0.1, "[0, 1]")
+    weight_decay: float = _number(0.05, "[0, 100]")  # on matrices only
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99], metadata=_each("[0, 1)", (2,)))
+    grad_clip: float = _number(1.0, "[0, 1e9]", "0 = off")  # norm by parameter group
+    ema: float = _number(0.999, "[0, 1)", "0 = newest weights")
+    log_every: int = _number(20, "[1, 1e9]")
+    validate_every: int = _number(500, "[0, 1e9]", "0 = never")  # also before the first step and after the last
+    samples_every: int = _number(500, "[0, 1e9]", "0 = never")  # also after the last step
+    save_every: int = _number(500, "[0, 1e9]", "0 = only at the end")  # also when stopped and at a new best
+    keep_last: int = _number(2, "[1, 1e6]")  # checkpoints kept beside the best
 
 
 @dataclass
@@ -67,15 +80,17 @@ class DataConfig:
     path: str = _path()
     path_env: str = ""  # an environment variable that names data.path; unset: see `fallback`
     train_split: str = "train"
-    validation: list[str] = field(default_factory=lambda: ["val_vendor"])
-    validate_examples: int = 256  # of each validation split, a fixed random subset
+    validation: list[str] | None = None  # null: every split but train_split; []: none
+    validate_examples: int = _number(256, "[2, 1e9]")  # of each validation split, a fixed random subset
     text_tokenizer: str = _path()
     image_tokenizer: str = _path()  # only to draw samples and for code-book clusters
-    text_length: int = 0  # tokens of the text span; codes: 0 = no text span; text: length of a row
+    text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
     labels: bool = False  # condition on class labels
-    grid: list[int] = field(default_factory=list)  # expected image grid; checked against the data where given
-    num_codes: int = 0  # expected code-book size; checked likewise
-    num_classes: int = 0  # expected number of classes; checked likewise
+    grid: list[int] = field(
+        default_factory=list, metadata=_each("[1, 4096]", (0, 2))
+    )  # expected image grid; checked against the data where given
+    num_codes: int = _number(0, "[0, 1e9]")  # expected code-book size; checked likewise
+    num_classes: int = _number(0, "[0, 1e9]")  # expected number of classes; checked likewise
 
 
 @dataclass
@@ -84,11 +99,13 @@ class CodecConfig:
 
     kind: str = _choice("clustered", "base", "shuffled", "mixed_radix", "stored")
     path: str = _path()  # stored: a file of tools/prepare.py codec; it knows its digits and radices
-    digits: int = 2
-    radices: list[int] = field(default_factory=list)  # empty: clustered takes about (C/8, 8), base the smallest b
+    digits: int = _number(2, "[1, 64]")
+    radices: list[int] = field(
+        default_factory=list, metadata=_each("[2, 1e9]")
+    )  # empty: clustered takes about (C/8, 8), base the smallest b
     source: str = _choice("ppmi", "codebook")  # vectors to cluster: neighbour statistics | image code book
-    dim: int = 32  # width of the PPMI vectors
-    seed: int = 0
+    dim: int = _number(32, "[1, 65536]")  # width of the PPMI vectors
+    seed: int = _number(0, "[0, 2^64)")
 
 
 @dataclass
@@ -96,10 +113,10 @@ class ModelConfig:
     """The denoiser; a zero or empty value leaves the preset's."""
 
     preset: str = "tiny"
-    width: int = 0
-    depth: int = 0
-    heads: int = 0
-    dropout: float = 0.0
+    width: int = _number(0, "[0, 65536]")
+    depth: int = _number(0, "[0, 1024]")
+    heads: int = _number(0, "[0, 1024]")
+    dropout: float = _number(0.0, "[0, 1)")
     mask_rate: bool = False  # also tell the model how much is hidden
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
     checkpointing: bool = False  # recompute activations: less memory, more time
@@ -115,60 +132,66 @@ class ObjectiveConfig:
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
     law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
-    mixture: dict[str, float] = field(default_factory=dict)  # instead of law: laws trained on, by share
+    mixture: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1]")
+    )  # instead of law: laws trained on, by share
     start_law: str = ""  # trained on alone for the first `start_share` of train.steps; empty: none
-    start_share: float = 0.0
-    blend: dict[str, float] = field(default_factory=dict)  # instead of kind: what is minimised, by share
-    place_powers: list[float] = field(default_factory=list)  # law independent: α = 1 - t^p by digit place; empty: one
-    steps: int = 16
-    mask_power: float = 1.0  # joint: p > 1 trains more on nearly hidden states
+    start_share: float = _number(0.0, "[0, 1]")
+    blend: dict[str, float] = field(
+        default_factory=dict, metadata=_each("[0, 1]")
+    )  # instead of kind: what is minimised, by share
+    place_powers: list[float] = field(
+        default_factory=list, metadata=_each("(0, 1000]")
+    )  # law independent: α = 1 - t^p by digit place; empty: one
+    steps: int = _number(16, "[1, 1e6]")
+    mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly hidden states
 
 
 @dataclass
 class ConditionsConfig:
     """Shares of the training examples by what is given; the rest (to 1) is the joint of all spans."""
 
-    text_given: float = 0.0
-    text_absent: float = 0.0  # image alone, text hidden for ever: the other branch of guidance
-    image_given: float = 0.0
-    image_absent: float = 0.0
+    text_given: float = _number(0.0, "[0, 1]")
+    text_absent: float = _number(0.0, "[0, 1]")  # image alone, text hidden for ever: the other branch of guidance
+    image_given: float = _number(0.0, "[0, 1]")
+    image_absent: float = _number(0.0, "[0, 1]")
     independent_times: bool = True  # each span of a joint example has its own time
-    label_dropout: float = 0.1  # class labels replaced by "no class"
+    label_dropout: float = _number(0.1, "[0, 1]")  # class labels replaced by "no class"
 
 
 @dataclass
 class SamplesConfig:
     """The samples written during training."""
 
-    count: int = 16
-    steps: int = 16
-    temperature: float = 1.0
-    guidance: float = 0.0  # 0 = none
+    count: int = _number(16, "[1, 1e5]")
+    steps: int = _number(16, "[1, 1e6]")
+    temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
+    guidance: float = _number(0.0, "[0, 1e3]", "0 = none")
 
 
 @dataclass
 class ToyConfig:
     """A known joint table over a few tokens: random, or read from a picture."""
 
-    tokens: int = 3
-    codes: int = 4
-    sharpness: float = 2.0  # standard deviation of the log probabilities of the random table
+    tokens: int = _number(3, "[1, 64]")
+    codes: int = _number(4, "[2, 65536]")
+    sharpness: float = _number(2.0, "[0, 100]")  # standard deviation of the log probabilities of the random table
     picture: str = _path()  # grey level is density; codes x codes pixels, tokens = 2 (row, column)
-    draws: int = 0  # to estimate what has too many plans to enumerate; 0: exact values only
+    draws: int = _number(0, "[0, 1e8]")  # to estimate what has too many plans to enumerate; 0: exact values only
 
 
 @dataclass
 class TokenizerLossConfig:
     """Weights of the tokenizer's losses; 0 switches one off."""
 
-    l1: float = 1.0
-    l2: float = 0.0
-    perceptual: float = 0.0
+    l1: float = _number(1.0, "[0, 1e6]")
+    l2: float = _number(0.0, "[0, 1e6]")
+    perceptual: float = _number(0.0, "[0, 1e6]")
     perceptual_model: str = "tf_efficientnet_lite0"  # a timm architecture
     perceptual_weights: str = _path()  # a file of its weights
-    adversarial: float = 0.0
-    adversarial_start: int = 0  # first step of the adversary
-    quantizer: float = 1.0  # the quantizer's own loss (commitment, entropy)
+    adversarial: float = _number(0.0, "[0, 1e6]")
+    adversarial_start: int = _number(0, "[0, 1e9]")  # first step of the adversary
+    quantizer: float = _number(1.0, "[0, 1e6]")  # the quantizer's own loss (commitment, entropy)
 
 
 @dataclass

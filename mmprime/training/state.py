@@ -13,7 +13,7 @@ from mmprime.training.checkpoint import State, optimizer_tensors, restore_optimi
 from mmprime.training.config import as_dict
 from mmprime.training.ema import EMA
 from mmprime.training.log import Window
-from mmprime.training.optim import build_muon, build_optimizer
+from mmprime.training.optim import build_muon, build_optimizer, check_lr_scale
 from mmprime.training.schema import Config
 from mmprime.training.task import Task
 
@@ -39,6 +39,7 @@ class RunState:
         self.task, self.config = task, config
         self.at, self.window = Position(), Window()
         self.groups = task.parameter_groups()
+        check_lr_scale(config.train, self.groups)
         self.optimizers = self._optimizers()
         self.ema = EMA(task.modules, config.train.ema)
         self._names = {id(p): name for name, p in task.modules.named_parameters()}

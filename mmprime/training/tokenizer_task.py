@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmprime.data import ImageDataset
+from mmprime.data import ImageDataset, read_index
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
 from mmprime.tokenizers.quantizers import code_usage
-from mmprime.training.config import resolve
+from mmprime.training.config import ConfigError, resolve
 from mmprime.training.schema import TokenizerLossConfig, TokenizerRunConfig
+from mmprime.training.splits import validation_splits, without_validation
 from mmprime.training.task import LossTerm
 
 _BATCH = 128  # images at a time where no gradients are needed
@@ -26,7 +27,7 @@ class TokenizerTask:
     """A Task: images of ``config.data.path`` in memory as uint8, a tokenizer, and an adversary if asked for.
 
     Raises:
-        ValueError: if a split is empty, the images have another size, or a loss lacks its weights.
+        ValueError: if a split is absent or empty, the images have another size, a loss lacks its weights or all are 0.
     """
 
     name = "tokenizer"
@@ -34,9 +35,14 @@ class TokenizerTask:
 
     def __init__(self, config: TokenizerRunConfig, device: torch.device | str = "cpu") -> None:
         self.loss, self.device = config.loss, torch.device(device)
+        if not (self.loss.l1 or self.loss.l2 or self.loss.perceptual):
+            raise ConfigError("loss.l1, loss.l2 and loss.perceptual are all 0: nothing asks for the picture; set one")
+        splits = validation_splits(config.data, read_index(resolve(config.data.path))["splits"])
         self.tokenizer = ImageTokenizer(config.tokenizer)
         self.images = self._load(config, config.data.train_split)
-        self.validation = {split: self._load(config, split) for split in config.data.validation}
+        self.validation = {split: self._load(config, split) for split in splits}
+        if not self.validation:
+            without_validation(config.data, config.train)
         self.num_examples = len(self.images)
         self.modules = nn.ModuleDict({"tokenizer": self.tokenizer})
         if self.loss.adversarial:
@@ -63,6 +69,10 @@ class TokenizerTask:
         if fooling:
             judge = self.modules["discriminator"]
             yield "discriminator", hinge_discriminator(judge(images), judge(result.reconstruction.detach())), {}
+
+    def after_step(self) -> None:
+        """Move the code book by what all processes saw in this step."""
+        self.tokenizer.quantizer.update()
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each validation split: PSNR (dB), L1, mean squared error, share of codes used, their perplexity.
@@ -105,10 +115,10 @@ class TokenizerTask:
         )
 
     def write_samples(self, directory: Path, step: int) -> None:
-        """``reconstructions_STEP.png``: validation images in odd rows, each above its reconstruction."""
+        """``reconstructions_STEP.png``: validation images (training ones where there are none) above their copies."""
         directory.mkdir(parents=True, exist_ok=True)
-        share = -(-32 // len(self.validation))
-        chosen = torch.cat([_spread(images, share) for images in self.validation.values()])
+        shown = list(self.validation.values()) or [self.images]
+        chosen = torch.cat([_spread(images, -(-32 // len(shown))) for images in shown])
         originals = self._pixels(chosen)
         restored = self.tokenizer.decode(self.tokenizer.encode(originals))
         write_pairs(directory / f"reconstructions_{step:06d}.png", originals, restored)

@@ -43,6 +43,7 @@ from mmprime.training.rng import generator_for
 from mmprime.training.schema import CodecConfig, ToyConfig, ToyRunConfig
 from mmprime.training.task import LossTerm
 
+MOST_STATES = 1 << 24  # of a random table
 MOST_PLANS, MOST_ROWS = 10_000, 1 << 19  # beyond these a bound is estimated, not enumerated
 CHUNK = 1 << 13  # states scored at a time
 JOINT_REPEATS = 4
@@ -94,6 +95,8 @@ class ToyTask:
         self.num_examples = len(self.table)
         self.schedule = place_schedule(config.objective, self.canvas)
         self.objective = Objective(config.objective, schedule=self.schedule)
+        if toy.draws == 1:
+            raise ConfigError("toy.draws=1: one draw has no standard error; set 0 (exact) or e.g. 4096")
         if not toy.draws and not self._enumerable(config.objective.law, None):
             raise ConfigError(
                 f"toy.draws=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
@@ -237,7 +240,11 @@ class ToyTask:
 
 
 def _random_table(toy: ToyConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """(states, table) of a random joint law."""
+    """(states, table) of a random joint law. Raises ConfigError on one too large to hold."""
+    if toy.codes**toy.tokens > MOST_STATES:
+        raise ConfigError(
+            f"toy.tokens={toy.tokens}, toy.codes={toy.codes}: {toy.codes}^{toy.tokens} states are more than 2^24"
+        )
     logits = torch.randn(toy.codes**toy.tokens, generator=generator_for("cpu", seed, "table"))
     states = torch.cartesian_prod(*[torch.arange(toy.codes)] * toy.tokens).reshape(-1, toy.tokens)
     return states, (toy.sharpness * logits.double()).softmax(0)

@@ -56,6 +56,7 @@ def fit(model: ImageTokenizer, images: Tensor, steps: int) -> list[float]:
         optimizer.zero_grad()
         (error + 0.1 * result.aux_loss).backward()
         optimizer.step()
+        model.quantizer.update()
         errors.append(float(error.detach()))
     return errors
 
@@ -111,6 +112,7 @@ def test_a_loaded_code_book_can_be_trained_on(tmp_path: Path) -> None:
     loaded = ImageTokenizer.load(tmp_path).train()
     before = loaded.codebook_vectors()
     loaded(images)
+    loaded.quantizer.update()
     moved = (loaded.codebook_vectors() - before).norm(dim=1)
     assert 0 < moved.median() < 0.2 * before.norm(dim=1).median()  # not started anew by k-means
 
@@ -135,16 +137,51 @@ def test_looking_at_images_does_not_start_the_code_book() -> None:
     assert model.codebook_vectors().norm(dim=1).min() > 0
 
 
+@pytest.mark.parametrize("kind", ["vq", "cosine"])
+def test_the_code_book_moves_once_a_step_by_all_its_micro_batches(kind: str) -> None:
+    """Halves of a step are all of it: what is learned depends on the vectors of a step, not on how it was cut."""
+    images, books = pictures(), []
+    start = make(kind)
+    start(1 - images)
+    start.quantizer.update()
+    for parts in (1, 2):
+        model = make(kind)
+        model.load_state_dict(start.state_dict())
+        before = model.codebook_vectors()
+        for part in images.chunk(parts):
+            model(part)
+        assert torch.equal(model.codebook_vectors(), before)
+        model.quantizer.update()
+        books.append(model.codebook_vectors())
+        assert not torch.equal(books[-1], before)
+    torch.testing.assert_close(books[0], books[1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_lfq_loss_is_that_of_the_library() -> None:
+    from vector_quantize_pytorch import LFQ as Library
+
+    model = make("lfq", entropy=0.3, commitment=0.2)
+    vectors = torch.randn(4, 6, 3, 3)
+    theirs = Library(codebook_size=64, dim=6, entropy_loss_weight=0.3, commitment_loss_weight=0.2)
+    wanted, codes, loss = theirs(vectors, inv_temperature=10.0)
+    found = model.quantizer(vectors)
+    assert torch.equal(found.codes, codes.long())
+    torch.testing.assert_close(found.vectors, wanted)
+    torch.testing.assert_close(found.loss, loss)
+
+
 def test_training_continues_bitwise_from_state_dict_and_global_generator() -> None:
     images = pictures()
     model = make(revive_below=2.0)  # high: codes die and are drawn anew at each step
     fit(model, images, 2)
     state, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     model(images)
+    model.quantizer.update()
     twin = make(revive_below=2.0)
     twin.load_state_dict(state)
     torch.set_rng_state(random)
     twin(images)
+    twin.quantizer.update()
     assert not torch.equal(twin.codebook_vectors(), state["quantizer.inner._codebook.embed"][0])
     assert torch.equal(twin.codebook_vectors(), model.codebook_vectors())
 

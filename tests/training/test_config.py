@@ -1,10 +1,17 @@
+import dataclasses
+import os
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
+from mmprime.tokenizers import ImageTokenizerConfig
+from mmprime.training import schema
 from mmprime.training.config import ConfigError, as_yaml, load_config
+from mmprime.training.toy_task import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """
@@ -40,7 +47,7 @@ def test_overrides_win_over_the_file_and_types_are_kept(path):
         ("tokenizer.num_codes=3", "unknown key tokenizer.num_codes"),  # a section of another task
         ("train.lr=abc", "train.lr: .*'abc'"),
         ("train.steps=1.5", "train.steps: .*1.5"),
-        ("run=3", "run: "),
+        ("run=3", "run=3: must be a mapping"),
         ("run.resume=atuo", "run.resume=atuo is not one of .*nearest: auto"),
         ("model.codec.image.kind=clusterd", "model.codec.image.kind=clusterd .*nearest: clustered"),
         ("task=difusion", "difusion.*nearest: diffusion"),
@@ -95,3 +102,145 @@ def test_a_dry_run_writes_nothing(tmp_path):
     assert "examples: 216" in result.stdout
     assert "loss/model" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def refused(path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    file = tmp_path / "toy.yaml"
+    file.write_text(f"task: toy\nrun: {{dir: {tmp_path}/run}}\n")
+    return file
+
+
+OUTSIDE = (
+    """
+train.steps=-5 [1,   train.steps=0 [1,   train.batch=0 [1,   train.accumulate=-1 [1,   train.log_every=0 [1,
+train.lr=0 (0,   train.lr=-1e-3 (0,   train.lr=nan (0,   train.lr=.inf (0,   train.lr=1e400 (0,   train.warmup=-1 [0,
+train.betas=[0.9,1] [0,   train.betas=[-0.1,0.9] [0,   train.weight_decay=-1 [0,   train.grad_clip=-1 [0,
+train.ema=1 [0,   train.final_lr_ratio=2 [0,   train.keep_last=0 [1,   train.save_every=-1 [0,
+train.validate_every=-1 [0,   train.samples_every=-1 [0,   train.lr_scale={a:-1} [0,   run.threads=0 [1,
+run.threads=two [1,   run.seed=-1 [0,   run.seed=18446744073709551616 [0,   model.width=-8 [0,
+model.width=1000000000 [0,   model.depth=-1 [0,   model.heads=-1 [0,   model.dropout=1 [0,
+model.codec.text.digits=0 [1,   model.codec.text.radices=[1,2] [2,   objective.steps=0 [1,
+objective.mask_power=0 (0,   objective.start_share=1.5 [0,   objective.mixture={nested:-1} [0,
+objective.blend={joint:nan} [0,   objective.place_powers=[0] (0,   toy.tokens=0 [1,   toy.codes=1 [2,
+toy.draws=-1 [0,   toy.sharpness=inf [0,
+""".replace("{a:", "{a: ")
+    .replace("{nested:", "{nested: ")
+    .replace("{joint:", "{joint: ")
+)
+
+
+@pytest.mark.parametrize("line", [case.strip() for row in OUTSIDE.strip().splitlines() for case in row.split(",   ")])
+def test_a_number_outside_its_range_is_told_with_the_range(toy, line):
+    override, _, start = line.strip(", ").rpartition(" ")
+    key, value = override.split("=")
+    message = refused(toy, override)
+    assert message.startswith(key)
+    assert f"must lie in {start}, " in message
+    if value.lstrip("-").isdigit():
+        assert f"={value}" in message.replace(".0:", ":")
+
+
+def test_every_number_of_the_schemas_has_a_range():
+    kinds = [k for k in vars(schema).values() if dataclasses.is_dataclass(k)] + [ImageTokenizerConfig]
+    for kind in kinds:
+        hints = typing.get_type_hints(kind)
+        for entry in dataclasses.fields(kind):
+            parts = {hints[entry.name], *typing.get_args(hints[entry.name])}
+            if parts & {int, float}:
+                assert "range" in entry.metadata, f"{kind.__name__}.{entry.name}"
+
+
+def test_the_defaults_and_the_shipped_configs_lie_inside(monkeypatch):
+    monkeypatch.delenv("IMAGENET_SHARDS", raising=False)
+    monkeypatch.chdir(ROOT)
+    for file in sorted((ROOT / "configs").glob("*.yaml")):
+        if file.name != "fashion_tokenizer.yaml":  # its data are not bundled
+            load_config(file)
+
+
+def test_huge_numbers_are_shortened(toy):
+    assert refused(toy, f"train.steps={10**30}") == "train.steps=10^30 or more: must lie in [1, 1e9]"
+    assert len(refused(toy, "train.steps=" + "9" * 6000)) < 300
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train=[1]", r"train=\[1\]: must be a mapping"),
+        ("train=null", "train=None: must be a mapping"),
+        ("train.betas=0.9", r"train.betas=0.9: must be a list"),
+        ("train.betas=[0.9]", r"train.betas=\[0.9\]: must have 2 entries"),
+        ("train.lr=[1]", r"train.lr=\[1\]: must be a single value"),
+        ("train.lr_scale=[1]", r"train.lr_scale=\[1\]: must be a mapping"),
+        ("objective.mixture=[1]", r"objective.mixture=\[1\]: must be a mapping"),
+        ("model.codec.text=3", "model.codec.text: .*CodecConfig"),
+        ("task=[1]", r"task=\[1\] is unknown"),
+        ("train.steps=[", r"^train.steps=\[: "),
+        ("run.dir=${run.dirr}", "run.dir: .*'run.dirr' not found"),
+        ("run.dir=${run.dir}", "run.dir: Recursive"),
+    ],
+)
+def test_values_of_another_kind(toy, override, words):
+    assert re.search(words, refused(toy, override))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"task: toy\nrun: {dir: x\ntrain: 3\n", "bad.yaml, line 3, column 6: not valid YAML: .*expected ',' or '}'"),
+        (b"task: toy\ntrain:\n  lr: 1\n  lr: 2\n", "line 4, column 3: .*duplicate key lr"),
+        (b"task: toy\n---\ntask: toy\n", "line 2, column 1: .*another document"),
+        (b"task: !!python/object:os.system x\n", "line 1, column 7: .*could not determine a constructor"),
+        (b"- a\n", "must be a mapping .*not a list"),
+        (b"hello\n", "must be a mapping .*not a single value"),
+        (b"", "must be a mapping .*not nothing"),
+        (b"task: toy # \xe9\n", "not UTF-8 text .byte 12."),
+        (b"task: toy\0", "not valid YAML"),
+        (b"task: " + b"[" * 2000, "nested too deeply"),
+        (b"task: toy\nnull: 3\n", "not valid YAML: .*key type"),
+    ],
+)
+def test_a_file_that_is_no_config_names_the_place(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_bytes(text)
+    message = refused(tmp_path / "bad.yaml")
+    assert str(tmp_path / "bad.yaml") in message
+    assert re.search(words, message)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "${oc.env:SECRET,x}", "a${oc.${run.device}:SECRET}", "${x:1}"])
+def test_resolvers_are_refused_by_name_and_not_called(path, toy, monkeypatch, value):
+    monkeypatch.setenv("SECRET", "hunter2")
+    message = refused(toy, f"run.dir={value}")
+    assert f"run.dir={value}" in message
+    assert "hunter2" not in message
+    assert "fallback.data.path" in refused(path, f"fallback.data.path={value}")
+    toy.write_text(f'task: toy\nrun: {{dir: x}}\nmodel: {{preset: "{value}"}}\n')
+    assert f"model.preset={value}" in refused(toy)
+    assert load_config(path, ["data.text_length=5", "model.width=${data.text_length}"]).model.width == 5
+
+
+def test_a_run_dir_that_cannot_be_made(toy, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    assert "is a file, not a folder" in refused(toy, f"run.dir={tmp_path}/file")
+    assert "is a file, not a folder" in refused(toy, f"run.dir={tmp_path}/file/run")
+    assert "names no folder" in refused(toy, "run.dir=' '")
+    assert "File name too long" in refused(toy, f"run.dir={'x' * 300}")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # a read-only disk; root may write anywhere else
+    assert "cannot be written to" in refused(toy, f"run.dir={tmp_path}/other")
+    load_config(toy)  # a run that stands there can still be exported
+
+
+def test_a_toy_world_too_large_to_hold(toy):
+    with pytest.raises(ConfigError, match=r"toy.tokens=30, toy.codes=10: 10\^30 states"):
+        ToyTask(load_config(toy, ["toy.tokens=30", "toy.codes=10"]))
+    with pytest.raises(ConfigError, match=r"toy.draws=1:"):
+        ToyTask(load_config(toy, ["toy.draws=1"]))

@@ -1,9 +1,5 @@
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
-from mmprime.training.distributed import World
 from mmprime.training.lock import RunBusy, locked
 from mmprime.training.loop import NonFiniteLoss, Trainer
 
@@ -161,53 +156,9 @@ def test_validation_improves_and_best_is_kept(tmp_path):
     assert (tmp_path / "samples/6.txt").exists()
 
 
-WORKER = """
-import sys; sys.path[:0] = sys.argv[3:]
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from training_world import LineTask, small_config
-from mmprime.training import distributed
-from mmprime.training.lock import RunBusy, locked
-from mmprime.training.loop import Trainer
-world = distributed.start(torch.device("cpu"))
-task = LineTask()
-if world.rank: task.modules["head"].weight.data.zero_()  # the start must come from process 0
-trainer = Trainer(task, small_config(Path(sys.argv[1]), accumulate=2, steps=int(sys.argv[2])), world)
-trainer.run()
-distributed.stop(world)
-"""
-
-
-def test_two_processes_train_the_same_weights_as_one(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
-    here = Path(__file__).resolve()
-    arguments = [str(tmp_path / "two"), "6", str(here.parents[1]), str(here.parents[2])]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(tmp_path / "worker.py"), *arguments]
-    workers = [subprocess.Popen(command, env={**environment, "RANK": str(rank)}) for rank in (0, 1)]
-    try:
-        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-    one = LineTask()
-    Trainer(one, small_config(tmp_path / "one", accumulate=2, steps=6), World()).run()
-    two = load_file(tmp_path / "two/checkpoints/step_00000006/state.safetensors")
-    for name, value in weights(one).items():
-        torch.testing.assert_close(value, two[f"model/{name}"], rtol=1e-5, atol=1e-6)
-    logged = [[e["loss/head"] for e in entries(tmp_path / run) if e["kind"] == "train"] for run in ("one", "two")]
-    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
-    assert len(logged[0]) == 1
+def test_a_learning_rate_of_no_group_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.lr_scale\.tial: this task has the groups head, tail; nearest: tail"):
+        Trainer(LineTask(), small_config(tmp_path, lr_scale={"tial": 0.5}))
 
 
 def test_muon_without_hidden_matrices_is_refused(tmp_path):
