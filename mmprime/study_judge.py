@@ -44,7 +44,8 @@ def judge(trainer: Trainer, judging: Judging) -> tuple[list[Measure], dict[str, 
             measures(
                 task.modules, canvas, y0, law, judging.steps, judging.laws,
                 finite_laws=judging.finite_laws, only=[judging.task] if judging.task else None, effort=effort,
-                place_powers=task.config.objective.place_powers, per_example=nats, sizes=Sizes(text_tokens=examples.text_tokens),
+                place_powers=task.config.objective.place_powers, per_example=nats,
+                sizes=Sizes(text_tokens=examples.text_tokens),
             )
         )  # fmt: skip
         drawn = sample_quality(task, judging) if judging.draws else []
