@@ -190,7 +190,8 @@ def _say(line: str) -> None:
 def load_documents(path: str | Path, split: str | None = None) -> list[str]:
     """Texts of a text dataset folder, one split or all; or of plain text: a file, or a folder of them.
 
-    What of plain text is left out is said on stderr. Raises ValueError for damage, an unknown split, plain text that is blank or not UTF-8.
+    What of plain text is left out is said on stderr. Raises ValueError for damage, an unknown split, plain text that is
+    blank or not UTF-8.
     """
     if not is_plain(path):
         return [document.text for document in read_documents(path, split)]
