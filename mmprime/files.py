@@ -46,7 +46,7 @@ def read_text(path: str | Path) -> str:
         ) from error
     if "\0" in text:
         raise ValueError(
-            f"{path} has a NUL byte at position {data.index(0)} (from 0), so it is no plain text: a binary file, UTF-16 "
+            f"{path} has a NUL byte at position {data.index(0)} (from 0), so it is no text: a binary file, UTF-16 "
             f"without its mark (iconv -f UTF-16LE -t UTF-8 {path.name} > new.txt), or to be cleaned (tr -d '\\000')"
         )
     return text
