@@ -31,7 +31,8 @@ class TextTokenizer:
         self._inner = inner
         self.lowercase = lowercase
         self._inner.add_special_tokens([self._name_of(PAD), self._name_of(END)])  # also where they were ordinary ones
-        self.pad_id, self.end_id = (self._inner.token_to_id(self._name_of(role)) for role in (PAD, END))
+        self.pad_id: int = self._inner.token_to_id(self._name_of(PAD))
+        self.end_id: int = self._inner.token_to_id(self._name_of(END))
         self._inner.encode_special_tokens = True  # "<end>" in a text is text
         self._inner.no_truncation()  # a foreign file may ask for both
         self._inner.no_padding()
