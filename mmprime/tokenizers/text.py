@@ -31,8 +31,7 @@ class TextTokenizer:
         self._inner = inner
         self.lowercase = lowercase
         self._inner.add_special_tokens([self._name_of(PAD), self._name_of(END)])  # also where they were ordinary ones
-        self.pad_id: int = self._inner.token_to_id(self._name_of(PAD))
-        self.end_id: int = self._inner.token_to_id(self._name_of(END))
+        self.pad_id, self.end_id = self._id_of(PAD), self._id_of(END)
         self._inner.encode_special_tokens = True  # "<end>" in a text is text
         self._inner.no_truncation()  # a foreign file may ask for both
         self._inner.no_padding()
@@ -147,6 +146,11 @@ class TextTokenizer:
         """Hash of vocabulary, merges and options: equal for tokenizers that make the same ids."""
         content = f"{self.lowercase} {self.pad_id} {self.end_id} {self._inner.to_str()}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _id_of(self, role: str) -> int:
+        index = self._inner.token_to_id(self._name_of(role))
+        assert index is not None, f"{role} was added on opening"
+        return index
 
     def _name_of(self, role: str) -> str:
         """What the vocabulary calls pad or end; its own name where there is none."""
