@@ -152,7 +152,7 @@ def is_plain(path: str | Path) -> bool:
     path = Path(path)
     if any((path / name).exists() for name in (INDEX, PARTIAL)):
         return False
-    return path.is_file() or bool(find_texts(path)[0])
+    return path.is_file() or (path.is_dir() and bool(find_texts(path)[0]))
 
 
 def plain_splits(path: str | Path) -> list[str]:
