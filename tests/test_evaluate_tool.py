@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from tools_world import drawings, here, model, run, text_model
 
+from mmprime import console
+from mmprime.commands.captions import judged_set
 from mmprime.data import prepare_text
 from tools import demo, evaluate, prepare
 
@@ -21,8 +24,15 @@ def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest
     rows = json.loads(Path("r.json").read_text())
     names = {(row["metric"], row["unit"]) for row in rows}
     assert ("val: nelbo image|text continuous nested", "bits/dimension (of codes)") in names
-    assert ("val: nelbo text|image T=2 nested", "perplexity (bound)") in names
-    assert ("val: joint_loss joint nested", "nats/token, no bound") in names
+    assert ("val: nelbo text|image T=2 nested", "perplexity (text and end) (bound)") in names
+    assert ("val: joint_loss joint nested", "nats/token (codes, text and end), no bound") in names
+    values = {(row["metric"], row["unit"]): row["value"] for row in rows}
+    name = (
+        "val: nelbo text|image continuous nested"  # by a tokenizer of bytes a caption and its end are bytes + 1 tokens
+    )
+    bits = values[name, "nats/token (text and end)"] / math.log(2)
+    assert 1.05 < values[name, "bits/byte"] / bits < 1.15  # of 8 to 11 bytes; with padding counted it would be 1.6
+    assert values[name, "perplexity (text and end) (bound)"] == pytest.approx(2**bits)
     assert all(row["stderr"] is not None and row["num_samples"] == 2 for row in rows)
     assert all(row["command"].startswith("python tools/evaluate.py likelihood --model") for row in rows)
     said = capsys.readouterr().out
@@ -79,12 +89,15 @@ def test_caption_accuracy(
     assert run(evaluate, [*arguments, "--save", "drawn", "--json", "r.json"]) == 0
     generated, chance = json.loads(Path("r.json").read_text())
     assert (generated["num_samples"], generated["nfe"]) == (3, 3)
+    assert f"12 real drawings of {drawings / 'images'}" in capsys.readouterr().out
     assert 0 <= generated["value"] <= 1
     assert chance["value"] == pytest.approx(1 / 3)
     assert len(list(Path("drawn").glob("*.png"))) == 3
     capsys.readouterr()
     assert run(evaluate, [*arguments, "--num", "4"]) == 2
     assert "asked for 4 captions, the data has 3" in capsys.readouterr().err
+    assert run(evaluate, ["captions", "--model", model, "--num", "3"]) == 2  # never against the bundled set unasked
+    assert "does not say what it was trained on; give --data DIR" in capsys.readouterr().err
 
 
 def test_demo(model: Path, drawings: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +108,10 @@ def test_demo(model: Path, drawings: Path, here: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0].strip(":") for line in said] == ["model", "drawn", "read", "NELBO", "NELBO", "all"]
     assert all(" ± " in line and "nats/token" in line for line in said[3:5])
+    assert f"a model that knows nothing: {math.log(16):.3f})" in said[3]
+    nothing = float(said[4].split("knows nothing: ")[1].rstrip(")"))
+    assert "nats/token (text and end)" in said[4]
+    assert 16 / 12 < nothing / math.log(258) < 16 / 9  # 16 positions for each 9 to 12 tokens
     with Image.open("out/demo.png") as sheet:
         assert sheet.width > 3 * 128
     assert [path.name for path in here.rglob("*.*")] == ["demo.png"]
@@ -145,3 +162,16 @@ def test_place_powers_are_searched_and_kept(text_model: Path, here: Path, capsys
     assert {file: file.read_bytes() for file in text_model.iterdir()} == before
     assert run(prepare, [*arguments, "--ratios", "40"]) == 2
     assert "between 1/16 and 16, got [40.0]" in capsys.readouterr().err
+
+
+def test_captions_are_judged_against_what_the_model_was_trained_on() -> None:
+    class Trained:
+        data: Path | None = None
+
+    trained = Trained()
+    assert judged_set(trained, "mine") == "mine"
+    trained.data = Path(console.DEFAULT_MODEL) / "../../emoji_codes"  # as the shipped model says it
+    assert judged_set(trained, None) == console.DEFAULT_IMAGES
+    trained.data = Path("my/codes")
+    with pytest.raises(ValueError, match=r"was trained on my/codes; give --data DIR"):
+        judged_set(trained, None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
 PAD, END = "<pad>", "<end>"
 _END_NAMES = (END, "<|endoftext|>", "</s>")
@@ -22,15 +23,18 @@ _GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 class TextTokenizer:
     """Ids in [0, ``vocab_size``); made by :meth:`train`, :meth:`bytes` or :meth:`load`.
 
-    ``lowercase``: texts are lower-cased before encoding, so the round trip is lossless up to case.
+    ``lowercase``: texts are lower-cased before encoding, so the round trip is lossless up to case. It is Unicode's rule
+    for no language in particular: I becomes i (not the Turkish ı), İ becomes i and a combining dot, ẞ becomes ß.
     """
 
     def __init__(self, inner: Tokenizer, lowercase: bool = False) -> None:
         self._inner = inner
         self.lowercase = lowercase
-        self._inner.add_special_tokens([name for name in (PAD, END) if not self._has_role(name)])
+        self._inner.add_special_tokens([self._name_of(PAD), self._name_of(END)])  # also where they were ordinary ones
         self.pad_id, self.end_id = self._id_of(PAD), self._id_of(END)
         self._inner.encode_special_tokens = True  # "<end>" in a text is text
+        self._inner.no_truncation()  # a foreign file may ask for both
+        self._inner.no_padding()
         self.vocab_size: int = self._inner.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -134,17 +138,24 @@ class TextTokenizer:
             ids = ids[: length - 1]
         return [*ids, self.end_id] + [self.pad_id] * (length - len(ids) - 1)
 
+    def count_tokens(self, ids: Tensor) -> Tensor:
+        """Padded ids (..., L) -> (...): tokens of the text and its end, padding left out."""
+        return ids.ne(self.pad_id).sum(-1)
+
     def fingerprint(self) -> str:
         """Hash of vocabulary, merges and options: equal for tokenizers that make the same ids."""
         content = f"{self.lowercase} {self.pad_id} {self.end_id} {self._inner.to_str()}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def _has_role(self, name: str) -> bool:
-        return any(self._inner.token_to_id(word) is not None for word in (_END_NAMES if name == END else (name,)))
+    def _id_of(self, role: str) -> int:
+        index = self._inner.token_to_id(self._name_of(role))
+        assert index is not None, f"{role} was added on opening"
+        return index
 
-    def _id_of(self, name: str) -> int:
-        words = _END_NAMES if name == END else (name,)
-        return next(i for i in map(self._inner.token_to_id, words) if i is not None)
+    def _name_of(self, role: str) -> str:
+        """What the vocabulary calls pad or end; its own name where there is none."""
+        words = _END_NAMES if role == END else (role,)
+        return next((word for word in words if self._inner.token_to_id(word) is not None), role)
 
 
 def _byte_characters() -> list[str]:

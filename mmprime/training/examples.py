@@ -21,11 +21,15 @@ from mmprime.training.splits import validation_splits
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings."""
+    """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings.
+
+    ``text_tokens`` (n,): tokens of the text with its end, where padding follows; None: the text span holds no padding.
+    """
 
     codes: dict[str, Tensor]
     labels: Tensor | None = None
     captions: list[str] = field(default_factory=list)
+    text_tokens: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.codes.values())))
@@ -33,14 +37,17 @@ class Examples:
     def subset(self, count: int, seed: int) -> Examples:
         """At most ``count`` examples, drawn once by ``seed``."""
         chosen = torch.randperm(len(self), generator=generator_for("cpu", seed, "subset"))[:count]
-        labels = None if self.labels is None else self.labels[chosen]
+        labels, tokens = (None if x is None else x[chosen] for x in (self.labels, self.text_tokens))
         captions = [self.captions[i] for i in chosen.tolist()] if self.captions else []
-        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions)
+        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The splits of one dataset and the sizes a model for it needs. tokenizers: their fingerprints, by span."""
+    """The splits of one dataset and the sizes a model for it needs.
+
+    tokenizers: their fingerprints, by span; notices: what a run says about its data before the first step.
+    """
 
     train: Examples
     validation: dict[str, Examples]
@@ -50,6 +57,7 @@ class Corpus:
     text_tokenizer: TextTokenizer | None
     fingerprint: str
     tokenizers: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -113,24 +121,40 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
         tokenizers=made_by,
+        notices=[] if tokenizer is None else _cut_captions(sets, tokenizer, config.text_length),
     )
 
 
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    codes = {"image": dataset.codes}
+    codes, text_tokens = {"image": dataset.codes}, None
     if tokenizer is not None:
         known = {
             text: tokenizer.encode_padded(text, config.text_length, truncate=True) for text in set(dataset.captions)
         }
         codes = {"text": torch.tensor([known[text] for text in dataset.captions], dtype=torch.int32), **codes}
+        text_tokens = tokenizer.count_tokens(codes["text"])
     labels = None
     if config.labels:
         if dataset.labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
         labels = torch.where(dataset.labels < 0, num_classes, dataset.labels)  # unlabelled: the null class
-    return Examples(codes, labels, list(dataset.captions))
+    return Examples(codes, labels, list(dataset.captions), text_tokens)
+
+
+def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length: int) -> list[str]:
+    """A line for each split with captions that ``length`` tokens do not hold with their end: they are cut."""
+    lines = []
+    for split, dataset in sets.items():
+        needed = {text: len(tokenizer.encode(text)) + 1 for text in set(dataset.captions)}
+        if cut := [text for text in dataset.captions if needed[text] > length]:
+            longest = max(cut, key=lambda text: needed[text])
+            lines.append(
+                f"{split}: {len(cut):,} of {len(dataset):,} captions are cut to data.text_length={length} tokens; "
+                f"the longest needs {needed[longest]} with its end: {longest[:80]!r}"
+            )
+    return lines
 
 
 def _tokenizer(config: DataConfig) -> TextTokenizer:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmprime.tokenizers import TextTokenizer
 
@@ -53,6 +54,9 @@ def test_padding_ends_then_pads(tokenizer: TextTokenizer) -> None:
     padded = tokenizer.encode_padded("red", len(ids) + 3)
     assert padded == [*ids, tokenizer.end_id, tokenizer.pad_id, tokenizer.pad_id]
     assert tokenizer.decode(padded) == "red"
+    assert tokenizer.count_tokens(torch.tensor([padded, tokenizer.encode_padded("", len(padded))])).tolist() == [
+        len(ids) + 1, 1
+    ]  # fmt: skip
     assert tokenizer.decode([*ids, tokenizer.end_id, *ids]) == "red"
     assert tokenizer.decode([tokenizer.pad_id, *ids]) == "red"
 
@@ -117,6 +121,26 @@ def test_gpt2_files_are_read(tmp_path: Path, names: tuple[str, str]) -> None:
     assert tokenizer.pad_id == 260  # GPT-2 has none; it gets the next id
     assert tokenizer.vocab_size == 261
     assert tokenizer.decode(tokenizer.encode_padded("red €", 12)) == "red €"
+
+
+def test_a_foreign_file_neither_cuts_nor_pads_nor_lets_text_forge_its_end(tmp_path: Path) -> None:
+    from tokenizers import AddedToken
+
+    inner = TextTokenizer.bytes()._inner
+    inner.add_tokens([AddedToken("<sep>", special=False)])
+    content = json.loads(inner.to_str())
+    for token in content["added_tokens"]:  # ordinary tokens, as some published files have them
+        token["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    foreign = TextTokenizer.load(tmp_path)._inner.from_file(str(tmp_path / "tokenizer.json"))
+    foreign.enable_truncation(4)
+    foreign.enable_padding(length=8)
+    foreign.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TextTokenizer.load(tmp_path)
+    for text in ("<end> and <pad> are text", "x"):
+        ids = tokenizer.encode(text)
+        assert ids == list(text.encode())
+        assert tokenizer.decode(ids) == text
 
 
 def test_a_path_without_tokenizer_is_refused(tmp_path: Path) -> None:

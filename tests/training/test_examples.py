@@ -54,7 +54,25 @@ def test_codes_captions_and_labels_become_tables(folder):
     assert tokenizer.decode(corpus.train.codes["text"][0].tolist()) == "a red c"  # cut short, ends with end
     assert len(corpus.validation["val"]) == 3
     assert corpus.tokenizers == {"image": "blocks", "text": tokenizer.fingerprint()}
+    assert corpus.train.text_tokens.tolist() == [8] * 8  # all cut, so nothing is padding
+    (notice,) = corpus.notices[:1]
+    assert notice.startswith("train: 8 of 8 captions are cut to data.text_length=8 tokens; the longest needs 12")
+    assert corpus.notices[1].startswith("val: 4 of 4 captions")
     assert "text" not in load_corpus(config(folder, text_length=0), seed=0).lengths
+
+
+def test_padding_is_no_token_and_a_caption_that_fits_is_no_notice(folder):
+    corpus = load_corpus(config(folder, text_length=12), seed=0)
+    (notice,) = corpus.notices
+    assert notice.startswith(
+        "val: 2 of 4 captions are cut to data.text_length=12 tokens; the longest needs 13 with its"
+    )
+    assert notice.endswith("'a red cat 10'")
+    corpus = load_corpus(config(folder, text_length=20), seed=0)
+    assert corpus.notices == []
+    assert corpus.train.text_tokens.tolist() == [12] * 8
+    chosen = corpus.validation["val"]
+    assert chosen.text_tokens.tolist() == [len(caption) + 1 for caption in chosen.captions]
 
 
 def test_the_validation_subset_is_fixed_by_the_seed(folder):
