@@ -30,6 +30,7 @@ from typing import IO, Any, cast
 FORMAT = 1
 KINDS = ("images", "codes", "text")
 INDEX, PARTIAL = "index.json", "index.partial.json"
+LONGEST_KEY = 80  # a tar member holds 100 bytes: key, dot, ending
 _PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
 _SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.(gz|xz)")
 _COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
@@ -59,19 +60,25 @@ class Unit:
 
 
 def safe_key(name: str) -> str:
-    """A key without dots or separators, injective: anything but letters, digits, `-` and `_` becomes `_hex_`.
+    """A key of at most 80 letters, digits, `-` and `_`: anything else becomes `_hex_`, a long tail its hash.
+
+    Injective (as far as 64 bits of SHA-256 are): a key holds an even number of `_`, one with a hash an odd number.
 
     >>> safe_key("a.b/c")
     'a_2e_b_2f_c'
     """
-    return re.sub(r"[^A-Za-z0-9\-]", lambda m: f"_{ord(m.group()):x}_" if m.group() != "_" else "__", name)
+    key = re.sub(r"[^A-Za-z0-9\-]", lambda m: f"_{ord(m.group()):x}_" if m.group() != "_" else "__", name)
+    if len(key) <= LONGEST_KEY:
+        return key
+    head = key[: LONGEST_KEY - 18]
+    return f"{head}{'__' if head.count('_') % 2 else '_'}{digest(name)[:16]}"
 
 
 def digest(*parts: bytes | str) -> str:
     """sha256 over parts, each preceded by its length so that no two lists of parts collide."""
     h = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
     return h.hexdigest()
@@ -106,7 +113,10 @@ class _ShardWriter:
         for extension, data in sample.files.items():
             member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
             member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
+            try:
+                self._tar.addfile(member, io.BytesIO(data))
+            except ValueError as error:
+                raise ValueError(f"{member.name} cannot be stored: {error}") from error
         self.entries += 1
         self.examples += sample.examples
 
