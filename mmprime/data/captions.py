@@ -70,7 +70,7 @@ def find_captions(root: Path, pictures: list[str], others: list[str]) -> Caption
 
 
 def read_note(path: Path) -> list[str]:
-    """The captions of a NAME.txt: its lines (ended by \\n, \\r or both), blanks joined. Raises ValueError unless UTF-8."""
+    """The captions of a NAME.txt: its lines, by \\n or \\r, blanks joined. Raises ValueError unless UTF-8."""
     lines = read_utf8(path).replace("\r", "\n").split("\n")
     captions = (" ".join(line.split()) for line in lines)
     return [caption for caption in captions if caption]

@@ -47,7 +47,7 @@ class Listing:
 
 
 def list_folder(folder: str | Path, endings: Collection[str]) -> Listing:
-    """The files under `folder` with one of these endings (lower case, with the dot). Raises ValueError if it is none."""
+    """The files under `folder` with one of these endings (lower case, with the dot). ValueError if it is none."""
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{shown(folder)} is no folder" + ("" if root.exists() else ": nothing is there"))
@@ -80,7 +80,8 @@ def list_folder(folder: str | Path, endings: Collection[str]) -> Listing:
                 files.append(inside)
             else:
                 left_out.setdefault(reason, []).append(inside)
-    return Listing(root, sorted(files, key=_parts), {why: sorted(left_out[why], key=_parts) for why in sorted(left_out)})
+    ordered = {why: sorted(left_out[why], key=_parts) for why in sorted(left_out)}
+    return Listing(root, sorted(files, key=_parts), ordered)
 
 
 def _hidden(entry: os.DirEntry[str]) -> str:

@@ -4,13 +4,12 @@
     DIR/train/cat/1.png  DIR/val/...   split folders, with class folders in them or not
     DIR/1.png  DIR/1.txt               captions (`captions.py`); a picture without one takes the name of its class
 
-A folder that holds all others (DIR/images/train/...) is passed through. Split folders are told by their names (`SPLITS`,
-without case), where no other folder with pictures lies beside them.
+A folder that holds all others (DIR/images/train/...) is passed through. Split folders are told by their names
+(`SPLITS`, without case), where no other folder with pictures lies beside them.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -51,9 +50,8 @@ class PictureFolder:
 def scan_folder(folder: str | Path, split_fraction: float = 0.05) -> PictureFolder:
     """List a folder's pictures with splits, classes and captions.
 
-    Where no folder is a "val" split, `split_fraction` of "train" becomes it, by a hash of the names: at least one
-    picture where the fraction is above 0, and never all. Raises ValueError when there are no pictures, and as
-    `find_captions` does.
+    Where no folder is a "val" split, `split_fraction` of "train" becomes it (`held_out`).
+    Raises ValueError when there are no pictures, and as `find_captions` does.
     """
     root = Path(folder)
     listing = list_folder(root, PICTURES)
@@ -104,7 +102,9 @@ def _places(names: Sequence[str]) -> list[_Place]:
 
 def _base(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The folder in which split or class folders lie: the deepest that holds all pictures in folders of it."""
-    common: tuple[str, ...] = os.path.commonprefix(list(folders))
+    first, last = min(folders), max(folders)
+    same = [a == b for a, b in zip(first, last)]
+    common = first[: [*same, False].index(False)]
     for depth, part in enumerate(common):
         if part.lower() in SPLITS:
             return common[:depth]
@@ -120,15 +120,13 @@ def _splits(names: Sequence[str], places: Sequence[_Place], fraction: float) -> 
 
 
 def held_out(names: Sequence[str], fraction: float) -> set[str]:
-    """The names whose hash falls into a fraction; of two names or more at least one if it is above 0, and never all.
+    """The names whose hash falls into a fraction; at least one if it is above 0, and never all.
 
     Whether a name is held out depends on itself alone, but where that would leave one side empty.
     """
     order = sorted(names, key=digest)
     count = sum(int(digest(name)[:8], 16) < fraction * 16**8 for name in order)
-    if fraction > 0 and len(order) > 1:
-        count = min(max(count, 1), len(order) - 1)
-    return set(order[:count])
+    return set(order[: min(max(count, int(fraction > 0)), len(order) - 1)])
 
 
 # ------------------------------------------------------------------------------------------------ what is said
@@ -137,13 +135,14 @@ def held_out(names: Sequence[str], fraction: float) -> set[str]:
 def _split_notes(places: Sequence[_Place], splits: Sequence[str]) -> list[str]:
     if any(place.split for place in places):
         counts = ", ".join(f"{name} {count:,}" for name, count in Counter(splits).items())
-        by = "as the folders are called" if any(place.split == "val" for place in places) else "val out of train"
-        return [f"splits, {by}: {counts}"]
+        held = "val" in splits and not any(place.split == "val" for place in places)
+        return [f"splits as the folders are called{', val held out of train' if held else ''}: {counts}"]
     mistaken = sorted({p.class_name for p in places if p.class_name and p.class_name.lower() in SPLITS})
     if len(mistaken) < 2:
         return []
     beside = sorted({p.class_name for p in places if p.class_name} - set(mistaken))
-    return [f"{', '.join(map(shown, mistaken))} are taken for classes, not splits, because {few(beside)} lies beside them"]
+    names = ", ".join(map(shown, mistaken))
+    return [f"{names} are taken for classes, not splits, because {few(beside)} lies beside them"]
 
 
 def _class_notes(images: Sequence[FolderImage], classes: Sequence[str]) -> list[str]:

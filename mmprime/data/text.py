@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .codes import CodeDataset
-from .images import decode_record
+from .images import captions_of, decode_record
 from .shards import (
     INDEX,
     PARTIAL,
@@ -291,12 +292,12 @@ def training_texts(path: str | Path, split: str = "train", tags: bool = False) -
     more: list[str] = []
     if kind == "codes":
         data = CodeDataset.load(path, split)
-        texts = [caption for caption in data.captions if caption]
+        texts = [caption for caption in (*data.captions, *chain.from_iterable(data.more_captions)) if caption]
         more = [tag for row in data.tags for tag in row]
     else:  # captions without decoding the pictures
         for _, key, files in read_samples(path, split):
             record = decode_record(field_of(files, "json", key), f"{path}: {key}")
-            texts += filter(None, [str(record.get("caption", ""))])
+            texts += captions_of(record)
             more += record.get("tags", ())
     texts += more if tags else []
     if not texts:

@@ -53,8 +53,8 @@ class PictureFiles:
     """Pictures read from their files one at a time, so that 50,000 of them need no memory.
 
     crop: None asks for files of one size; else the largest centred square of each file is resized (bicubic, with
-    antialiasing) to crop × crop, a file of that size staying as it is. note: what a folder left out. Raises ValueError on no file, an unreadable one
-    and, without crop, on two sizes.
+    antialiasing) to crop × crop, a file of that size staying as it is. note: what a folder left out.
+    Raises ValueError on no file, an unreadable one and, without crop, on two sizes.
     """
 
     def __init__(self, files: list[Path], crop: int | None = None, note: str = "") -> None:

@@ -79,7 +79,7 @@ class DiffusionTask:
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        y0, cond = self._batch(self.corpus.train, indices.cpu())
+        y0, cond = self._batch(self.corpus.train, indices.cpu(), generator)
         mode = self.conditions.draw(len(y0), generator)
         cond = self._drop_labels(cond, generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
@@ -125,7 +125,7 @@ class DiffusionTask:
         write_samples(self, directory, step)
 
     def export(self, directory: Path) -> None:
-        """The model folder, half precision; tokenizers and data are named relative to it, and the caption words."""
+        """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
         data = self.config.data
         references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
         extra: dict[str, Any] = {
@@ -139,8 +139,12 @@ class DiffusionTask:
         if self.schedule is not None:
             extra["place_powers"] = list(self.config.objective.place_powers)
         if self.canvas.has("text") and self.corpus.train.captions:
-            words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
+            several = self.corpus.train.alternatives
+            captions = {*self.corpus.train.captions, *(several.captions if several else ())}
+            words = {word for text in captions for word in WORD.findall(text.lower())}
             extra["words"] = sorted(words)
+        if self.corpus.classes:
+            extra["classes"] = self.corpus.classes
         save_model(directory, self.modules, self.canvas, extra, torch.float16)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
@@ -150,9 +154,15 @@ class DiffusionTask:
         codecs = {f"codec/{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
         return {"data": self.corpus.fingerprint, **codecs}
 
-    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """y0 (B, N) and the condition of some examples, on the device."""
-        y0 = self.canvas.pack({name: codes[indices].long() for name, codes in examples.codes.items()})
+    def _batch(
+        self, examples: Examples, indices: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """y0 (B, N) and the condition of some examples, on the device; with a generator, of each one of its captions
+        drawn by it, else the first."""
+        codes = {name: table[indices].long() for name, table in examples.codes.items()}
+        if generator is not None and examples.alternatives is not None:
+            codes["text"] = examples.alternatives.draw(indices, generator).long()
+        y0 = self.canvas.pack(codes)
         cond = None if examples.labels is None else {"label": examples.labels[indices].to(self.device)}
         return y0.to(self.device), cond
 

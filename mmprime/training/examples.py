@@ -6,7 +6,8 @@ Text is tokenised once, here; a batch is then one gather per span, with no Pytho
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,12 +20,39 @@ from mmprime.training.schema import DataConfig
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """All captions of n examples: those of example i are ``rows[first[i] : first[i] + count[i]]``, (L,) int32 each.
+
+    captions: the captions that the rows stand for.
+    """
+
+    rows: Tensor
+    first: Tensor
+    count: Tensor
+    captions: list[str]
+
+    def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """One of the captions of each of some examples, all equally likely, (B, L)."""
+        count = self.count[indices]
+        pick = (torch.rand(len(indices), generator=generator, dtype=torch.float64) * count).long()
+        return self.rows[self.first[indices] + pick.minimum(count - 1)]
+
+    def subset(self, chosen: Tensor) -> Alternatives:
+        """Those of some examples."""
+        return replace(self, first=self.first[chosen], count=self.count[chosen])
+
+
+@dataclass(frozen=True)
 class Examples:
-    """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings."""
+    """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings.
+
+    Where an example has several captions, ``codes["text"]`` and ``captions`` are the first; ``alternatives`` are all.
+    """
 
     codes: dict[str, Tensor]
     labels: Tensor | None = None
     captions: list[str] = field(default_factory=list)
+    alternatives: Alternatives | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.codes.values())))
@@ -34,12 +62,14 @@ class Examples:
         chosen = torch.randperm(len(self), generator=generator_for("cpu", seed, "subset"))[:count]
         labels = None if self.labels is None else self.labels[chosen]
         captions = [self.captions[i] for i in chosen.tolist()] if self.captions else []
-        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions)
+        alternatives = None if self.alternatives is None else self.alternatives.subset(chosen)
+        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, alternatives)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The splits of one dataset and the sizes a model for it needs. tokenizers: their fingerprints, by span."""
+    """The splits of one dataset and the sizes a model for it needs. tokenizers: their fingerprints, by span;
+    classes: names of the labels, where labels are used."""
 
     train: Examples
     validation: dict[str, Examples]
@@ -49,6 +79,7 @@ class Corpus:
     text_tokenizer: TextTokenizer | None
     fingerprint: str
     tokenizers: dict[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -111,24 +142,52 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
         tokenizers=made_by,
+        classes=first.classes if config.labels else [],
     )
 
 
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    codes = {"image": dataset.codes}
+    codes, captions, labels, alternatives = {"image": dataset.codes}, dataset.captions, dataset.labels, None
     if tokenizer is not None:
+        pick = _captioned(dataset, config)
+        more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
+        captions = [captions[i] for i in pick]
+        labels = None if labels is None else labels[pick]
+        texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
         known = {
-            text: tokenizer.encode_padded(text, config.text_length, truncate=True) for text in set(dataset.captions)
+            text: tokenizer.encode_padded(text, config.text_length, truncate=True)
+            for text in {t for x in texts for t in x}
         }
-        codes = {"text": torch.tensor([known[text] for text in dataset.captions], dtype=torch.int32), **codes}
-    labels = None
+        codes = {
+            "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
+            "image": dataset.codes[pick],
+        }
+        alternatives = _alternatives(texts, known) if more else None
     if config.labels:
-        if dataset.labels is None or num_classes is None:
+        if labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
-        labels = torch.where(dataset.labels < 0, num_classes, dataset.labels)  # unlabelled: the null class
-    return Examples(codes, labels, list(dataset.captions))
+        labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
+    return Examples(codes, labels if config.labels else None, list(captions), alternatives)
+
+
+def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
+    """The examples with a caption, saying how many have none. Raises ConfigError when all have none."""
+    pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
+    split = dataset.splits[0]
+    if not pick:
+        raise ConfigError(f"split {split!r} of {config.path} has no captions; train without text: data.text_length=0")
+    if bare := len(dataset) - len(pick):
+        print(f"left out: {bare:,} of {len(dataset):,} examples of split {split!r} have no caption", file=sys.stderr)
+    return pick
+
+
+def _alternatives(texts: list[list[str]], known: dict[str, list[int]]) -> Alternatives:
+    captions = [text for own in texts for text in own]
+    count = torch.tensor([len(own) for own in texts])
+    rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
+    return Alternatives(rows, count.cumsum(0) - count, count, captions)
 
 
 def _tokenizer(config: DataConfig) -> TextTokenizer:
