@@ -10,7 +10,6 @@ A folder that holds all others (DIR/images/train/...) is passed through. Split f
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,7 +133,9 @@ def held_out(names: Sequence[str], fraction: float) -> set[str]:
 
 def _split_notes(places: Sequence[_Place], splits: Sequence[str]) -> list[str]:
     if any(place.split for place in places):
-        counts = ", ".join(f"{name} {count:,}" for name, count in Counter(splits).items())
+        counts = ", ".join(
+            f"{name} {splits.count(name):,}" for name in dict.fromkeys(SPLITS.values()) if name in splits
+        )
         held = "val" in splits and not any(place.split == "val" for place in places)
         return [f"splits as the folders are called{', val held out of train' if held else ''}: {counts}"]
     mistaken = sorted({p.class_name for p in places if p.class_name and p.class_name.lower() in SPLITS})

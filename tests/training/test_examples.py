@@ -5,8 +5,9 @@ from mmprime.data import ImageDataset, write_codes
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError
+from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import load_corpus
-from mmprime.training.schema import DataConfig
+from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig
 
 
 class Blocks:
@@ -55,6 +56,60 @@ def test_codes_captions_and_labels_become_tables(folder):
     assert len(corpus.validation["val"]) == 3
     assert corpus.tokenizers == {"image": "blocks", "text": tokenizer.fingerprint()}
     assert "text" not in load_corpus(config(folder, text_length=0), seed=0).lengths
+
+
+@pytest.fixture
+def several(folder):
+    """Codes of four images with 1, 3, 0 and 2 captions."""
+    dataset = ImageDataset(
+        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+        captions=["a", "b", "", "e"],
+        tags=[[]] * 4,
+        vendors=[""] * 4,
+        labels=torch.tensor([0, 1, 2, 1]),
+        keys=list("wxyz"),
+        splits=["train"] * 4,
+        classes=["k", "l", "m"],
+        more_captions=[[], ["c", "d"], [], ["f"]],
+    )
+    write_codes(dataset, Blocks(), folder / "several")
+    return config(folder, path=str(folder / "several"), validation=[], text_length=2, labels=True)
+
+
+def test_each_of_several_captions_is_drawn_alike_often(several, capsys):
+    corpus = load_corpus(several, seed=0)
+    assert corpus.train.captions == ["a", "b", "e"]  # what has no caption is left out, and that is said
+    assert corpus.train.labels.tolist() == [0, 1, 1]
+    assert corpus.classes == ["k", "l", "m"]
+    assert "left out: 1 of 4 examples of split 'train' have no caption" in capsys.readouterr().err
+    alternatives, indices = corpus.train.subset(3, 1).alternatives, torch.arange(3).repeat(3000)
+    assert sorted(alternatives.captions) == list("abcdef")
+    first, again = (alternatives.draw(indices, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    drawn = [corpus.text_tokenizer.decode(row) for row in first.tolist()]
+    share = {text: drawn.count(text) / 3000 for text in set(drawn)}
+    assert share == pytest.approx({"a": 1, "b": 1 / 3, "c": 1 / 3, "d": 1 / 3, "e": 0.5, "f": 0.5}, abs=0.05)
+
+
+def test_training_draws_captions_and_validation_takes_the_first(several):
+    built = DiffusionTask.from_config(DiffusionConfig(data=several, model=ModelConfig(preset="nano")))
+    tokenizer, indices = built.corpus.text_tokenizer, torch.full((50,), 1)
+
+    def texts(generator):
+        y0, _ = built._batch(built.corpus.train, indices, generator)
+        return {tokenizer.decode(row) for row in built.canvas.unpack(y0)["text"].tolist()}
+
+    assert texts(torch.Generator().manual_seed(0)) == {"b", "c", "d"}
+    assert texts(None) == {"b"}
+
+
+def test_text_of_a_split_without_captions_is_refused(folder):
+    codes = ImageDataset(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["", " "], [[]] * 2, [""] * 2, None, ["a", "b"], ["train"] * 2, []
+    )
+    write_codes(codes, Blocks(), folder / "bare")
+    with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions"):
+        load_corpus(config(folder, path=str(folder / "bare"), validation=[]), seed=0)
 
 
 def test_the_validation_subset_is_fixed_by_the_seed(folder):
