@@ -123,16 +123,18 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
         codes = encode_images(pictures.images[pick], pipe.image_tokenizer)
     known = {"image": codes.long().to(pipe.device)}
     captions = [dataset.captions[index] for index in pick]
-    text_bytes = text_words = None
+    text_bytes = text_words = text_tokens = None
     if pipe.canvas.has("text"):
+        assert pipe.text_tokenizer is not None
         known["text"] = pipe.encode_captions(captions)
+        text_tokens = pipe.text_tokenizer.count_tokens(known["text"]).cpu()
         text_bytes = torch.tensor([len(text.encode()) for text in captions])
         text_words = torch.tensor([len(text.split()) for text in captions])
     pixels = 3 * pipe.image_tokenizer.image_size**2 if pipe.image_tokenizer is not None else None
     cond = None
     if pipe.model.config.num_classes is not None and dataset.labels is not None:
         cond = {"label": dataset.labels[pick].to(pipe.device)}
-    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words))
+    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words, text_tokens))
 
 
 def _choose_fitting(pipe: Pipeline, captions: Sequence[str], limit: int, seed: int) -> list[int]:

@@ -12,7 +12,7 @@ from mmprime.console import parse_sampler
 from mmprime.drawing import Draw, draw_rows
 from mmprime.engine import MASK_ID, Canvas, Plan, Schedule
 from mmprime.evaluation import Measure, stamp
-from mmprime.evaluation.likelihood import Effort, measures
+from mmprime.evaluation.likelihood import Effort, Sizes, measures
 from mmprime.evaluation.provenance import data_hash, tensor_hash
 from mmprime.evaluation.sample_quality import PictureJudge, TextJudge
 from mmprime.study import Judging
@@ -45,6 +45,7 @@ def judge(trainer: Trainer, judging: Judging) -> tuple[list[Measure], dict[str, 
                 task.modules, canvas, y0, law, judging.steps, judging.laws,
                 finite_laws=judging.finite_laws, only=[judging.task] if judging.task else None, effort=effort,
                 place_powers=task.config.objective.place_powers, per_example=nats,
+                sizes=Sizes(text_tokens=examples.text_tokens),
             )
         )  # fmt: skip
         drawn = sample_quality(task, judging) if judging.draws else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,15 @@ def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest
     rows = json.loads(Path("r.json").read_text())
     names = {(row["metric"], row["unit"]) for row in rows}
     assert ("val: nelbo image|text continuous nested", "bits/dimension (of codes)") in names
-    assert ("val: nelbo text|image T=2 nested", "perplexity (bound)") in names
-    assert ("val: joint_loss joint nested", "nats/token, no bound") in names
+    assert ("val: nelbo text|image T=2 nested", "perplexity (text and end) (bound)") in names
+    assert ("val: joint_loss joint nested", "nats/token (codes, text and end), no bound") in names
+    values = {(row["metric"], row["unit"]): row["value"] for row in rows}
+    name = (
+        "val: nelbo text|image continuous nested"  # by a tokenizer of bytes a caption and its end are bytes + 1 tokens
+    )
+    bits = values[name, "nats/token (text and end)"] / math.log(2)
+    assert 1.05 < values[name, "bits/byte"] / bits < 1.15  # of 8 to 11 bytes; with padding counted it would be 1.6
+    assert values[name, "perplexity (text and end) (bound)"] == pytest.approx(2**bits)
     assert all(row["stderr"] is not None and row["num_samples"] == 2 for row in rows)
     assert all(row["command"].startswith("python tools/evaluate.py likelihood --model") for row in rows)
     said = capsys.readouterr().out
@@ -95,6 +103,10 @@ def test_demo(model: Path, drawings: Path, here: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0].strip(":") for line in said] == ["model", "drawn", "read", "NELBO", "NELBO", "all"]
     assert all(" ± " in line and "nats/token" in line for line in said[3:5])
+    assert f"a model that knows nothing: {math.log(16):.3f})" in said[3]
+    nothing = float(said[4].split("knows nothing: ")[1].rstrip(")"))
+    assert "nats/token (text and end)" in said[4]
+    assert 16 / 12 < nothing / math.log(258) < 16 / 9  # 16 positions for each 9 to 12 tokens
     with Image.open("out/demo.png") as sheet:
         assert sheet.width > 3 * 128
     assert [path.name for path in here.rglob("*.*")] == ["demo.png"]

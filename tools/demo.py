@@ -78,10 +78,8 @@ def read_caption(pipe: Any, options: argparse.Namespace) -> None:
 
 
 def bound(pipe: Any, options: argparse.Namespace) -> None:
-    """The NELBO of held-out data, beside that of a model that knows nothing."""
-    import math
-
-    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks
+    """The NELBO of held-out data, beside that of a model that knows nothing (every code equally likely)."""
+    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks, uniform_nats
     from mmprime.evaluation.quantities import Quantity
     from mmprime.scoring import load_scored
 
@@ -89,12 +87,14 @@ def bound(pipe: Any, options: argparse.Namespace) -> None:
     for task in choose(tasks(pipe.canvas), ["image|text", "text|image"]):
         quantity, effort = Quantity("nelbo", pipe.law), Effort(seed=options.seed)
         nats = estimate(pipe.model, pipe.canvas, scored.y0, task, quantity, effort).nats
-        span = pipe.canvas.span(task.scored[0])
-        value, error = ratio(nats, nats.new_full(nats.shape, span.num_tokens))
+        tokens = scored.sizes.tokens(task, pipe.canvas, len(nats))
+        value, error = ratio(nats, tokens)
+        uniform = uniform_nats(pipe.canvas, task) / float(tokens.double().mean())
         spread = "" if error is None else f" ± {error:.3f}"
         print(
             f"NELBO of {task.name}, {len(nats)} drawings of {options.split}: "
-            f"{value:.3f}{spread} nats/token (continuous, {pipe.law}; ln C = {math.log(span.codec.num_codes):.3f})",
+            f"{value:.3f}{spread} nats/token{scored.sizes.counted(task)} "
+            f"(continuous, {pipe.law}; a model that knows nothing: {uniform:.3f})",
             flush=True,
         )
 

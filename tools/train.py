@@ -61,6 +61,8 @@ def _train(trainer: Any, config: Any) -> int:
         counts = {name: sum(p.numel() for p in group) for name, group in trainer.groups.items()}
         sizes = ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
         print(f"{config.run.dir}: {trainer.task.num_examples:,} examples, {sizes}, on {trainer.device}", flush=True)
+        for line in getattr(trainer.task, "notices", ()):
+            print(line, flush=True)
     try:
         outcome = trainer.run()
     except NonFiniteLoss as error:

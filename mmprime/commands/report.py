@@ -209,6 +209,7 @@ def run_loss(options: argparse.Namespace) -> None:
         training += first
         validation += second
         unit = " (nats/token)" if any("nelbo" in line.label or "bound" in line.label for line in second) else unit
+        unit = " (nats/position)" if any("text and end" in line.label for line in second) else unit  # with padding
     panels: list[tuple[str, Sequence[Line]]] = [(f"training loss{unit}", training)]
     if validation:
         per = "nats per example" if all("bound" in line.label for line in validation) else "nats/token"

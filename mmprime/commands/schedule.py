@@ -27,8 +27,10 @@ def find(options: argparse.Namespace) -> None:
     scored = load_scored(pipe, data, split, options.limit, options.seed)
     effort = Effort(options.samples, options.seed, options.batch)
     what = "continuous time" if options.steps is None else f"T = {options.steps}"
-    print(f"{split}: {task.name}, {len(scored.y0)} examples, {what}; alpha = 1 - t^power by digit place, coarse first")
-    rows = Data(pipe.canvas, scored.y0, task, options.steps, scored.cond)
+    unit = f"nats/token{scored.sizes.counted(task)}"
+    heading = f"{split}: {task.name}, {len(scored.y0)} examples, {what}, {unit}"
+    print(f"{heading}; alpha = 1 - t^power by digit place, coarse first")
+    rows = Data(pipe.canvas, scored.y0, task, options.steps, scored.cond, scored.sizes)
     found = search(pipe.model, rows, options.iterations, effort, options.ratios, print)
     print("learned, judged on fresh random numbers:")
     print(line_of(found.final))
@@ -41,7 +43,7 @@ def find(options: argparse.Namespace) -> None:
     powers = ",".join(f"{power:.4g}" for power in found.powers)
     print(f"train: objective.law=independent objective.place_powers=[{powers}]   score: --place-powers {powers}")
     if options.out:
-        about = {"split": split, "task": task.name, "steps": options.steps, "seed": options.seed}
+        about = {"unit": unit, "split": split, "task": task.name, "steps": options.steps, "seed": options.seed}
         hashes = {"model_hash": pipe.weights[:16], "data_hash": hash_of(data)}
         write_text(options.out, json.dumps({**about, **hashes, **report(found)}, indent=1) + "\n")
         print(f"written: {options.out}")
@@ -50,7 +52,7 @@ def find(options: argparse.Namespace) -> None:
 def report(found: Found) -> dict[str, Any]:
     """What was found as JSON has it, in nats per token."""
     entries = asdict(found)
-    return {"place_powers": entries.pop("powers"), "unit": "nats/token", **entries}
+    return {"place_powers": entries.pop("powers"), **entries}
 
 
 def _task(pipe: Pipeline, name: str | None) -> Task:

@@ -5,8 +5,9 @@
 
 NELBO_i is an unbiased estimate for example i, so every figure but the perplexities (convex functions of one) is an
 unbiased bound up to its standard error. Hidden counts are stratified over a batch, which makes the true error smaller
-than the one printed. Padding after a caption is part of what is scored, so a caption has the same number of tokens
-whatever its length; bits per byte do not depend on that choice.
+than the one printed. A caption is a row of its tokens, an end and padding. NELBO_i is that of the whole row: the model
+does not know the length, so padding has its price. It is counted in tokens of the text and the end alone, since the end
+decides the padding; the unit then says "(text and end)". Rows of packed documents hold no padding.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .quantities import Quantity, list_quantities
 from .report import Measure
 from .tasks import Box, Task, choose, tasks
 
-__all__ = ["Effort", "Sizes", "Task", "choose", "estimate", "measures", "ratio", "tasks"]
+__all__ = ["Effort", "Sizes", "Task", "choose", "estimate", "measures", "ratio", "tasks", "uniform_nats"]
 
 MIN_EXAMPLES = 32  # before a standard error is believed enough to stop on it
 MAX_ROUNDS = 64
@@ -33,11 +34,31 @@ MAX_ROUNDS = 64
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of each example in other units: UTF-8 bytes and words of its text (n,), pixel values of an image."""
+    """Sizes of each example: UTF-8 bytes and words of its text (n,), pixel values of an image; text_tokens (n,): of its
+    text with the end, where padding follows (None: the text span holds no padding)."""
 
     text_bytes: Tensor | None = None
     pixel_values: int | None = None
     text_words: Tensor | None = None
+    text_tokens: Tensor | None = None
+
+    def tokens(self, task: Task, canvas: Canvas, count: int) -> Tensor:
+        """(count,) tokens scored in each of the first examples, padding left out."""
+        positions = torch.full((count,), task.num_tokens(canvas))
+        if not self.leaves_padding_out(task):
+            return positions
+        assert self.text_tokens is not None
+        return positions - canvas.span("text").num_tokens + self.text_tokens[:count].cpu()
+
+    def leaves_padding_out(self, task: Task) -> bool:
+        """Whether a text with padding is among what the task scores."""
+        return self.text_tokens is not None and "text" in task.scored
+
+    def counted(self, task: Task) -> str:
+        """What is counted where that is not every token scored: " (text and end)"; "" elsewhere."""
+        if not self.leaves_padding_out(task):
+            return ""
+        return " (text and end)" if task.scored == ("text",) else " (codes, text and end)"
 
 
 @dataclass(frozen=True)
@@ -100,14 +121,15 @@ def estimate(
     quantity: Quantity,
     effort: Effort | None = None,
     cond: Condition | None = None,
+    sizes: Sizes | None = None,
 ) -> Estimate:
-    """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says."""
+    """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says; sizes: tokens of each row."""
     effort, counted = effort or Effort(), Counted(denoiser)
     generator = torch.Generator().manual_seed(
         mix(effort.seed, quantity.steps or 0, LAWS.index(quantity.law), quantity.kind == "joint_loss")
     )
     total, count = torch.zeros(2, len(y0), dtype=torch.float64)
-    tokens = task.num_tokens(canvas)
+    tokens = (sizes or Sizes()).tokens(task, canvas, len(y0))
     rounds = MAX_ROUNDS if effort.precision is not None and quantity.is_random else 1
     for _ in range(rounds):
         for rows in torch.arange(len(y0)).split(effort.batch):
@@ -124,12 +146,11 @@ def estimate(
     return Estimate(total[seen] / count[seen], counted.passes_taken / int(seen.sum()))
 
 
-def _precise(total: Tensor, count: Tensor, tokens: int, precision: float | None) -> bool:
+def _precise(total: Tensor, count: Tensor, tokens: Tensor, precision: float | None) -> bool:
     seen = count > 0
     if precision is None or int(seen.sum()) < MIN_EXAMPLES:
         return False
-    mean = total[seen] / count[seen]
-    error = ratio(mean, torch.full_like(mean, tokens))[1]
+    error = ratio(total[seen] / count[seen], tokens[seen])[1]
     return error is not None and error <= precision
 
 
@@ -159,16 +180,16 @@ def measures(
     place (`Schedule.places`), none for no such bounds.
     Raises ValueError on an unknown name, a box outside the grid, powers that do not fit, or data of no example.
     """
-    effort = effort or Effort()
+    effort, sizes = effort or Effort(), sizes or Sizes()
     if not len(y0):
         raise ValueError("no example to score")
     quantities = list_quantities(law, laws, steps, estimators, orders, finite_laws, place_powers)
     for task in choose(tasks(canvas, boxes), only):
         for quantity in quantities:
-            found = estimate(denoiser, canvas, y0, task, quantity, effort, cond)
+            found = estimate(denoiser, canvas, y0, task, quantity, effort, cond, sizes)
             if per_example is not None:
                 per_example[quantity.name(task.name)] = found.nats
-            for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes or Sizes()):
+            for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes):
                 yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), found.nfe, effort.seed)
 
 
@@ -176,11 +197,11 @@ def _in_units(
     nats: Tensor, quantity: Quantity, task: Task, canvas: Canvas, sizes: Sizes
 ) -> Iterator[tuple[float, float | None, str]]:
     """(value, s.e., unit) of one estimate in every unit that fits it; the joint loss has one only."""
-    tokens = torch.full_like(nats, task.num_tokens(canvas))
+    tokens, counted = sizes.tokens(task, canvas, len(nats)), sizes.counted(task)
     if quantity.kind == "joint_loss":
-        yield *ratio(nats, tokens), "nats/token, no bound"
+        yield *ratio(nats, tokens), f"nats/token{counted}, no bound"
         return
-    yield *ratio(nats, tokens), "nats/token"
+    yield *ratio(nats, tokens), f"nats/token{counted}"
     bits, count = nats / math.log(2), len(nats)
     if task.scored == ("image",):
         yield *ratio(bits, tokens), "bits/code"
@@ -188,11 +209,18 @@ def _in_units(
             yield *ratio(bits, torch.full_like(bits, sizes.pixel_values)), "bits/dimension (of codes)"
     if task.scored == ("text",):
         bound = "" if quantity.kind == "nll" else " (bound)"
-        yield *_perplexity(nats, tokens), f"perplexity{bound}"
+        yield *_perplexity(nats, tokens), f"perplexity{counted}{bound}"
         if sizes.text_words is not None:
             yield *_perplexity(nats, sizes.text_words[:count]), f"perplexity per word{bound}"
         if sizes.text_bytes is not None:
             yield *ratio(bits, sizes.text_bytes[:count]), "bits/byte"
+
+
+def uniform_nats(canvas: Canvas, task: Task) -> float:
+    """Σ ln C over the positions scored, padding among them: what a model that knows nothing pays for a row."""
+    free = ~(task.given | task.absent)
+    counts = [len(canvas.token_of[free & canvas.mask(span.name)].unique()) for span in canvas.spans]
+    return sum(count * math.log(span.codec.num_codes) for count, span in zip(counts, canvas.spans))
 
 
 def _perplexity(nats: Tensor, sizes: Tensor) -> tuple[float, float | None]:

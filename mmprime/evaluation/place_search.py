@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas, Condition, Denoiser, mix
 
-from .likelihood import Effort, estimate, ratio
+from .likelihood import Effort, Sizes, estimate, ratio
 from .place_bound import PlaceBound, States
 from .quantities import Quantity
 from .tasks import Task
@@ -62,13 +62,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Data:
-    """What is scored: rows y0 (n, N) of a canvas, a task, conditions; steps None is continuous time."""
+    """What is scored: rows y0 (n, N) of a canvas, a task, conditions, sizes; steps None is continuous time."""
 
     canvas: Canvas
     y0: Tensor
     task: Task
     steps: int | None = None
     cond: Condition | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def tokens(self) -> Tensor:
+        """(n,) tokens scored in each row, padding left out."""
+        return self.sizes.tokens(self.task, self.canvas, len(self.y0))
 
 
 def grid_of(num_places: int, ratios: Sequence[float] = RATIOS) -> list[tuple[float, ...]]:
@@ -121,12 +127,11 @@ def judge(denoiser: Denoiser, data: Data, grid: Sequence[tuple[float, ...]], eff
         return estimate(denoiser, data.canvas, data.y0, data.task, quantity, effort, data.cond).nats
 
     even = nats((1.0,) * len(grid[0]))
-    size = torch.full_like(even, data.task.num_tokens(data.canvas))
     points = []
     for powers in grid:
         own = even if set(powers) == {1.0} else nats(powers)
-        value, error = ratio(own, size)
-        less, less_error = ratio(own - even, size)
+        value, error = ratio(own, data.tokens)
+        less, less_error = ratio(own - even, data.tokens)
         points.append(Point(powers, value, error or 0.0, less, less_error or 0.0))
     return points
 
@@ -146,7 +151,7 @@ def learn(
     free = torch.arange(len(start)) >= (data.steps is None and not bound.has_single)
     path: list[tuple[float, ...]] = []
     pool, error = _Pool(bound), torch.zeros_like(log_p)
-    size = data.task.num_tokens(data.canvas)
+    size = float(data.tokens.double().mean())
     for number in range(iterations):
         rows = torch.randperm(len(data.y0), generator=generator)[: effort.batch]
         cond = None if data.cond is None else {name: value[rows] for name, value in data.cond.items()}

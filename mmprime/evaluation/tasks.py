@@ -23,7 +23,7 @@ class Task:
     absent: Tensor
 
     def num_tokens(self, canvas: Canvas) -> int:
-        """How many tokens are scored."""
+        """How many tokens are scored, the positions of padding among them (`Sizes.tokens` leaves these out)."""
         free = ~(self.given | self.absent)
         return len(canvas.token_of[free].unique())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import Tensor
 
 PAD, END = "<pad>", "<end>"
 _END_NAMES = (END, "<|endoftext|>", "</s>")
@@ -133,6 +134,10 @@ class TextTokenizer:
                 )
             ids = ids[: length - 1]
         return [*ids, self.end_id] + [self.pad_id] * (length - len(ids) - 1)
+
+    def count_tokens(self, ids: Tensor) -> Tensor:
+        """Padded ids (..., L) -> (...): tokens of the text and its end, padding left out."""
+        return ids.ne(self.pad_id).sum(-1)
 
     def fingerprint(self) -> str:
         """Hash of vocabulary, merges and options: equal for tokenizers that make the same ids."""

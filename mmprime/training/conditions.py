@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas
+from mmprime.evaluation.tasks import Task
 from mmprime.training.config import ConfigError
 from mmprime.training.rng import stratified
 from mmprime.training.schema import ConditionsConfig
 
 
 class Conditions:
-    """Masks of the modes on a canvas: ``given``, ``absent`` (M, N) bool; ``tokens`` (M,) tokens that are scored."""
+    """Masks of the modes on a canvas: ``given``, ``absent`` (M, N) bool; ``tokens`` (M,) tokens that are scored, the
+    positions of padding among them."""
 
     def __init__(self, canvas: Canvas, config: ConditionsConfig) -> None:
         shares = {k: float(v) for k, v in asdict(config).items() if k.endswith(("_given", "_absent")) and v}
@@ -38,7 +40,8 @@ class Conditions:
         self.shares = torch.tensor([*shares.values(), max(rest, 0.0)], dtype=torch.float64)
         self.given = torch.stack([self._mask(canvas, name, "_given") for name in self.names])
         self.absent = torch.stack([self._mask(canvas, name, "_absent") for name in self.names])
-        self.tokens = torch.stack([scored_tokens(canvas, g | a) for g, a in zip(self.given, self.absent)])
+        self.views = [_view(canvas, *mode) for mode in zip(self.names, self.given, self.absent)]
+        self.tokens = torch.tensor([view.num_tokens(canvas) for view in self.views])
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """The mode of each example, (B,) int64."""
@@ -51,6 +54,7 @@ class Conditions:
         return torch.zeros(canvas.num_subtokens, dtype=torch.bool)
 
 
-def scored_tokens(canvas: Canvas, fixed: Tensor) -> Tensor:
-    """Number of tokens with a sub-token outside the region ``fixed`` (N,)."""
-    return canvas.token_of[~fixed].unique().numel() * torch.ones((), dtype=torch.int64)
+def _view(canvas: Canvas, name: str, given: Tensor, absent: Tensor) -> Task:
+    """The mode as what is scored given what."""
+    scored = tuple(span.name for span in canvas.spans if not (given | absent)[canvas.mask(span.name)].all())
+    return Task(name, scored, given, absent)

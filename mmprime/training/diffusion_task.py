@@ -1,12 +1,13 @@
 """Masked diffusion over a canvas of text and image spans, as a Task.
 
 Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode), by
-``objectives.py``. Validation always prints NELBOs, in nats per token, under ``objective.law`` and its place powers.
+``objectives.py``; padding after a caption is scored and counted there, so that every position weighs alike. What is
+printed is in nats per token: NELBOs under ``objective.law`` and its place powers, and the loss of each mode. Where a
+caption is scored its padding is not counted, and the name says "(text and end)"; see ``mmprime.evaluation.likelihood``.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.engine import Canvas, joint_loss, nelbo
+from mmprime.evaluation.likelihood import Sizes, Task, ratio, tasks, uniform_nats
 from mmprime.models import PrimeDiT, save_model
 from mmprime.training.codecs import build_canvas, codec_origin
-from mmprime.training.conditions import Conditions, scored_tokens
+from mmprime.training.conditions import Conditions
 from mmprime.training.config import resolve
 from mmprime.training.examples import Corpus, Examples, load_corpus
 from mmprime.training.models import build_model
@@ -53,10 +55,12 @@ class DiffusionTask:
             model.compile_blocks()
         self.conditions = Conditions(canvas, config.conditions)
         self.num_examples = len(corpus.train)
-        self.views = _views(canvas)
+        self.notices = corpus.notices
+        self.views = tasks(canvas)
+        self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
-        self.best_metric = f"{next(iter(corpus.validation), 'none')}/{_key(next(iter(self.views)))}"
+        self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
         self.schedule = place_schedule(config.objective, canvas)
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, apart, self.schedule)
@@ -79,42 +83,46 @@ class DiffusionTask:
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        y0, cond = self._batch(self.corpus.train, indices.cpu(), generator)
+        batch = self.corpus.train.draw(indices.cpu(), generator)
+        y0, cond = self._batch(batch, torch.arange(len(batch)))
         mode = self.conditions.draw(len(y0), generator)
         cond = self._drop_labels(cond, generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
         nats = objective(self.modules, self.canvas, y0, generator, given, absent, cond)
-        per_token = nats / self.conditions.tokens[mode].to(nats)
-        yield "model", per_token.mean(), self._by_mode(per_token.detach(), mode)
+        per_position = nats / self.conditions.tokens[mode].to(nats)
+        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
         token-synchronous NELBO and the joint loss. Nats per token."""
         metrics: dict[str, float] = {}
         for split, examples in self.corpus.validation.items():
-            for number, (view, given) in enumerate(self.views.items()):
-                law = self.config.objective.law
-                values = {_key(view): self._score(examples, given, generator, "nelbo", law)}
+            sizes = Sizes(text_tokens=examples.text_tokens)
+            for number, view in enumerate(self.views):
+                law, given = self.config.objective.law, view.given
+                values = {self._key(view): self._score(examples, given, generator, "nelbo", law)}
                 if number == 0:
                     values["nelbo_token_synchronous"] = self._score(
                         examples, given, generator, "nelbo", "token_synchronous"
                     )
                     values["joint_loss"] = self._score(examples, given, generator, "joint", law)
                 for key, nats in values.items():
-                    metrics[f"{split}/{key}"] = float(nats.mean())
-                    metrics[f"{split}/{key}_se"] = float(nats.std() / math.sqrt(len(nats)))
+                    value, error = ratio(nats, sizes.tokens(view, self.canvas, len(nats)))
+                    metrics[f"{split}/{key}"] = value
+                    metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
         return metrics
 
     def report(self, metrics: dict[str, float], step: int) -> str:
-        """One line a split; before the first step each NELBO beside its ln C."""
+        """One line a split; before the first step each NELBO beside that of a model that knows nothing: ln C."""
         lines = []
-        for split in self.corpus.validation:
+        for split, examples in self.corpus.validation.items():
             parts = []
-            for view, given in self.views.items():
-                key = f"{split}/{_key(view)}"
-                text = f"NELBO{'' if view == 'all' else f' of {view}'} {metrics[key]:.4f} ± {metrics[key + '_se']:.4f}"
-                parts.append(text + (f" (ln C = {self._uniform_nats(given):.4f})" if step == 0 else ""))
+            for view in self.views:
+                key, name = f"{split}/{self._key(view)}", f" of {view.name}{self.padded.counted(view)}"
+                text = f"NELBO{name if len(self.canvas.spans) > 1 else ''}"
+                text += f" {metrics[key]:.4f} ± {metrics[key + '_se']:.4f}"
+                parts.append(text + (f" ({self._untrained(view, examples)})" if step == 0 else ""))
             synchronous = metrics[f"{split}/nelbo_token_synchronous"]
             joint = metrics[f"{split}/joint_loss"]
             parts += [f"token-synchronous NELBO {synchronous:.4f}", f"joint loss (no bound) {joint:.4f}"]
@@ -154,15 +162,9 @@ class DiffusionTask:
         codecs = {f"codec/{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
         return {"data": self.corpus.fingerprint, **codecs}
 
-    def _batch(
-        self, examples: Examples, indices: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """y0 (B, N) and the condition of some examples, on the device; with a generator, of each one of its captions
-        drawn by it, else the first."""
-        codes = {name: table[indices].long() for name, table in examples.codes.items()}
-        if generator is not None and examples.alternatives is not None:
-            codes["text"] = examples.alternatives.draw(indices, generator).long()
-        y0 = self.canvas.pack(codes)
+    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """y0 (B, N) and the condition of some examples, on the device."""
+        y0 = self.canvas.pack({name: codes[indices].long() for name, codes in examples.codes.items()})
         cond = None if examples.labels is None else {"label": examples.labels[indices].to(self.device)}
         return y0.to(self.device), cond
 
@@ -174,19 +176,27 @@ class DiffusionTask:
         null = self.modules.null_condition(cond)["label"]
         return {"label": torch.where(drop.to(label.device), null, label)}
 
-    def _by_mode(self, per_token: Tensor, mode: Tensor) -> dict[str, float]:
-        """Mean loss of each mode that occurs."""
+    def _key(self, view: Task) -> str:
+        """What the NELBO of a view is called in the log; other names where padding is not counted."""
+        return "nelbo" if len(self.canvas.spans) == 1 else f"nelbo/{view.name}{self.padded.counted(view)}"
+
+    def _by_mode(self, nats: Tensor, batch: Examples, mode: Tensor) -> dict[str, float]:
+        """Loss of each mode that occurs, in nats per token."""
         if len(self.conditions.names) == 1:
             return {}
-        per_token = per_token.cpu()
-        return {
-            f"{self.objective.name}/{name}": float(per_token[mode == number].mean())
-            for number, name in enumerate(self.conditions.names)
-            if (mode == number).any()
-        }
+        sizes = batch.text_tokens
+        found = {}
+        for number, name in enumerate(self.conditions.names):
+            if not (mine := mode == number).any():
+                continue
+            view = self.conditions.views[number]
+            own = Sizes(text_tokens=None if sizes is None else sizes[mine])
+            value, _ = ratio(nats[mine], own.tokens(view, self.canvas, int(mine.sum())))
+            found[f"{self.objective.name}/{name}{own.counted(view)}"] = value
+        return found
 
     def _score(self, examples: Examples, given: Tensor, generator: torch.Generator, kind: str, law: str) -> Tensor:
-        """Nats per token of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
+        """Nats of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
         measure: Callable[..., Tensor] = nelbo if kind == "nelbo" else joint_loss
         if self.schedule is not None and law == self.config.objective.law:
             timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
@@ -197,29 +207,14 @@ class DiffusionTask:
             region = given.to(self.device)
             nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)
             parts.append(nats.double().cpu())
-        return torch.cat(parts) / scored_tokens(self.canvas, given)
+        return torch.cat(parts)
 
-    def _uniform_nats(self, given: Tensor) -> float:
-        """ln C, averaged over the tokens outside ``given``: the NELBO of a model that knows nothing."""
-        scored = [span for span in self.canvas.spans if not given[self.canvas.subtoken_slice(span.name)].all()]
-        tokens = sum(span.num_tokens for span in scored)
-        return sum(span.num_tokens * math.log(span.codec.num_codes) for span in scored) / tokens
-
-
-def _views(canvas: Canvas) -> dict[str, Tensor]:
-    """What validation scores: each span given the others (images first), then all; with one span just that."""
-    everything = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
-    if len(canvas.spans) == 1:
-        return {"all": everything}
-    views = {}
-    for span in sorted(canvas.spans, key=lambda s: s.name != "image"):
-        others = "+".join(s.name for s in canvas.spans if s is not span)
-        views[f"{span.name}|{others}"] = ~canvas.mask(span.name)
-    return {**views, "joint": everything}
-
-
-def _key(view: str) -> str:
-    return "nelbo" if view == "all" else f"nelbo/{view}"
+    def _untrained(self, view: Task, examples: Examples) -> str:
+        """The NELBO of a model that knows nothing, in words: ln C, for every position of a row."""
+        sizes = Sizes(text_tokens=examples.text_tokens)
+        tokens = sizes.tokens(view, self.canvas, len(examples)).double().mean()
+        where = ", padding included" if sizes.counted(view) else ""
+        return f"ln C{where} = {uniform_nats(self.canvas, view) / float(tokens):.4f}"
 
 
 def _relative(path: str, directory: Path) -> str:

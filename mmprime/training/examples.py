@@ -6,7 +6,6 @@ Text is tokenised once, here; a batch is then one gather per span, with no Pytho
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,21 +22,21 @@ from mmprime.training.schema import DataConfig
 class Alternatives:
     """All captions of n examples: those of example i are ``rows[first[i] : first[i] + count[i]]``, (L,) int32 each.
 
-    captions: the captions that the rows stand for.
+    tokens (m,) and captions: the tokens with the end, and the text, of each row.
     """
 
     rows: Tensor
+    tokens: Tensor
+    captions: list[str]
     first: Tensor
     count: Tensor
-    captions: list[str]
 
-    def draw(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """One of the captions of each of some examples, all equally likely, (B, L)."""
-        count = self.count[indices]
-        pick = (torch.rand(len(indices), generator=generator, dtype=torch.float64) * count).long()
-        return self.rows[self.first[indices] + pick.minimum(count - 1)]
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The number of a row for each example, each of its captions equally likely, (n,)."""
+        pick = (torch.rand(len(self.count), generator=generator, dtype=torch.float64) * self.count).long()
+        return self.first + pick.minimum(self.count - 1)
 
-    def subset(self, chosen: Tensor) -> Alternatives:
+    def at(self, chosen: Tensor) -> Alternatives:
         """Those of some examples."""
         return replace(self, first=self.first[chosen], count=self.count[chosen])
 
@@ -46,12 +45,14 @@ class Alternatives:
 class Examples:
     """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings.
 
-    Where an example has several captions, ``codes["text"]`` and ``captions`` are the first; ``alternatives`` are all.
+    ``text_tokens`` (n,): tokens of the text with its end, where padding follows; None: the text span holds no padding.
+    Where an example has several captions, text and tokens are those of the first; ``alternatives`` are all.
     """
 
     codes: dict[str, Tensor]
     labels: Tensor | None = None
     captions: list[str] = field(default_factory=list)
+    text_tokens: Tensor | None = None
     alternatives: Alternatives | None = None
 
     def __len__(self) -> int:
@@ -60,16 +61,33 @@ class Examples:
     def subset(self, count: int, seed: int) -> Examples:
         """At most ``count`` examples, drawn once by ``seed``."""
         chosen = torch.randperm(len(self), generator=generator_for("cpu", seed, "subset"))[:count]
-        labels = None if self.labels is None else self.labels[chosen]
+        return self.at(chosen)
+
+    def at(self, chosen: Tensor) -> Examples:
+        """The examples of these numbers."""
+        labels, tokens = (None if x is None else x[chosen] for x in (self.labels, self.text_tokens))
         captions = [self.captions[i] for i in chosen.tolist()] if self.captions else []
-        alternatives = None if self.alternatives is None else self.alternatives.subset(chosen)
-        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, alternatives)
+        alternatives = None if self.alternatives is None else self.alternatives.at(chosen)
+        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens, alternatives)
+
+    def draw(self, chosen: Tensor, generator: torch.Generator) -> Examples:
+        """The examples of these numbers, each with one of its captions, drawn by ``generator``."""
+        found = self.at(chosen)
+        if found.alternatives is None:
+            return found
+        several, rows = found.alternatives, found.alternatives.draw(generator)
+        captions = [several.captions[row] for row in rows.tolist()]
+        codes = {**found.codes, "text": several.rows[rows]}
+        return Examples(codes, found.labels, captions, several.tokens[rows])
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The splits of one dataset and the sizes a model for it needs. tokenizers: their fingerprints, by span;
-    classes: names of the labels, where labels are used."""
+    """The splits of one dataset and the sizes a model for it needs.
+
+    tokenizers: their fingerprints, by span; notices: what a run says about its data before the first step; classes:
+    names of the labels, where labels are used.
+    """
 
     train: Examples
     validation: dict[str, Examples]
@@ -79,6 +97,7 @@ class Corpus:
     text_tokenizer: TextTokenizer | None
     fingerprint: str
     tokenizers: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
 
 
@@ -142,6 +161,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
         tokenizers=made_by,
+        notices=[] if tokenizer is None else [*_uncaptioned(sets), *_cut_captions(sets, tokenizer, config.text_length)],
         classes=first.classes if config.labels else [],
     )
 
@@ -149,7 +169,8 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    codes, captions, labels, alternatives = {"image": dataset.codes}, dataset.captions, dataset.labels, None
+    codes, captions, labels = {"image": dataset.codes}, dataset.captions, dataset.labels
+    text_tokens = alternatives = None
     if tokenizer is not None:
         pick = _captioned(dataset, config)
         more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
@@ -164,30 +185,55 @@ def _examples(
             "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
             "image": dataset.codes[pick],
         }
-        alternatives = _alternatives(texts, known) if more else None
+        text_tokens = tokenizer.count_tokens(codes["text"])
+        alternatives = _alternatives(texts, known, tokenizer) if more else None
     if config.labels:
         if labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
         labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
-    return Examples(codes, labels if config.labels else None, list(captions), alternatives)
+    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives)
 
 
 def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
-    """The examples with a caption, saying how many have none. Raises ConfigError when all have none."""
+    """The examples with a caption. Raises ConfigError when all have none."""
     pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
-    split = dataset.splits[0]
     if not pick:
-        raise ConfigError(f"split {split!r} of {config.path} has no captions; train without text: data.text_length=0")
-    if bare := len(dataset) - len(pick):
-        print(f"left out: {bare:,} of {len(dataset):,} examples of split {split!r} have no caption", file=sys.stderr)
+        raise ConfigError(
+            f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
+        )
     return pick
 
 
-def _alternatives(texts: list[list[str]], known: dict[str, list[int]]) -> Alternatives:
+def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:
+    """A line for each split with examples that have no caption: they are left out."""
+    bare = {split: sum(not caption.strip() for caption in dataset.captions) for split, dataset in sets.items()}
+    return [
+        f"{split}: {count:,} of {len(sets[split]):,} examples have no caption and are left out"
+        for split, count in bare.items()
+        if count
+    ]
+
+
+def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:
     captions = [text for own in texts for text in own]
     count = torch.tensor([len(own) for own in texts])
     rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
-    return Alternatives(rows, count.cumsum(0) - count, count, captions)
+    return Alternatives(rows, tokenizer.count_tokens(rows), captions, count.cumsum(0) - count, count)
+
+
+def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length: int) -> list[str]:
+    """A line for each split with captions that ``length`` tokens do not hold with their end: they are cut."""
+    lines = []
+    for split, dataset in sets.items():
+        captions = [*dataset.captions, *(text for own in dataset.more_captions for text in own)]
+        needed = {text: len(tokenizer.encode(text)) + 1 for text in set(captions)}
+        if cut := [text for text in captions if needed[text] > length]:
+            longest = max(cut, key=lambda text: needed[text])
+            lines.append(
+                f"{split}: {len(cut):,} of {len(captions):,} captions are cut to data.text_length={length} tokens; "
+                f"the longest needs {needed[longest]} with its end: {longest[:80]!r}"
+            )
+    return lines
 
 
 def _tokenizer(config: DataConfig) -> TextTokenizer:

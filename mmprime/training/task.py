@@ -20,7 +20,8 @@ class Task(Protocol):
     Optional members the Trainer uses where present: ``report(metrics, step) -> str`` (the line printed after a
     validation), ``inspect(indices) -> dict[str, Tensor]`` (what to save when a loss is not finite),
     ``hidden_matrices() -> list[Parameter]`` (what ``train.optimizer=muon`` is for),
-    ``fingerprint() -> dict[str, str]`` (what must be equal for a checkpoint to fit, e.g. codecs and data) and
+    ``fingerprint() -> dict[str, str]`` (what must be equal for a checkpoint to fit, e.g. codecs and data),
+    ``notices: list[str]`` (lines to print before training, e.g. what of the data is cut) and
     ``conclude(metrics) -> str`` (what is printed when training is over).
     """
 

@@ -11,7 +11,7 @@ from pipeline_world import trained_looking
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.evaluation import Measure, read_rows, require_same, stamp, table, to_json
-from mmprime.evaluation.likelihood import Effort, Sizes, choose, estimate, measures, ratio, tasks
+from mmprime.evaluation.likelihood import Effort, Sizes, choose, estimate, measures, ratio, tasks, uniform_nats
 from mmprime.evaluation.quantities import Quantity
 from mmprime.models import DiTConfig, PrimeDiT
 
@@ -44,6 +44,41 @@ def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
     joint = {metric: row for (metric, _), row in rows.items() if metric.startswith("joint_loss")}
     assert joint.keys() == {f"joint_loss {task.name} nested" for task in tasks(canvas)}
     assert all("no bound" in row.unit for row in joint.values())
+
+
+def test_padding_is_paid_for_and_not_counted(canvas: Canvas) -> None:
+    """A uniform model pays ln C for each of 4 positions, of which 1, 2 and 3 are tokens of the text and its end."""
+    model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
+    sizes = Sizes(torch.tensor([8, 8, 8]), text_tokens=torch.tensor([1, 2, 3]))
+    rows = {(r.metric, r.unit): r for r in measures(model, canvas, _data(canvas, 3), "nested", sizes=sizes)}
+    text, joint = "nelbo text|image continuous nested", "nelbo joint continuous nested"
+    found = rows[text, "nats/token (text and end)"]
+    assert found.value == pytest.approx(2 * math.log(64), rel=1e-5)
+    residuals = [4 * math.log(64) * (1 - size / 2) for size in (1, 2, 3)]
+    assert found.stderr == pytest.approx(math.sqrt(3 / 2 * sum(r * r for r in residuals)) / 6, rel=1e-4)
+    assert rows[text, "perplexity (text and end) (bound)"].value == pytest.approx(64**2, rel=1e-3)
+    assert rows[text, "bits/byte"].value == pytest.approx(6 * 4 / 8, rel=1e-5)
+    both = 4 * math.log(64) + 4 * math.log(16)
+    assert rows[joint, "nats/token (codes, text and end)"].value == pytest.approx(3 * both / 18, rel=0.1)
+    assert rows["joint_loss text|image nested", "nats/token (text and end), no bound"].value > 2 * math.log(64) * 0.9
+    assert rows["nelbo image|text continuous nested", "nats/token"].value == pytest.approx(math.log(16), rel=1e-5)
+    for task, nats in zip(tasks(canvas), (4 * math.log(16), 4 * math.log(64), both)):
+        assert uniform_nats(canvas, task) == pytest.approx(nats)
+
+
+def test_precision_is_that_of_what_is_printed(canvas: Canvas) -> None:
+    """Half of the positions are padding, so the error per token is twice that per position."""
+    model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
+    task, quantity = choose(tasks(canvas), ["text|image"])[0], Quantity("nelbo", "nested")
+    y0, sizes = _data(canvas, 400), Sizes(text_tokens=torch.full((400,), 2))
+    once = estimate(model, canvas, y0, task, quantity, Effort(batch=20)).nats
+    _, error = ratio(once, torch.full_like(once, 2))
+    assert error is not None
+    found = estimate(model, canvas, y0, task, quantity, Effort(batch=20, precision=1.3 * error), None, sizes).nats
+    reached = ratio(found, torch.full_like(found, 2))[1]
+    assert reached is not None
+    assert reached <= 1.3 * error
+    assert len(found) > 120  # about 400/1.3²; were padding counted, a quarter of that would do
 
 
 def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmprime.tokenizers import TextTokenizer
 
@@ -53,6 +54,9 @@ def test_padding_ends_then_pads(tokenizer: TextTokenizer) -> None:
     padded = tokenizer.encode_padded("red", len(ids) + 3)
     assert padded == [*ids, tokenizer.end_id, tokenizer.pad_id, tokenizer.pad_id]
     assert tokenizer.decode(padded) == "red"
+    assert tokenizer.count_tokens(torch.tensor([padded, tokenizer.encode_padded("", len(padded))])).tolist() == [
+        len(ids) + 1, 1
+    ]  # fmt: skip
     assert tokenizer.decode([*ids, tokenizer.end_id, *ids]) == "red"
     assert tokenizer.decode([tokenizer.pad_id, *ids]) == "red"
 

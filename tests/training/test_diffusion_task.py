@@ -30,15 +30,16 @@ from mmprime.training.schema import (
 TEXT, IMAGE = 18, 32
 
 
-def corpus(num_classes=None) -> Corpus:
-    """The image is decided by the first word, so that captions help."""
+def corpus(num_classes=None, tokens=None) -> Corpus:
+    """The image is decided by the first word, so that captions help. tokens: of each text, padding left out."""
 
     def part(count: int, seed: int) -> Examples:
         generator = torch.Generator().manual_seed(seed)
         text = torch.randint(0, TEXT, (count, 4), generator=generator)
         image = (text[:, :1] + torch.arange(9)) % IMAGE
         labels = None if num_classes is None else text[:, 0] % num_classes
-        return Examples({"text": text.int(), "image": image.int()}, labels, [f"word {i}" for i in range(count)])
+        return Examples({"text": text.int(), "image": image.int()}, labels, [f"word {i}" for i in range(count)],
+                        None if tokens is None else torch.full((count,), tokens))  # fmt: skip
 
     return Corpus(
         train=part(200, 0),
@@ -51,7 +52,7 @@ def corpus(num_classes=None) -> Corpus:
     )
 
 
-def task(directory, num_classes=None, conditions=None, objective=None) -> DiffusionTask:
+def task(directory, num_classes=None, conditions=None, objective=None, tokens=None) -> DiffusionTask:
     config = DiffusionConfig(
         task="diffusion",
         run=RunConfig(dir=str(directory)),
@@ -64,7 +65,7 @@ def task(directory, num_classes=None, conditions=None, objective=None) -> Diffus
         conditions=conditions or ConditionsConfig(text_given=0.5, text_absent=0.1, image_given=0.2),
         samples=SamplesConfig(count=3, steps=4),
     )
-    data = corpus(num_classes)
+    data = corpus(num_classes, tokens)
     torch.manual_seed(0)
     canvas = build_canvas(data, {"image": CodecConfig(), "text": CodecConfig(kind="shuffled", digits=2)})
     return DiffusionTask(config, data, canvas, build_model(canvas, config.model, num_classes))
@@ -82,6 +83,27 @@ def test_untrained_bounds_are_ln_c_and_are_told_beside_it(tmp_path):
     assert f"(ln C = {math.log(IMAGE):.4f})" in report
     assert "joint loss (no bound)" in report
     assert untrained.best_metric in metrics
+
+
+@torch.no_grad()
+def test_padding_is_not_counted_and_the_log_says_so(tmp_path):
+    """Two of four positions of a text are padding: the same nats stand for half as many tokens, under other names."""
+    plain, padded = task(tmp_path), task(tmp_path, tokens=2)
+    before, after = (built.validate(torch.Generator().manual_seed(0)) for built in (plain, padded))
+    assert after["val/nelbo/text|image (text and end)"] == pytest.approx(2 * before["val/nelbo/text|image"])
+    assert after["val/nelbo/text|image (text and end)_se"] == pytest.approx(2 * before["val/nelbo/text|image_se"])
+    assert after["val/nelbo/joint (codes, text and end)"] == pytest.approx(13 / 11 * before["val/nelbo/joint"])
+    assert after["val/nelbo/image|text"] == before["val/nelbo/image|text"]
+    assert "val/nelbo/text|image" not in after
+    report = padded.report(after, 0)
+    assert f"(ln C = {math.log(IMAGE):.4f})" in report
+    assert f"(ln C, padding included = {2 * math.log(TEXT):.4f})" in report
+    (_, loss, modes), (_, same, others) = (
+        next(iter(built.losses(torch.arange(64), torch.Generator().manual_seed(1), 0))) for built in (padded, plain)
+    )
+    assert float(loss) == float(same)  # what is minimised weighs positions
+    assert modes["joint/image_given (text and end)"] == pytest.approx(2 * others["joint/image_given"])
+    assert modes["joint/text_given"] == others["joint/text_given"]
 
 
 def test_each_mode_shows_hides_and_scores_what_its_name_says(tmp_path):

@@ -55,7 +55,25 @@ def test_codes_captions_and_labels_become_tables(folder):
     assert tokenizer.decode(corpus.train.codes["text"][0].tolist()) == "a red c"  # cut short, ends with end
     assert len(corpus.validation["val"]) == 3
     assert corpus.tokenizers == {"image": "blocks", "text": tokenizer.fingerprint()}
+    assert corpus.train.text_tokens.tolist() == [8] * 8  # all cut, so nothing is padding
+    (notice,) = corpus.notices[:1]
+    assert notice.startswith("train: 8 of 8 captions are cut to data.text_length=8 tokens; the longest needs 12")
+    assert corpus.notices[1].startswith("val: 4 of 4 captions")
     assert "text" not in load_corpus(config(folder, text_length=0), seed=0).lengths
+
+
+def test_padding_is_no_token_and_a_caption_that_fits_is_no_notice(folder):
+    corpus = load_corpus(config(folder, text_length=12), seed=0)
+    (notice,) = corpus.notices
+    assert notice.startswith(
+        "val: 2 of 4 captions are cut to data.text_length=12 tokens; the longest needs 13 with its"
+    )
+    assert notice.endswith("'a red cat 10'")
+    corpus = load_corpus(config(folder, text_length=20), seed=0)
+    assert corpus.notices == []
+    assert corpus.train.text_tokens.tolist() == [12] * 8
+    chosen = corpus.validation["val"]
+    assert chosen.text_tokens.tolist() == [len(caption) + 1 for caption in chosen.captions]
 
 
 @pytest.fixture
@@ -63,7 +81,7 @@ def several(folder):
     """Codes of four images with 1, 3, 0 and 2 captions."""
     dataset = ImageDataset(
         torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
-        captions=["a", "b", "", "e"],
+        captions=["a", "b", "", "eee"],
         tags=[[]] * 4,
         vendors=[""] * 4,
         labels=torch.tensor([0, 1, 2, 1]),
@@ -73,34 +91,32 @@ def several(folder):
         more_captions=[[], ["c", "d"], [], ["f"]],
     )
     write_codes(dataset, Blocks(), folder / "several")
-    return config(folder, path=str(folder / "several"), validation=[], text_length=2, labels=True)
+    return config(folder, path=str(folder / "several"), validation=[], text_length=4, labels=True)
 
 
-def test_each_of_several_captions_is_drawn_alike_often(several, capsys):
+def test_each_of_several_captions_is_drawn_alike_often(several):
     corpus = load_corpus(several, seed=0)
-    assert corpus.train.captions == ["a", "b", "e"]  # what has no caption is left out, and that is said
+    assert corpus.train.captions == ["a", "b", "eee"]  # what has no caption is left out, and that is said
     assert corpus.train.labels.tolist() == [0, 1, 1]
     assert corpus.classes == ["k", "l", "m"]
-    assert "left out: 1 of 4 examples of split 'train' have no caption" in capsys.readouterr().err
-    alternatives, indices = corpus.train.subset(3, 1).alternatives, torch.arange(3).repeat(3000)
-    assert sorted(alternatives.captions) == list("abcdef")
-    first, again = (alternatives.draw(indices, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(first, again)
-    drawn = [corpus.text_tokenizer.decode(row) for row in first.tolist()]
-    share = {text: drawn.count(text) / 3000 for text in set(drawn)}
-    assert share == pytest.approx({"a": 1, "b": 1 / 3, "c": 1 / 3, "d": 1 / 3, "e": 0.5, "f": 0.5}, abs=0.05)
+    assert corpus.notices[0] == "train: 1 of 4 examples have no caption and are left out"
+    indices = torch.arange(3).repeat(3000)
+    drawn, again = (corpus.train.subset(3, 1).draw(indices, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(drawn.codes["text"], again.codes["text"])
+    assert drawn.captions == [corpus.text_tokenizer.decode(row) for row in drawn.codes["text"].tolist()]
+    assert drawn.text_tokens.tolist() == [len(caption) + 1 for caption in drawn.captions]
+    share = {text: drawn.captions.count(text) / 3000 for text in set(drawn.captions)}
+    assert share == pytest.approx({"a": 1, "b": 1 / 3, "c": 1 / 3, "d": 1 / 3, "eee": 0.5, "f": 0.5}, abs=0.05)
 
 
 def test_training_draws_captions_and_validation_takes_the_first(several):
     built = DiffusionTask.from_config(DiffusionConfig(data=several, model=ModelConfig(preset="nano")))
-    tokenizer, indices = built.corpus.text_tokenizer, torch.full((50,), 1)
-
-    def texts(generator):
-        y0, _ = built._batch(built.corpus.train, indices, generator)
-        return {tokenizer.decode(row) for row in built.canvas.unpack(y0)["text"].tolist()}
-
-    assert texts(torch.Generator().manual_seed(0)) == {"b", "c", "d"}
-    assert texts(None) == {"b"}
+    seen, batch = [], built._batch
+    built._batch = lambda examples, indices: (seen.append(examples.at(indices).captions), batch(examples, indices))[1]
+    next(iter(built.losses(torch.full((50,), 1), torch.Generator().manual_seed(0), 0)))
+    assert set(seen[0]) == {"b", "c", "d"}
+    built._score(built.corpus.train, built.canvas.mask("image"), torch.Generator(), "nelbo", "nested")
+    assert seen[1] == ["a", "b", "eee"]
 
 
 def test_text_of_a_split_without_captions_is_refused(folder):
