@@ -28,6 +28,8 @@ from mmprime.engine import Canvas, Region
 if TYPE_CHECKING:
     from mmprime.tokenizers import ImageTokenizer
 
+MASK_SIDE = 1024  # pixels: a larger mask picture is shrunk to it
+
 
 @dataclass(frozen=True)
 class RegionSpec:
@@ -150,9 +152,11 @@ def snap(box: Sequence[int], side: int, grid: tuple[int, int], name: str) -> tup
 
 def _drawn(file: str, canvas: Canvas, grid: tuple[int, int]) -> Tensor:
     """White of a mask picture, by the majority of each code's pixels."""
+    from mmprime.data.pictures import picture_size
     from mmprime.rendering import load_image
 
-    white = torch.nn.functional.interpolate(load_image(file).mean(0)[None, None], grid, mode="area")[0, 0] > 0.5
+    picture = load_image(file, min(MASK_SIDE, max(picture_size(file))))
+    white = torch.nn.functional.interpolate(picture.mean(0)[None, None], grid, mode="area")[0, 0] > 0.5
     inside = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
     inside[canvas.subtoken_slice("image")] = white.flatten().repeat_interleave(canvas.span("image").codec.num_digits)
     return inside

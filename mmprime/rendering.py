@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmprime.data.pictures import read_square
 from mmprime.engine import Canvas
 from mmprime.files import whole_file
 
@@ -27,33 +28,12 @@ if TYPE_CHECKING:
 BACKGROUND = (255, 255, 255)
 
 
-def load_image(path: str | Path) -> Tensor:
+def load_image(path: str | Path, side: int) -> Tensor:
     """An image file as (3, side, side), on white where it is transparent and around what is not square.
 
-    Raises ValueError when there is no such file or it is no image.
+    Raises ValueError as `mmprime.data.pictures.read_square` does.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no image at {path}")
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not an image that can be read") from error
-    side = max(picture.size)
-    square = Image.new("RGBA", (side, side), (*BACKGROUND, 255))
-    square.alpha_composite(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return to_tensor(square.convert("RGB"))
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) in pixels of an image file."""
-    from PIL import Image
-
-    with Image.open(path) as opened:
-        return opened.size
+    return to_tensor(read_square(path, side, "pad"))
 
 
 def to_tensor(picture: Image) -> Tensor:
@@ -70,15 +50,6 @@ def to_picture(image: Tensor, scale: int = 1) -> Image:
     picture = Image.fromarray(data.numpy())
     size = (picture.width * scale, picture.height * scale)
     return picture if scale == 1 else picture.resize(size, Image.Resampling.NEAREST)
-
-
-def resize(image: Tensor, side: int) -> Tensor:
-    """(3, H, W) -> (3, side, side), antialiased; the image itself when it has that size."""
-    if image.shape[-2:] == (side, side):
-        return image
-    return torch.nn.functional.interpolate(
-        image[None], (side, side), mode="bilinear", align_corners=False, antialias=True
-    )[0].clamp(0, 1)
 
 
 def sheet(images: Tensor, labels: Sequence[str] | None = None, columns: int = 0, scale: int = 1) -> Image:

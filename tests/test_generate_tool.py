@@ -42,6 +42,18 @@ def test_pictures_film_captions_and_repaint(model: Path, here: Path, capsys: pyt
     assert sorted(path.name for path in here.iterdir()) == ["a.gif", "a.png", "b.png", "c.png", "x.png"]
 
 
+def test_the_box_lies_in_the_upright_picture(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x112] = 6  # stored 40 x 20, shown 20 x 40
+    with Image.open(write_picture(here / "x.png", 40, 20)) as picture:
+        picture.save(here / "x.jpg", exif=exif)
+    box = ["--image", "x.jpg", "--region", "1,21,11,31", "--prompt", "blue car", "--out", "b.png"]
+    assert run(generate, ["--model", model, "--steps", 2, "--num", 1, *box]) == 0
+    assert "region 1,21,11,31 of 20 x 40 is repainted as 8,16,24,32 of 32 x 32" in capsys.readouterr().out
+
+
 def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(generate, ["--sampler", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()

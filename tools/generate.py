@@ -184,14 +184,15 @@ def report_pause(pipe: Any, options: argparse.Namespace, found: Any) -> None:
 def repaint(pipe: Any, options: argparse.Namespace, draw: Any) -> Any:
     """Repaint the region of the image."""
     from mmprime import rendering
+    from mmprime.data.pictures import picture_size
 
-    image = rendering.load_image(options.image)
-    tokenizer, size = pipe.image_tokenizer, rendering.image_size(options.image)
+    tokenizer, size = pipe.image_tokenizer, picture_size(options.image)
     box = snap_region(parse_box(options.box), size, tokenizer.grid)
     pixels = ",".join(str(edge * tokenizer.downsample) for edge in box)
     side = tokenizer.image_size
+    image = rendering.load_image(options.image, side)
     print(f"region {options.box} of {size[0]} x {size[1]} is repainted as {pixels} of {side} x {side}: whole codes")
-    found = pipe.inpaint(rendering.resize(image, side), box, options.prompt, options.num, draw)
+    found = pipe.inpaint(image, box, options.prompt, options.num, draw)
     if options.prompt is None and found.prompts[0]:
         print(f"caption read from the image: {found.prompts[0]}")
     return found
@@ -201,7 +202,7 @@ def write_captions(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
     """Read captions from the image, the one that fits best first."""
     from mmprime import rendering
 
-    image = rendering.resize(rendering.load_image(options.image), pipe.image_tokenizer.image_size)
+    image = rendering.load_image(options.image, pipe.image_tokenizer.image_size)
     found = pipe.caption(image[None], options.num, draw)
     order = range(len(found.texts))
     if found.paused is None:

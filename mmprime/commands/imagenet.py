@@ -194,19 +194,19 @@ def _await(out: Path, num: int, patience: float) -> None:
 
 def _score(out: Path, options: argparse.Namespace, comparison: Comparison) -> list[Measure]:
     import torch
-    from PIL import Image
 
+    from mmprime.data.pictures import picture_notes
     from mmprime.drawing import Draw
     from mmprime.evaluation.pictures import PictureFiles
 
     files = [_file(out, i) for i in range(options.num)]
     passes, idle_steps = 0, []
     for file in files:
-        with Image.open(file) as opened:
-            if not all(opened.info.get(name, "").isdecimal() for name in ("nfe", "idle_steps")):
-                raise ValueError(f"{file} does not say its forward passes: it was not drawn here; remove it")
-            passes += int(opened.info["nfe"])
-            idle_steps.append(int(opened.info["idle_steps"]))
+        notes = picture_notes(file)
+        if not all(notes.get(name, "").isdecimal() for name in ("nfe", "idle_steps")):
+            raise ValueError(f"{file} does not say its forward passes: it was not drawn here; remove it")
+        passes += int(notes["nfe"])
+        idle_steps.append(int(notes["idle_steps"]))
     idle = idle_share(Draw(options.steps, options.plan), torch.tensor(idle_steps))
     return comparison.rows(PictureFiles(files), passes / options.num, options.seed, idle)
 

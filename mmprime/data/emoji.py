@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .emoji_source import NAME_SOURCES, NAMED_BY, PACKAGES, Drawing, EmojiSource, group_names
+from .pictures import read_picture
 from .shards import Sample, Unit, build_dataset, canonical_json, digest
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def vendor_recipe(source: EmojiSource, vendor: str, size: int) -> str:
 def render(drawing: Drawing, size: int) -> Image:
     """A drawing as an RGB image of size × size on white."""
     import resvg_py
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     png = resvg_py.svg_to_bytes(
         svg_string=drawing.svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
     )
-    image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    image = read_picture(bytes(png), drawing.emoji.caption)
     if image.size != (size, size):  # a drawing that is not square is fitted, never stretched
         image = ImageOps.pad(image, (size, size), color="#ffffff")
     for flip in drawing.flips:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .folders import shown
 from .picture_folder import FolderImage, scan_folder
+from .pictures import READING, read_picture, read_square
 from .shards import (
     Sample,
     Unit,
@@ -27,9 +28,6 @@ from .shards import (
     safe_key,
     split_shards,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 UNIT_IMAGES = 1000
@@ -45,13 +43,7 @@ def known_image(files: dict[str, bytes], where: str) -> bytes:
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """Image bytes to uint8 (H, W, 3). Raises ValueError naming `where` if they cannot be read."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where} is not a readable image: {error}") from error
+    return np.asarray(read_picture(data, where))
 
 
 def decode_record(data: bytes, where: str) -> dict[str, Any]:
@@ -163,29 +155,10 @@ class ImageDataset:
 # ------------------------------------------------------------------------------------------ folders of pictures
 
 
-def centre_crop(image: Image, size: int) -> Image:
-    """The largest centred square of an image, RGB, resized to `size` × `size` (bicubic, with antialiasing)."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(image).convert("RGBA")
-    white = Pillow.new("RGBA", upright.size, "#ffffff")
-    side = min(upright.size)
-    left, top = (upright.width - side) // 2, (upright.height - side) // 2
-    square = Pillow.alpha_composite(white, upright).convert("RGB").crop((left, top, left + side, top + side))
-    return square.resize((size, size), Pillow.Resampling.BICUBIC)
-
-
 def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:
-    from PIL import Image, UnidentifiedImageError
-
     for item in images:
         buffer = io.BytesIO()
-        try:
-            with Image.open(item.path) as image:
-                centre_crop(image, size).save(buffer, "WEBP", quality=95, method=4)
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{shown(item.path)} is not a readable image: {error}") from error
+        read_square(item.path, size, name=shown(item.path)).save(buffer, "WEBP", quality=95, method=4)
         caption, *more = item.captions or ("",)
         about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
         about |= {"more_captions": more} if more else {}
@@ -220,7 +193,8 @@ def prepare_folder(
     for start in range(0, len(found.images), UNIT_IMAGES):
         block = found.images[start : start + UNIT_IMAGES]
         content = [digest(i.name, *(i.captions or ("",)), str(i.label), i.split, i.path.read_bytes()) for i in block]
-        units.append(Unit(f"{start // UNIT_IMAGES:05d}", digest("folder 1", str(size), *content), maker(block)))
+        recipe = digest("folder 1", READING, str(size), *content)
+        units.append(Unit(f"{start // UNIT_IMAGES:05d}", recipe, maker(block)))
     header = {
         "name": shown(Path(folder).resolve().name),
         "image_size": size,

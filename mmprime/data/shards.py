@@ -8,7 +8,8 @@ decides its content. Shards are written under a temporary name and renamed; fini
 `index.partial.json`. So an interrupted build goes on where it stopped, and a second build of the same recipe
 writes nothing. Tar members carry no time and no owner, so equal content means equal bytes.
 
-A damaged tar may silently lose its tail, therefore reading checks size, sha256 and counts first.
+A damaged tar may silently lose its tail, therefore reading checks size, sha256 and counts first. No member is larger
+than MAX_MEMBER bytes: a small compressed file could otherwise ask for any amount of memory.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 FORMAT = 1
+MAX_MEMBER = 2**28
 KINDS = ("images", "codes", "text")
 INDEX, PARTIAL = "index.json", "index.partial.json"
 LONGEST_KEY = 80  # a tar member holds 100 bytes: key, dot, ending
@@ -111,6 +113,11 @@ class _ShardWriter:
         if not _PLAIN.fullmatch(sample.key):
             raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
         for extension, data in sample.files.items():
+            if len(data) > MAX_MEMBER:
+                raise ValueError(
+                    f"{sample.key}.{extension} has {len(data):,} bytes, more than the {MAX_MEMBER:,} of one document "
+                    "or picture: divide it"
+                )
             member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
             member.size = len(data)
             try:
@@ -279,7 +286,7 @@ def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str,
 
     Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys
 
     if not _SHARD.fullmatch(entry["file"]):
         raise ValueError(
@@ -293,16 +300,47 @@ def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str,
         raise ValueError(f"shard {path} has {len(data)} bytes, its index says {entry['bytes']}: truncated or altered")
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"shard {path} is corrupt: its sha256 differs from the index")
-    files = ({**file, "__url__": path.name} for file in tar_file_iterator(io.BytesIO(data)))
     count = 0
     try:
-        for sample in group_by_keys(files, lcase=False):
+        for sample in group_by_keys(_members(path.name, data), lcase=False):
             count += 1
             yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"shard {path} is not a readable tar: {error}") from error
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"shard {path} is not a readable tar: {error.args[0] if error.args else error!r}") from error
     if count != entry["entries"]:
         raise ValueError(f"shard {path} holds {count} samples, its index says {entry['entries']}")
+
+
+class _Bounded(io.RawIOBase):
+    """A stream of which no single read is larger than a member may be; headers of a tar have sizes of their own."""
+
+    def __init__(self, stream: gzip.GzipFile | lzma.LZMAFile) -> None:
+        self.stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_MEMBER:
+            raise tarfile.ReadError(f"a header asks for {size:,} bytes, more than {MAX_MEMBER:,}")
+        return self.stream.read(size)
+
+    def tell(self) -> int:
+        return self.stream.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.stream.seek(offset, whence)
+
+
+def _members(shard: str, data: bytes) -> Iterator[dict[str, Any]]:
+    """The regular files of a compressed tar. Raises tarfile.ReadError for one over MAX_MEMBER bytes."""
+    packed = io.BytesIO(data)
+    with (
+        lzma.LZMAFile(packed) if shard.endswith(".xz") else gzip.GzipFile(fileobj=packed) as stream,
+        tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(stream))) as tar,
+    ):
+        for member in tar:
+            if member.size > MAX_MEMBER:
+                raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes, more than {MAX_MEMBER:,}")
+            if member.isreg():
+                yield {"fname": member.name, "data": cast(IO[bytes], tar.extractfile(member)).read(), "__url__": shard}
 
 
 def read_samples(path: str | Path, split: str | None = None) -> Iterator[tuple[str, str, dict[str, bytes]]]:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.data.pictures import READING, picture_size, read_picture, read_square
+
 from .provenance import DIGITS, hash_files, tensor_hash
 
 
@@ -68,31 +70,17 @@ class PictureFiles:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        from mmprime.data.images import centre_crop
-
         file = self.files[index]
-        try:
-            with Image.open(file) as opened:
-                picture = opened.convert("RGB") if self.crop is None else centre_crop(opened, self.crop)
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file} is not an image that can be read: {error}") from error
+        picture = read_picture(file) if self.crop is None else read_square(file, self.crop)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.crop} {hash_files(*self.files)}".encode()).hexdigest()[:DIGITS]
+        return hashlib.sha256(f"{READING} {self.crop} {hash_files(*self.files)}".encode()).hexdigest()[:DIGITS]
 
     def _check_sizes(self) -> None:
-        from PIL import Image, UnidentifiedImageError
-
         sizes: dict[tuple[int, int], Path] = {}
         for file in self.files:
-            try:
-                with Image.open(file) as opened:
-                    sizes.setdefault(opened.size, file)
-            except (UnidentifiedImageError, OSError) as error:
-                raise ValueError(f"{file} is not an image that can be read") from error
+            sizes.setdefault(picture_size(file), file)
             if len(sizes) > 1:
                 (one, first), (two, second) = sizes.items()
                 raise ValueError(

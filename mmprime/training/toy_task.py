@@ -246,12 +246,12 @@ def _random_table(toy: ToyConfig, seed: int) -> tuple[Tensor, Tensor]:
 def _picture_table(toy: ToyConfig) -> tuple[Tensor, Tensor]:
     """(states, table) of the pixels that are not black. Raises ConfigError on a picture that does not fit."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+
+    from mmprime.data.pictures import read_picture
 
     try:
-        with Image.open(resolve(toy.picture)) as file:
-            grey = torch.from_numpy(np.array(file.convert("L"))).double()
-    except (OSError, UnidentifiedImageError) as error:
+        grey = torch.from_numpy(np.array(read_picture(resolve(toy.picture)).convert("L"))).double()
+    except ValueError as error:
         raise ConfigError(f"toy.picture={toy.picture}: no picture that can be read ({error})") from error
     height, width = grey.shape
     if (height, width) != (toy.codes, toy.codes) or toy.tokens != 2:

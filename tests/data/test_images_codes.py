@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder, write_codes
 from mmprime.data import codes as codes_module
-from mmprime.data.images import centre_crop
+from mmprime.data.pictures import centre_crop
 from mmprime.data.shards import Sample, Unit, build_dataset
 
 

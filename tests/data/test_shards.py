@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datafixtures import folder_bytes
 
+from mmprime.data import shards
 from mmprime.data.shards import Sample, Unit, build_dataset, read_index, read_samples, read_shard, safe_key
 
 made: list[str] = []
@@ -117,8 +120,6 @@ def test_wrong_count_is_noticed_even_with_a_right_hash(tmp_path: Path, units: li
 
 def test_tar_truncated_before_it_was_indexed(tmp_path: Path, units: list[Unit]) -> None:
     """A shard cut short inside its tar, with size and hash of the cut file in the index."""
-    import hashlib
-
     entry = build_dataset(tmp_path, "images", units)["shards"][0]
     whole = gzip.decompress((tmp_path / entry["file"]).read_bytes())
     for length in (512 + 10, 4 * 512):  # inside a member; between two samples, where tar sees no fault
@@ -164,3 +165,39 @@ def test_wrong_folder_kind_split_and_format(tmp_path: Path, units: list[Unit]) -
     (tmp_path / "index.json").write_text(json.dumps({"format": 99, "kind": "images"}))
     with pytest.raises(ValueError, match="format 99"):
         read_index(tmp_path)
+
+
+def hostile_shard(folder: Path, entry: dict[str, Any], tar: bytes) -> dict[str, Any]:
+    data = gzip.compress(tar)
+    (folder / entry["file"]).write_bytes(data)
+    return {**entry, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_member_or_header_of_any_size_is_refused_before_it_is_read(
+    tmp_path: Path, units: list[Unit], kind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = build_dataset(tmp_path, "images", units)["shards"][0]
+    member = tarfile.TarInfo("a-0.txt")
+    member.size, member.type = 2**33 - 1, kind
+    asked: list[int] = []
+    read = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: asked.append(size) or read(self, size))
+    with pytest.raises(ValueError, match=r"a.*\.tar\.gz is not a readable tar: .*8,589,93\d,\d+ bytes, more than"):
+        list(read_shard(tmp_path, hostile_shard(tmp_path, entry, member.tobuf() + bytes(2048))))
+    assert max(asked) <= shards.MAX_MEMBER
+
+
+def test_what_is_too_large_to_be_read_is_not_written(
+    tmp_path: Path, units: list[Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "MAX_MEMBER", 4)
+    with pytest.raises(ValueError, match=r"a-2\.txt has 5 bytes, more than the 4 .*divide it"):
+        build_dataset(tmp_path, "images", units)
+
+
+def test_two_members_of_one_name_are_noticed(tmp_path: Path, units: list[Unit]) -> None:
+    entry = build_dataset(tmp_path, "images", units)["shards"][0]
+    member = tarfile.TarInfo("a-0.txt")
+    with pytest.raises(ValueError, match=r"shard .*\.tar\.gz is not a readable tar: .*a-0\.txt: duplicate"):
+        list(read_shard(tmp_path, hostile_shard(tmp_path, entry, member.tobuf() * 2 + bytes(2048))))

@@ -15,7 +15,7 @@ from mmprime.evaluation.captions import Accuracy, Gallery, choose_captions
 from mmprime.evaluation.comparison import parse_metrics
 from mmprime.evaluation.fidelity import frechet, moments
 from mmprime.evaluation.judges import inception
-from mmprime.evaluation.pictures import read_folder
+from mmprime.evaluation.pictures import PictureFiles, read_folder
 
 
 def _flat_pictures(count: int) -> Tensor:
@@ -96,8 +96,30 @@ def test_folders_of_pictures(tmp_path: Path) -> None:
     assert len({cropped.fingerprint(), read_folder(tmp_path, crop=8).fingerprint()}) == 2
     torn = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(torn[: len(torn) // 2])
-    with pytest.raises(ValueError, match=r"a\.png is not an image that can be read"):
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
         read_folder(tmp_path, crop=4)[0]
+
+
+def test_depth_orientation_and_alpha_do_not_change_what_is_judged(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    ramp = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (8, 1))
+    plain = Image.fromarray(ramp)
+    exif = Image.Exif()
+    exif[0x112] = 6  # stored lying, shown standing
+    plain.save(tmp_path / "0.png")
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(tmp_path / "1.png")
+    plain.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "2.png", exif=exif)
+    Image.merge("LA", (plain, Image.new("L", plain.size, 255))).save(tmp_path / "3.png")
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for crop in (None, 4):
+        found = PictureFiles(files, crop)
+        assert all(torch.equal(found[number], found[0]) for number in range(4))
+    lying = tmp_path / "lying.png"
+    plain.save(lying, exif=exif)
+    with pytest.raises(ValueError, match=r"0\.png is 16 x 8, .*lying\.png is 8 x 16"):
+        PictureFiles([files[0], lying])
 
 
 def test_efficientnet_sees_what_is_in_a_picture() -> None:
