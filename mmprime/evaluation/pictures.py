@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.data.folders import PICTURES, list_folder
 from mmprime.data.pictures import READING, picture_size, read_picture, read_square
 
 from .provenance import DIGITS, hash_files, tensor_hash
@@ -93,8 +94,6 @@ def read_folder(folder: str | Path, crop: int | None = None) -> PictureFiles:
 
     Raises ValueError on a missing folder, fewer than two pictures, and as `PictureFiles` does.
     """
-    from mmprime.data.folders import PICTURES, list_folder
-
     found = list_folder(folder, PICTURES)
     if len(found.files) < 2:
         said = f"; {found.note()}" if found.left_out else ""
