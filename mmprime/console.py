@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
 DEFAULT_IMAGES = str(_ASSETS / "emoji")
+DEFAULT_CODES = str(_ASSETS / "emoji_codes")  # of these images
 PLANS = (
     "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "regions",
     "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",

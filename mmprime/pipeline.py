@@ -134,7 +134,7 @@ class Pipeline:
     ) -> Texts:
         """`num` continuations of a prefix by `new_tokens` tokens (None: as many as the span holds).
 
-        Raises ValueError on a prefix that fills the span.
+        Raises ValueError on a prefix that fills the span, and on more new tokens than fit after it.
         """
         ids = self._text().encode(prefix)
         room = self.canvas.span("text").num_tokens - len(ids)
@@ -142,7 +142,13 @@ class Pipeline:
             raise ValueError(
                 f"the prefix has {len(ids)} tokens and leaves no room in the {room + len(ids)} of the model"
             )
-        return self._complete([*ids, *[MASK_ID] * min(room, new_tokens or room)], num, draw)
+        count = room if new_tokens is None else new_tokens
+        if not 1 <= count <= room:
+            raise ValueError(
+                f"{count} new tokens were asked for; the prefix has {len(ids)} of the {room + len(ids)} tokens of the "
+                f"model, so 1 to {room} fit"
+            )
+        return self._complete([*ids, *[MASK_ID] * count], num, draw)
 
     def fill_text(
         self, text: str, num: int = 1, blank_tokens: int = 4, draw: Draw | None = None, rewrite: Sequence[str] = ()

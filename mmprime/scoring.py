@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset, ImageDataset, encode_images, load_documents, pack_documents, read_index
-from mmprime.data.text import is_plain, plain_hash, plain_splits
+from mmprime.data.plain_text import is_plain, plain_hash, plain_splits
 from mmprime.evaluation import provenance
 from mmprime.evaluation.likelihood import Sizes
 

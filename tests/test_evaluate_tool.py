@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tools_world import drawings, here, model, run, text_model
 
+from mmprime import console
+from mmprime.commands.captions import judged_set
 from mmprime.data import prepare_text
 from tools import demo, evaluate, prepare
 
@@ -87,12 +89,15 @@ def test_caption_accuracy(
     assert run(evaluate, [*arguments, "--save", "drawn", "--json", "r.json"]) == 0
     generated, chance = json.loads(Path("r.json").read_text())
     assert (generated["num_samples"], generated["nfe"]) == (3, 3)
+    assert f"12 real drawings of {drawings / 'images'}" in capsys.readouterr().out
     assert 0 <= generated["value"] <= 1
     assert chance["value"] == pytest.approx(1 / 3)
     assert len(list(Path("drawn").glob("*.png"))) == 3
     capsys.readouterr()
     assert run(evaluate, [*arguments, "--num", "4"]) == 2
     assert "asked for 4 captions, the data has 3" in capsys.readouterr().err
+    assert run(evaluate, ["captions", "--model", model, "--num", "3"]) == 2  # never against the bundled set unasked
+    assert "does not say what it was trained on; give --data DIR" in capsys.readouterr().err
 
 
 def test_demo(model: Path, drawings: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,3 +162,16 @@ def test_place_powers_are_searched_and_kept(text_model: Path, here: Path, capsys
     assert {file: file.read_bytes() for file in text_model.iterdir()} == before
     assert run(prepare, [*arguments, "--ratios", "40"]) == 2
     assert "between 1/16 and 16, got [40.0]" in capsys.readouterr().err
+
+
+def test_captions_are_judged_against_what_the_model_was_trained_on() -> None:
+    class Trained:
+        data: Path | None = None
+
+    trained = Trained()
+    assert judged_set(trained, "mine") == "mine"
+    trained.data = Path(console.DEFAULT_MODEL) / "../../emoji_codes"  # as the shipped model says it
+    assert judged_set(trained, None) == console.DEFAULT_IMAGES
+    trained.data = Path("my/codes")
+    with pytest.raises(ValueError, match=r"was trained on my/codes; give --data DIR"):
+        judged_set(trained, None)

@@ -171,6 +171,11 @@ def test_continue_keeps_the_prefix_and_fill_the_rest(text_pipe: Pipeline) -> Non
     assert all(row[:3] == tokenizer.encode("the") and row[6:] == tokenizer.encode(" of") for row in shown)
     with pytest.raises(ValueError, match="no room"):
         text_pipe.continue_text("x" * 24)
+    for count in (0, 16):
+        with pytest.raises(
+            ValueError, match=f"{count} new tokens were asked for; the prefix has 9 of the 24 .* 1 to 15"
+        ):
+            text_pipe.continue_text("The state", 1, count)
     with pytest.raises(ValueError, match="no ___"):
         text_pipe.fill_text("nothing to fill")
     with pytest.raises(ValueError, match="no images"):

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add_split(sub)
     add_out(sub)
 
-    sub = add("text", text, "Plain text files or folders (.txt, .md, .text) into text shards.")
+    sub = add("text", text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
     sub.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
     sub.add_argument("--licence", default="unknown", help="recorded in the index")
@@ -118,7 +118,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("dataset", metavar="DIR", help="dataset folder")
     sub.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder to compare with (codes and text)")
     sub.add_argument("--images", metavar="DIR", help="codes: the image dataset they were made of, to encode some again")
-    sub.add_argument("--max-tokens", type=positive, metavar="N", help="text: a document of more tokens is over-long")
+    sub.add_argument("--text-tokenizer", metavar="DIR", help="codes and images: how long are captions in its tokens")
+    sub.add_argument("--max-tokens", type=positive, metavar="N", help="more tokens are over-long (documents; captions)")
     sub.add_argument("--long", type=positive, default=1_000_000, metavar="N", help="text: so is one of more characters")
     return main
 
@@ -193,7 +194,7 @@ def codes(options: argparse.Namespace) -> None:
 
 def bpe(options: argparse.Namespace) -> None:
     """Train a text tokenizer."""
-    from mmprime.data import training_texts
+    from mmprime.data import read_index, training_texts
     from mmprime.tokenizers import TextTokenizer
 
     texts = training_texts(options.data, options.split, options.tags)
@@ -201,6 +202,8 @@ def bpe(options: argparse.Namespace) -> None:
     tokenizer.save(options.out)
     longest = max(len(tokenizer.encode(part)) for part in set(texts))
     print(f"{options.out}: {tokenizer.vocab_size} ids from {len(texts):,} texts, the longest has {longest:,} tokens")
+    if read_index(options.data)["kind"] != "text":
+        print(f"data.text_length={longest + 1} cuts no caption: the longest and its end")
 
 
 def codec(options: argparse.Namespace) -> None:
@@ -236,9 +239,13 @@ def shards_check(options: argparse.Namespace) -> None:
 
         return (ImageTokenizer if kind == "codes" else TextTokenizer).load(options.tokenizer)
 
-    report = check_dataset(
-        options.dataset, load if options.tokenizer else None, options.long, options.images, options.max_tokens
-    )
+    words = None
+    if options.text_tokenizer:
+        from mmprime.tokenizers import TextTokenizer
+
+        words = TextTokenizer.load(options.text_tokenizer)
+    load_own = load if options.tokenizer else None
+    report = check_dataset(options.dataset, load_own, options.long, options.images, options.max_tokens, words)
     print(report)
     if report.problems:
         raise SystemExit(1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mmprime.data import ImageDataset
     from mmprime.evaluation import Measure
+    from mmprime.pipeline import Pipeline
 
 HELP = "do generated drawings show their captions: nearest real drawing, or alignment"
 
@@ -22,7 +23,9 @@ HELP = "do generated drawings show their captions: nearest real drawing, or alig
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("--model", default=console.DEFAULT_MODEL)
-    parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="dataset folder of captioned images")
+    parser.add_argument(
+        "--data", help="dataset folder of captioned images (default: the bundled emoji, for a model trained on them)"
+    )
     parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
     parser.add_argument("--steps", type=console.positive, default=32)
     console.add_guidance_arguments(parser, 3.0)
@@ -48,7 +51,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     guidance = Guidance(options.guidance, options.guidance_schedule)
     judge = EfficientNetLite0()
     pipe = from_pretrained(options.model)
-    real = ImageDataset.load(options.data)
+    data = judged_set(pipe, options.data)
+    real = ImageDataset.load(data)
     seen = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
     wanted = choose_captions(seen, options.num, options.seed, {seen[place] for place in fitting(pipe, seen)})
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
@@ -60,13 +64,26 @@ def run(options: argparse.Namespace) -> list[Measure]:
     if options.save:
         save_each(options.save, found.images)
     features = cached(real.images, judge.fingerprint, lambda: extract(judge, real.images, progress=True))
-    print(f"{len(wanted)} pictures in {found.seconds:.1f} s of sampling; {len(real)} real drawings")
+    print(f"{len(wanted)} pictures in {found.seconds:.1f} s of sampling; {len(real)} real drawings of {data}")
     judged = by_nearest if options.judge == "nearest" else by_alignment
     rows = judged(real, features, extract(judge, images), wanted, options.seed)
     nfe = float(found.nfe.double().mean())
     rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, found.idle_steps))
     how = {"sampler": options.plan or pipe.law, "guidance": str(guidance)}
-    return stamp(rows, data_hash=data_hash(options.data), **how)
+    return stamp(rows, data_hash=data_hash(data), **how)
+
+
+def judged_set(pipe: Pipeline, asked: str | None) -> str:
+    """The captioned images to judge against: those asked for, or the bundled ones for a model of their codes.
+
+    Raises ValueError for another model: what it was trained on are codes, which are no pictures to compare with.
+    """
+    if asked is not None:
+        return asked
+    if pipe.data is not None and pipe.data.resolve() == Path(console.DEFAULT_CODES).resolve():
+        return console.DEFAULT_IMAGES
+    trained = "does not say what it was trained on" if pipe.data is None else f"was trained on {pipe.data}"
+    raise ValueError(f"the model {trained}; give --data DIR, the captioned images to judge its drawings against")
 
 
 def by_nearest(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list[str], seed: int) -> list[Measure]:

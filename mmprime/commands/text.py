@@ -137,11 +137,12 @@ def read_groups(file: str | Path) -> list[Group]:
     Raises ValueError on an unreadable file, no text, or an entry that is no text.
     """
     from mmprime.evaluation.provenance import hash_files
+    from mmprime.files import read_text
 
     file = Path(file)
     try:
-        content = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_text(file)
+    except OSError as error:
         raise ValueError(f"{file} holds no texts: {error}") from error
     by_name: dict[str, list[str]] = {}
     for number, entry in enumerate(_entries(content, file)):
@@ -159,7 +160,9 @@ def read_groups(file: str | Path) -> list[Group]:
 
 def _entries(content: str, file: Path) -> list[Any]:
     if file.suffix != ".json" and not content.lstrip().startswith("["):
-        return [part.strip() for part in re.split(r"\n\s*\n", content) if part.strip()]
+        from mmprime.data.plain_text import split_paragraphs
+
+        return [part.strip() for part in split_paragraphs(content)]
     try:
         found = json.loads(content)
     except ValueError as error:

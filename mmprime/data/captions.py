@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .folders import OTHER, LeftOut, read_utf8, shown
+from mmprime.files import read_text, split_lines
+
+from .folders import OTHER, LeftOut, shown
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 KEYS = ("text", "caption")
@@ -71,8 +73,7 @@ def find_captions(root: Path, pictures: list[str], others: list[str]) -> Caption
 
 def read_note(path: Path) -> list[str]:
     """The captions of a NAME.txt: its lines, by \\n or \\r, blanks joined. Raises ValueError unless UTF-8."""
-    lines = read_utf8(path).replace("\r", "\n").split("\n")
-    captions = (" ".join(line.split()) for line in lines)
+    captions = (" ".join(line.split()) for line in split_lines(read_text(path)))
     return [caption for caption in captions if caption]
 
 
@@ -82,7 +83,7 @@ def read_metadata(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+    for number, line in enumerate(split_lines(read_text(path)), 1):
         if not line.strip():
             continue
         where = f"{shown(path)}:{number}"
@@ -96,7 +97,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.DictReader(io.StringIO(read_utf8(path), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         for row in reader:
             where = f"{shown(path)}:{reader.line_num}"

@@ -68,27 +68,33 @@ def check_dataset(
     long_characters: int = LONG_CHARACTERS,
     images: str | Path | None = None,
     max_tokens: int | None = None,
+    words: TextCoder | None = None,
 ) -> Report:
     """Read a whole dataset folder and report on it.
 
     load_tokenizer(kind) gives the tokenizer to compare with ("codes": an image tokenizer, "text": a text tokenizer);
     it is called only for a kind that has one. images: the folder the codes were made of, to encode some again.
-    max_tokens: a document of more tokens is over-long. Raises ValueError if there is no readable index, or for an
+    max_tokens: a document of more tokens is over-long, and so is a caption with its end. words: the text tokenizer of
+    captions, for codes and images. Raises ValueError if there is no readable index, or for an
     option that needs a tokenizer or another kind of data.
     """
     index = read_index(path)
     kind = index["kind"]
     for name, value, meant in (("images", images, "codes"), ("max_tokens", max_tokens, "text")):
+        if name == "max_tokens" and words is not None:
+            continue
         if value is not None and (kind != meant or load_tokenizer is None):
             raise ValueError(f"{name} is for {meant} with their tokenizer; {path} holds {kind}")
     report = Report(kind, [f"{path}: {kind}, {', '.join(f'{n} {s}' for s, n in index['splits'].items())}"])
     report.facts.append(f"{len(index['shards'])} shards, {sum(e['bytes'] for e in index['shards']):,} bytes")
     if kind == "images":
-        _check_images(path, index, report)
+        captions = _check_images(path, index, report)
+        _check_captions(captions, words, max_tokens, report)
     elif _shards_intact(path, index, report):
         tokenizer = load_tokenizer(kind) if load_tokenizer else None
         if kind == "codes":
-            _check_codes(path, tokenizer, index, report, images)
+            captions = _check_codes(path, tokenizer, index, report, images)
+            _check_captions(captions, words, max_tokens, report)
         else:
             _check_text(path, tokenizer, report, long_characters, max_tokens)
     return report
@@ -104,7 +110,22 @@ def _shards_intact(path: str | Path, index: dict[str, Any], report: Report) -> b
     return not report.problems
 
 
-def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> None:
+def _check_captions(captions: set[str], words: TextCoder | None, max_tokens: int | None, report: Report) -> None:
+    """How long captions are in tokens with their end, and which of them training cuts."""
+    if words is None or not captions:
+        return
+    needed = {caption: len(words.encode(caption)) + 1 for caption in sorted(captions)}
+    lengths = sorted(needed.values())
+    report.facts.append(
+        f"tokens of a caption and its end: median {lengths[len(lengths) // 2]}, longest {lengths[-1]} "
+        f"(data.text_length={lengths[-1]} cuts none)"
+    )
+    if max_tokens is not None:
+        cut = [caption for caption, count in needed.items() if count > max_tokens]
+        report.complain(f"captions that data.text_length={max_tokens} cuts", [repr(caption[:60]) for caption in cut])
+
+
+def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> set[str]:
     sizes: dict[tuple[int, int], list[str]] = {}
     unreadable: list[str] = []
     uncaptioned: list[str] = []
@@ -141,6 +162,7 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> No
         "held-out captions that are also in train",
         sorted(captions.get("val_caption", set()) & captions.get("train", set())),
     )
+    return set().union(*captions.values())
 
 
 def unigram_entropy(counts: torch.Tensor) -> float:
@@ -166,12 +188,13 @@ def _check_codes(
     index: dict[str, Any],
     report: Report,
     images: str | Path | None,
-) -> None:
+) -> set[str]:
     try:
         data = CodeDataset.load(path)
     except ValueError as error:
         report.problems.append(str(error))
-        return
+        return set()
+    captions = set(data.captions)
     counts = torch.bincount(data.codes.flatten().long(), minlength=data.num_codes)
     entropy, dead = unigram_entropy(counts), int((counts == 0).sum())
     top, which = counts.sort(descending=True, stable=True)
@@ -188,7 +211,7 @@ def _check_codes(
         f"tokenizer fingerprint: {data.tokenizer_fingerprint}",
     ]
     if tokenizer is None:
-        return
+        return captions
     for name, here, there in (
         ("code book", data.num_codes, int(tokenizer.num_codes)),
         ("grid", data.grid, tuple(tokenizer.grid)),
@@ -198,6 +221,7 @@ def _check_codes(
             report.problems.append(f"{name} mismatch: the codes were made with {here}, this tokenizer has {there}")
     if data.num_codes == tokenizer.num_codes and data.grid == tuple(tokenizer.grid):
         _check_order(data, tokenizer, images, report)
+    return captions
 
 
 def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, report: Report) -> None:

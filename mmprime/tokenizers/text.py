@@ -23,15 +23,18 @@ _GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 class TextTokenizer:
     """Ids in [0, ``vocab_size``); made by :meth:`train`, :meth:`bytes` or :meth:`load`.
 
-    ``lowercase``: texts are lower-cased before encoding, so the round trip is lossless up to case.
+    ``lowercase``: texts are lower-cased before encoding, so the round trip is lossless up to case. It is Unicode's rule
+    for no language in particular: I becomes i (not the Turkish ı), İ becomes i and a combining dot, ẞ becomes ß.
     """
 
     def __init__(self, inner: Tokenizer, lowercase: bool = False) -> None:
         self._inner = inner
         self.lowercase = lowercase
-        self._inner.add_special_tokens([name for name in (PAD, END) if not self._has_role(name)])
-        self.pad_id, self.end_id = self._id_of(PAD), self._id_of(END)
+        self._inner.add_special_tokens([self._name_of(PAD), self._name_of(END)])  # also where they were ordinary ones
+        self.pad_id, self.end_id = (self._inner.token_to_id(self._name_of(role)) for role in (PAD, END))
         self._inner.encode_special_tokens = True  # "<end>" in a text is text
+        self._inner.no_truncation()  # a foreign file may ask for both
+        self._inner.no_padding()
         self.vocab_size: int = self._inner.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -144,12 +147,10 @@ class TextTokenizer:
         content = f"{self.lowercase} {self.pad_id} {self.end_id} {self._inner.to_str()}"
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def _has_role(self, name: str) -> bool:
-        return any(self._inner.token_to_id(word) is not None for word in (_END_NAMES if name == END else (name,)))
-
-    def _id_of(self, name: str) -> int:
-        words = _END_NAMES if name == END else (name,)
-        return next(i for i in map(self._inner.token_to_id, words) if i is not None)
+    def _name_of(self, role: str) -> str:
+        """What the vocabulary calls pad or end; its own name where there is none."""
+        words = _END_NAMES if role == END else (role,)
+        return next((word for word in words if self._inner.token_to_id(word) is not None), role)
 
 
 def _byte_characters() -> list[str]:

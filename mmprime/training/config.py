@@ -154,7 +154,9 @@ def _apply_environment(config: DictConfig, overrides: DictConfig, source: str) -
     config = _merge(smaller, overrides, source)
     bar = "!" * 78
     notices = [bar, f"!! ${variable} is not set: this run does NOT train on the data this config is for."]
-    notices += [f"!! It trains on the bundled sample {config.data.path} instead, to show the whole path."]
+    given = OmegaConf.select(overrides, "data.path") is not None
+    what = "data.path of the command line," if given else "the bundled sample"
+    notices += [f"!! It trains on {what} {config.data.path} instead, with the settings of the section fallback:"]
     notices += [f"!!   {key} = {OmegaConf.select(config, key)}" for key in _keys(fallback)]
     return config, [*notices, bar]
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mmprime.files import split_lines
 from mmprime.training.checkpoint import write_text
 
 
@@ -112,7 +113,7 @@ def numbers(values: dict[str, float]) -> str:
 
 def _cut(text: str, step: int, events_done: bool) -> str:
     kept = []
-    for line in text.splitlines():
+    for line in split_lines(text):
         try:
             entry = json.loads(line)
         except ValueError:

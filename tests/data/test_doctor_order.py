@@ -150,3 +150,13 @@ def test_held_out_text_that_is_also_in_train(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("the same text")
     prepare_text([tmp_path], tmp_path / "out", 0.25)
     assert any("1 held-out documents that are also in train" in p for p in check_dataset(tmp_path / "out").problems)
+
+
+def test_captions_that_training_cuts_are_counted(tmp_path: Path, pictures: Path) -> None:
+    write_codes(ImageDataset.load(pictures), Colours(), tmp_path / "codes")
+    words = TextTokenizer.bytes()
+    for folder in (pictures, tmp_path / "codes"):
+        report = check_dataset(folder, words=words, max_tokens=10)
+        assert "tokens of a caption and its end: median 11, longest 11 (data.text_length=11 cuts none)" in report.facts
+        assert any("14 captions that data.text_length=10 cuts: 'picture 10'" in problem for problem in report.problems)
+        assert check_dataset(folder, words=words, max_tokens=11).problems == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprime.data.folders import HIDDEN, OTHER, PICTURES, list_folder, natural, read_utf8
+from mmprime.data.folders import HIDDEN, OTHER, PICTURES, list_folder, natural
 from mmprime.evaluation.pictures import read_folder
 
 
@@ -58,19 +58,6 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
 def test_natural_order() -> None:
     names = ["10", "9", "n2", "n11", "a", "007", "7"]
     assert sorted(names, key=natural) == ["007", "7", "9", "10", "a", "n2", "n11"]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"a\nb\ncaf\xe9", r"t\.txt:3: not UTF-8 text \(byte 0xe9\)"),
-        ("red".encode("utf-16"), r"t\.txt:1: not UTF-8 text \(UTF-16\)"),
-    ],
-)
-def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path: Path, data: bytes, message: str) -> None:
-    (tmp_path / "t.txt").write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        read_utf8(tmp_path / "t.txt")
 
 
 def test_pictures_to_be_judged_are_listed_alike(tmp_path: Path) -> None:

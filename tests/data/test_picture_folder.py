@@ -155,10 +155,10 @@ def test_what_has_no_caption_is_kept_and_said_and_names_without_a_file_are_said(
         ("metadata.jsonl", b'{"file_name": "x.png", "text": "\\ud83d"}', "jsonl:1: half a surrogate"),
         ("metadata.jsonl", b"[]\n", "jsonl:1: need"),
         ("metadata.jsonl", b'{"file_name', "jsonl:1: not JSON"),
-        ("metadata.jsonl", b"\n\xe9", "jsonl:2: not UTF-8"),
+        ("metadata.jsonl", b"\n\xe9", "jsonl is not UTF-8 text: .* line 2"),
         ("metadata.csv", b"file_name,text\nx.png,a, b\n", "csv:2: more fields than the header"),
         ("metadata.csv", b"file_name;text\nx.png;a\n", "csv:2: need file_name and text or caption"),
-        ("x.txt", b"ok\ncaf\xe9", "txt:2: not UTF-8"),
+        ("x.txt", b"ok\ncaf\xe9", "txt is not UTF-8 text: .* line 2"),
     ],
 )  # fmt: skip
 def test_malformed_captions_are_named_with_their_line(tmp_path: Path, file: str, text: bytes, message: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from datafixtures import folder_bytes
 
 from mmprime.data import check_dataset, load_documents, pack_documents, prepare_text, read_documents, training_texts
-from mmprime.data.text import read_sotu, spread
+from mmprime.data.plain_text import Document, is_plain, read_plain
+from mmprime.data.text import read_sotu, split_documents, spread
 
 
 @pytest.fixture
@@ -106,3 +107,83 @@ def test_report_on_text(tmp_path: Path) -> None:
     assert any("over 50 characters: long.txt" in p for p in report.problems)
     assert any("outside the vocabulary of 25: zebra.txt" in p for p in report.problems)
     assert check_dataset(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_at_line_ends_only(tmp_path: Path, end: str) -> None:
+    lines = [
+        "one\u2028still",
+        "two\x0cstill",
+        "three\x85still",
+        "four\x1c\x1d\x1estill",
+        "five\x0bstill",
+        "six\u2029still",
+    ]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + (end.join(lines) + end).encode())
+    plain = read_plain([tmp_path / "a.txt"], "line")
+    assert [document.text for document in plain.documents] == lines
+    assert plain.left_out() == ""
+    (tmp_path / "p.txt").write_bytes((end.join(["", lines[0], "  indented", " ", "", lines[1], ""])).encode())
+    assert [d.text for d in read_plain([tmp_path / "p.txt"], "paragraph").documents] == [
+        lines[0] + "\n  indented",
+        lines[1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xef\xbb\xbfcaf\xe9", r"x\.txt is not UTF-8 text: byte 0xe9 at position 6 .*iconv -f LATIN1"),
+        ("hello".encode("utf-16"), r"x\.txt is not UTF-8 text: byte 0xff at position 0 .*iconv -f UTF-16"),
+        ("hello".encode("utf-16-le"), r"x\.txt has a NUL byte at position 1 .*UTF-16LE"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name_and_byte(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.txt").write_bytes(content)
+    for read in (load_documents, lambda path: prepare_text([path], tmp_path / "out")):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "x.txt")
+
+
+def test_a_folder_is_searched_and_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, other = tmp_path / "texts", tmp_path / "other"
+    for name in ("A.TXT", "notes.txt/inner.md", ".git/x.txt", ".hidden.txt", "page.html", "README", "blank.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(" " if name == "blank.txt" else name)
+    other.mkdir()
+    (other / "linked.txt").write_text("linked")
+    (root / "link").symlink_to(other)
+    (other / "loop").symlink_to(root)
+    (root / "gone.txt").symlink_to(tmp_path / "nowhere")
+    index = prepare_text([root], tmp_path / "out", 0)
+    assert sorted(load_documents(tmp_path / "out")) == ["A.TXT", "linked", "notes.txt/inner.md"]
+    said = capsys.readouterr().err
+    for what in ("1 blank document", "2 hidden (.git, .hidden.txt)", "2 of other kinds (README, page.html)",
+                 "1 links to nothing (gone.txt)", "1 links to folders that are already listed (link/"):  # fmt: skip
+        assert what in said
+    assert index["files_left_out"]["hidden (.git, .hidden.txt)"] == 2
+    assert is_plain(root)
+    assert sorted(load_documents(root)) == sorted(load_documents(tmp_path / "out"))
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html/a.html").write_text("x")
+    with pytest.raises(ValueError, match=r"holds no text files .*there are 1 of other kinds \(a\.html\)"):
+        prepare_text([tmp_path / "html"], tmp_path / "no")
+
+
+def test_json_lines_are_documents(tmp_path: Path) -> None:
+    file = tmp_path / "a.JSONL"
+    file.write_text('{"text": "one\u2028still\\nline", "id": 3}\n\n{"text": " "}\r\n{"text": "two"}', newline="")
+    plain = read_plain([file])
+    assert [document.text for document in plain.documents] == ["one\u2028still\nline", "two"]
+    assert plain.blank == 1
+    for bad in ('{"text": null}', '["text"]', '{"body": "x"}', '{"text"', '{"text": "\\ud800"}'):
+        file.write_text('{"text": "one"}\n' + bad)
+        with pytest.raises(ValueError, match=r"a\.JSONL:2: "):
+            read_plain([file])
+
+
+@pytest.mark.parametrize(("count", "held"), [(1, []), (2, [1]), (5, [2]), (40, [9, 29])])
+def test_a_fraction_of_few_documents_holds_one_out(count: int, held: list[int]) -> None:
+    documents = split_documents([Document(str(i), "x") for i in range(count)], 0.05)
+    assert [int(document.name) for document in documents if document.split == "val"] == held
+    assert all(document.split == "train" for document in split_documents(documents, 0.0))

@@ -123,6 +123,26 @@ def test_gpt2_files_are_read(tmp_path: Path, names: tuple[str, str]) -> None:
     assert tokenizer.decode(tokenizer.encode_padded("red €", 12)) == "red €"
 
 
+def test_a_foreign_file_neither_cuts_nor_pads_nor_lets_text_forge_its_end(tmp_path: Path) -> None:
+    from tokenizers import AddedToken
+
+    inner = TextTokenizer.bytes()._inner
+    inner.add_tokens([AddedToken("<sep>", special=False)])
+    content = json.loads(inner.to_str())
+    for token in content["added_tokens"]:  # ordinary tokens, as some published files have them
+        token["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    foreign = TextTokenizer.load(tmp_path)._inner.from_file(str(tmp_path / "tokenizer.json"))
+    foreign.enable_truncation(4)
+    foreign.enable_padding(length=8)
+    foreign.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TextTokenizer.load(tmp_path)
+    for text in ("<end> and <pad> are text", "x"):
+        ids = tokenizer.encode(text)
+        assert ids == list(text.encode())
+        assert tokenizer.decode(ids) == text
+
+
 def test_a_path_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such tokenizer"):
         TextTokenizer.load(tmp_path / "none")

@@ -72,6 +72,14 @@ def test_without_the_variable_the_fallback_applies_loudly(path):
     assert load_config(path, ["train.steps=9"]).train.steps == 9  # the command line is stronger
 
 
+def test_the_fallback_calls_the_users_data_by_its_name(path, tmp_path):
+    said = "\n".join(load_config(path).notices)
+    assert "It trains on the bundled sample" in said
+    said = "\n".join(load_config(path, [f"data.path={tmp_path}"]).notices)
+    assert f"It trains on data.path of the command line, {tmp_path} instead" in said
+    assert "bundled" not in said
+
+
 def test_with_the_variable_it_is_the_path_or_an_error(path, monkeypatch, tmp_path):
     monkeypatch.setenv("MMPRIME_TEST_SHARDS", str(tmp_path))
     config = load_config(path)
