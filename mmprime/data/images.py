@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .folders import shown
+from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
 from .shards import (
@@ -25,7 +26,6 @@ from .shards import (
     field_of,
     read_index,
     read_shard,
-    safe_key,
     split_shards,
 )
 

@@ -32,7 +32,6 @@ FORMAT = 1
 MAX_MEMBER = 2**28
 KINDS = ("images", "codes", "text")
 INDEX, PARTIAL = "index.json", "index.partial.json"
-LONGEST_KEY = 80  # a tar member holds 100 bytes: key, dot, ending
 _PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
 _SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.(gz|xz)")
 _COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
@@ -59,21 +58,6 @@ class Unit:
     recipe: str
     make: Callable[[], Iterable[tuple[str, Sample]]]
     about: dict[str, Any] = field(default_factory=dict)
-
-
-def safe_key(name: str) -> str:
-    """A key of at most 80 letters, digits, `-` and `_`: anything else becomes `_hex_`, a long tail its hash.
-
-    Injective (as far as 64 bits of SHA-256 are): a key holds an even number of `_`, one with a hash an odd number.
-
-    >>> safe_key("a.b/c")
-    'a_2e_b_2f_c'
-    """
-    key = re.sub(r"[^A-Za-z0-9\-]", lambda m: f"_{ord(m.group()):x}_" if m.group() != "_" else "__", name)
-    if len(key) <= LONGEST_KEY:
-        return key
-    head = key[: LONGEST_KEY - 18]
-    return f"{head}{'__' if head.count('_') % 2 else '_'}{digest(name)[:16]}"
 
 
 def digest(*parts: bytes | str) -> str:

@@ -23,6 +23,7 @@ from mmprime.files import read_text
 
 from .codes import CodeDataset
 from .images import captions_of, decode_record
+from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
 from .shards import (
     Sample,
@@ -33,7 +34,6 @@ from .shards import (
     field_of,
     read_index,
     read_samples,
-    safe_key,
 )
 
 UNIT_CHARACTERS = 32_000_000

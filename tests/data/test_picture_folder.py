@@ -11,8 +11,9 @@ from datafixtures import MeanTokenizer
 from PIL import Image
 
 from mmprime.data import CodeDataset, ImageDataset, encode_dataset, prepare_folder, training_texts
+from mmprime.data.keys import safe_key
 from mmprime.data.picture_folder import PictureFolder, held_out, scan_folder
-from mmprime.data.shards import digest, read_index, safe_key
+from mmprime.data.shards import digest, read_index
 
 
 def pictures(root: Path, *names: str) -> Path:

@@ -159,7 +159,7 @@ def test_a_folder_is_searched_and_what_is_left_out_is_said(tmp_path: Path, capsy
     assert sorted(load_documents(tmp_path / "out")) == ["A.TXT", "linked", "notes.txt/inner.md"]
     said = capsys.readouterr().err
     for what in ("1 blank document", "2 hidden (.git, .hidden.txt)", "2 of other kinds (README, page.html)",
-                 "1 links to nothing (gone.txt)", "1 links to folders that are already listed (link/"):  # fmt: skip
+                 "1 links to nothing (gone.txt)", "folders that are already listed (link/loop)"):  # fmt: skip
         assert what in said
     assert index["files_left_out"]["hidden (.git, .hidden.txt)"] == 2
     assert is_plain(root)
