@@ -149,7 +149,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--label", "3"], "label '3': this model knows no classes"),
     (["--region", "0,0,8,8"], "needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),
-    (["--image", "text.png"], "not an image"),
+    (["--image", "text.png"], "not a readable image"),
     (["--image", "x.png", "--prompt", "red apple"], "needs --region"),
     (["--image", "x.png", "--region", "0,0,8"], "four whole numbers"),
     (["--image", "x.png", "--region", "8,0,8,8"], "is empty"),
