@@ -71,7 +71,8 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         coding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
         raise ValueError(
-            f"{path} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start} (from 0); if it is "
+            f"{path} is not UTF-8 text: byte 0x{data[error.start]:02x} at position {error.start} (from 0, line "
+            f"{data[: error.start].count(10) + 1}); if it is "
             f"{coding}, convert it: iconv -f {coding} -t UTF-8 {path.name} > new.txt"
         ) from error
     if "\0" in text:

@@ -22,7 +22,7 @@ from mmprime.engine import MASK_ID, Canvas, generator_of, mix, nelbo
 from mmprime.holes import read_partly, with_holes
 from mmprime.loading import load_tokenizers
 from mmprime.rendering import partial_images
-from mmprime.vocabulary import collect_words
+from mmprime.vocabulary import class_label, collect_words
 
 if TYPE_CHECKING:
     from mmprime.models import PrimeDiT
@@ -34,7 +34,7 @@ _SCORE_STREAM = 3
 class Pipeline:
     """A model, its canvas and its tokenizers. `words` are those of the training captions (empty if not recorded),
     `weights` is the hash of the weights' file. `place_powers`: of the schedule it was trained under (none: one for all
-    digits). `trained_on`: the laws of plans it was trained on (none: `law`)."""
+    digits). `trained_on`: the laws of plans it was trained on (none: `law`). `classes`: their names (may be empty)."""
 
     def __init__(
         self,
@@ -48,10 +48,11 @@ class Pipeline:
         weights: str = "",
         place_powers: Sequence[float] = (),
         trained_on: Sequence[str] = (),
+        classes: Sequence[str] = (),
     ) -> None:
         self.model, self.canvas, self.law, self.words, self.data = model, canvas, law, words, data
         self.place_powers, self.trained_on = tuple(place_powers), tuple(trained_on) or (law,)
-        self.weights = weights
+        self.weights, self.classes = weights, tuple(classes)
         self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
         self.device = next(model.parameters()).device
         self._check_sizes()
@@ -64,11 +65,12 @@ class Pipeline:
         num: int = 1,
         draw: Draw | None = None,
         *,
-        label: int | None = None,
+        label: int | str | None = None,
     ) -> Pictures:
-        """`num` pictures of each prompt (or of a class label, or of nothing at all), prompt after prompt.
+        """`num` pictures of each prompt (or of a class by number or name, or of nothing at all), prompt after prompt.
 
-        Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt.
+        Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt, and as
+        `class_label` does.
         """
         self._images()
         draw = draw or Draw(guidance=3.0 if prompt is not None or label is not None else None)
@@ -79,7 +81,8 @@ class Pipeline:
         known = {} if prompt is None else {"text": self.encode_captions(prompts)}
         y = self._start(len(prompts), known)
         absent = self.canvas.mask("text") if prompt is None and self.canvas.has("text") else None
-        cond = None if label is None else {"label": torch.full((len(prompts),), label, device=self.device)}
+        number = None if label is None else class_label(label, self.classes, self.model.config.num_classes)
+        cond = None if number is None else {"label": torch.full((len(prompts),), number, device=self.device)}
         return self._pictures(self._run(y, draw, absent, cond), prompts)
 
     def caption(self, images: Tensor, num: int = 1, draw: Draw | None = None) -> Texts:
@@ -334,7 +337,8 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
     data = directory / config["data"] if config.get("data") else None
     law, powers, laws = config.get("law", "nested"), config.get("place_powers", ()), config.get("trained_on", ())
     words, weights = _words(config, data), config["weights_sha256"]
-    return Pipeline(model, canvas, text, image, law, words, data, weights, powers, laws)
+    classes = config.get("classes", ())
+    return Pipeline(model, canvas, text, image, law, words, data, weights, powers, laws, classes)
 
 
 def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:

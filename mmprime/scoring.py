@@ -79,7 +79,8 @@ def choose(count: int, limit: int, seed: int) -> list[int]:
 
 
 def fitting(pipe: Pipeline, captions: Sequence[str]) -> list[int]:
-    """Places of the captions that the model's text span holds: all, for a model without text. Says what it leaves out.
+    """Places of the captions that are not blank and that the model's text span holds: all, for a model without text.
+    Says what it leaves out.
 
     Training cuts longer ones; a number for a cut caption would be a number for another one.
     """
@@ -89,7 +90,9 @@ def fitting(pipe: Pipeline, captions: Sequence[str]) -> list[int]:
     if long := sorted(caption for caption, holds in room.items() if not holds):
         length = pipe.canvas.span("text").num_tokens
         print(f"left out: {len(long)} captions of more than {length - 1} tokens, such as {long[0]!r}", file=sys.stderr)
-    return [place for place, caption in enumerate(captions) if room[caption]]
+    if bare := sum(not caption.strip() for caption in captions):
+        print(f"left out: {bare:,} of {len(captions):,} examples, which have no caption", file=sys.stderr)
+    return [place for place, caption in enumerate(captions) if room[caption] and caption.strip()]
 
 
 def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int) -> Scored:

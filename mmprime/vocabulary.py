@@ -1,10 +1,10 @@
-"""Which words of a prompt a model has met in its training captions, and what lies nearest to those it has not."""
+"""Which words and class names a model knows, and what lies nearest to those it does not."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -43,3 +43,35 @@ def check_prompt(prompt: str, known: Collection[str]) -> str | None:
     if set(words_of(prompt)) <= strange.keys():
         raise ValueError(f"no word of the prompt {prompt!r} occurs in the training captions: {listed}")
     return f"words that occur in no training caption: {listed}"
+
+
+def class_label(asked: int | str, classes: Sequence[str], num_classes: int | None) -> int:
+    """The label of a class: its number, or its name as it stands in `classes` (else without regard to case and `_`).
+
+    A text that is both, such as "7", is a name. Raises ValueError for a model without classes, an unknown name (with
+    the nearest ones), an ambiguous one, and a number outside [0, num_classes); num_classes itself is the null class.
+    """
+    if num_classes is None:
+        raise ValueError(f"label {asked!r}: this model knows no classes")
+    known = f"this model has the {num_classes} classes 0 to {num_classes - 1}"
+    if isinstance(asked, str):
+        exact = [label for label, name in enumerate(classes) if name == asked]
+        found = exact or [label for label, name in enumerate(classes) if _plain(name) == _plain(asked)]
+        if len(found) > 1:
+            raise ValueError(f"label {asked!r} is the name of classes {', '.join(map(str, found))}; give the number")
+        if found:
+            return found[0]
+        if re.fullmatch("[0-9]+", asked) is None:
+            near = difflib.get_close_matches(asked, classes, n=3, cutoff=0.5)
+            names = f"nearest: {', '.join(near)}" if near else f"e.g. {', '.join(classes[:5])}"
+            raise ValueError(
+                f"no class is called {asked!r}; {known}; {names if classes else 'their names are unknown'}"
+            )
+    if not 0 <= int(asked) < num_classes:
+        null = ", the null class, is what is drawn without a label" if int(asked) == num_classes else ""
+        raise ValueError(f"label {asked}{null}: {known}")
+    return int(asked)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold()

@@ -129,7 +129,7 @@ def test_evaluation_mistakes(model: Path, drawings: Path, here: Path, capsys: py
         ([*score, "--data", here / "absent"], "absent"),
         (["likelihood", "--model", "absent"], "no model at absent"),
         (["samples", "--generated", "a", "--reference", "b"], "--inception"),
-        (["samples", "--generated", "a", "--reference", "b", "--metric", "fd-effnet-lite0"], "no folder at a"),
+        (["samples", "--generated", "a", "--reference", "b", "--metric", "fd-effnet-lite0"], "a is no folder"),
         (["captions", "--model", "absent"], "no model at absent"),
         ([], "required"),
     ):

@@ -146,7 +146,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--guidance", "image=1=2"], "neither a number nor SPAN=NUMBER"),
     (["--prompt", "red apple", "--guidance", "picture=3"], "no span 'picture'"),
     (["--prompt", "red apple", "--guidance-schedule", "interval:0.8:0.2"], "no guidance schedule 'interval:0.8:0.2'"),
-    (["--prompt", "red apple", "--label", "3"], "cannot be conditioned on label"),
+    (["--prompt", "red apple", "--label", "3"], "label '3': this model knows no classes"),
     (["--region", "0,0,8,8"], "needs the --image"),
     (["--image", "absent.png"], "no image at absent.png"),
     (["--image", "text.png"], "text.png is not a readable image"),

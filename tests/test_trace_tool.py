@@ -76,7 +76,7 @@ TRACE_MISTAKES = [
     (["--prompt", "red apple", "--sampler", "halton", "pace"], "'pace' is not key=value"),
     (["--prompt", "red apple", "--out", "x.png"], "x.png is a file"),
     (["--prompt", "qqq zzz"], "no word of the prompt"),
-    (["--label", "3"], "cannot be conditioned on label"),
+    (["--label", "3"], "label '3': this model knows no classes"),
 ]
 
 

@@ -135,6 +135,9 @@ def write_pictures(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
     rendering.picture_format(out)
     if options.prompt is not None:
         console.warn(vocabulary.check_prompt(options.prompt, pipe.words))
+    if options.label is not None:
+        options.label = vocabulary.class_label(options.label, pipe.classes, pipe.model.config.num_classes)
+        print(f"class {options.label}" + (f": {pipe.classes[options.label]}" if pipe.classes else ""))
     if options.image is None:
         found = pipe.generate(options.prompt, options.num, draw, label=options.label)
     else:

@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     add_out(sub)
 
     sub = add("folder", folder, "A folder of pictures, captioned or in class folders, into image shards.")
-    sub.add_argument("images", metavar="DIR", help="NAME.txt beside each picture, or metadata.jsonl, or class folders")
+    sub.add_argument(
+        "images", metavar="DIR", help="NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
+    )
     sub.add_argument("--size", type=positive, default=64, help="pixels a side after a centre crop (default 64)")
     sub.add_argument("--licence", default="unknown", help="recorded in the index")
     add_split(sub)
@@ -168,7 +170,7 @@ def folder(options: argparse.Namespace) -> None:
     from mmprime.data.images import prepare_folder
 
     index = prepare_folder(
-        options.images, options.out, options.size, options.split_fraction, options.licence, progress=True
+        options.images, options.out, options.size, options.split_fraction, options.licence, True, say=print
     )
     _print_index(index, options.out)
 

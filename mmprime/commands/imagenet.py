@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmprime import console
-from mmprime.commands.samples import add_metric_arguments, idle_share, rules_of, steps_unused
+from mmprime.commands.samples import add_metric_arguments, idle_share, open_folder, rules_of, steps_unused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,7 @@ def draw_labelled(pipe: Pipeline, labels: list[int], draw: Draw) -> tuple[Tensor
 
 def _comparison(options: argparse.Namespace, judges: Judges, pipe: Pipeline) -> Comparison:
     from mmprime.evaluation.comparison import Comparison
-    from mmprime.evaluation.pictures import read_folder, read_reference_batch
+    from mmprime.evaluation.pictures import read_reference_batch
 
     if options.reference is None:
         return Comparison(judges, None, rules_of(options))
@@ -139,7 +139,7 @@ def _comparison(options: argparse.Namespace, judges: Judges, pipe: Pipeline) -> 
     if Path(options.reference).suffix == ".npz":
         pictures, statistics = read_reference_batch(options.reference, size)
         return Comparison(judges, pictures, rules_of(options), statistics)
-    return Comparison(judges, read_folder(options.reference, size), rules_of(options))
+    return Comparison(judges, open_folder(options.reference, size), rules_of(options))
 
 
 def _claim(out: Path, options: argparse.Namespace, classes: int) -> None:

@@ -17,7 +17,7 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
     ask.add_argument(
         "--prompt", help="what to draw; for a text model the text to continue, or to fill where it has ___"
     )
-    ask.add_argument("--label", type=console.whole, help="class to draw, for a class-conditional model")
+    ask.add_argument("--label", metavar="CLASS", help="name or number of a class, for a class-conditional model")
     ask.add_argument("--image", help="a picture: captions are written, or with --region a part of it is repainted")
     ask.add_argument(
         "--resume-from",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmprime.drawing import Draw
     from mmprime.evaluation import Measure
     from mmprime.evaluation.comparison import Judges, Rules
-    from mmprime.evaluation.pictures import Pictures
+    from mmprime.evaluation.pictures import PictureFiles, Pictures
     from mmprime.pipeline import Pipeline
 
 HELP = "FID, KID, Inception Score, precision and recall of pictures"
@@ -72,15 +72,14 @@ def run(options: argparse.Namespace) -> list[Measure]:
     """The metrics asked for, of two folders or of a model at each number of steps."""
     from mmprime.evaluation import stamp
     from mmprime.evaluation.comparison import Comparison, Judges, parse_metrics
-    from mmprime.evaluation.pictures import read_folder
 
     if (options.generated is None) == (options.model is None):
         raise ValueError("say what to judge: either --generated DIR (with --reference DIR) or --model DIR")
     judges = Judges(parse_metrics(options.metric), options.inception)
     if options.model is not None:
         return _of_model(options, judges)
-    generated = read_folder(options.generated)
-    reference = None if options.reference is None else read_folder(options.reference)
+    generated = open_folder(options.generated)
+    reference = None if options.reference is None else open_folder(options.reference)
     rows = Comparison(judges, reference, rules_of(options)).rows(generated, 0, options.seed)
     return stamp(rows, model_hash=generated.fingerprint())
 
@@ -90,13 +89,13 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     from mmprime.engine import Guidance
     from mmprime.evaluation import stamp
     from mmprime.evaluation.comparison import Comparison
-    from mmprime.evaluation.pictures import Pictures, PictureSet, read_folder
+    from mmprime.evaluation.pictures import Pictures, PictureSet
     from mmprime.evaluation.provenance import data_hash
     from mmprime.pipeline import from_pretrained
 
     pipe = from_pretrained(options.model)
     captions, images = _split(options.data, options.split)
-    real: PictureSet = Pictures(images) if options.reference is None else read_folder(options.reference)
+    real: PictureSet = Pictures(images) if options.reference is None else open_folder(options.reference)
     plan, settings = console.parse_sampler(options.plan)
     comparison = Comparison(judges, real, rules_of(options))
     comparison.check(options.num)
@@ -111,6 +110,15 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
         rows += comparison.rows(drawn.pictures, drawn.nfe, options.seed, drawn.idle_steps)
     how = {"sampler": " ".join(options.plan or [pipe.law]), "guidance": None if guidance is None else str(guidance)}
     return stamp(rows, data_hash=data_hash(options.data), **how)
+
+
+def open_folder(folder: str, crop: int | None = None) -> PictureFiles:
+    """The pictures of a folder, saying what of it is left out."""
+    from mmprime.evaluation.pictures import read_folder
+
+    found = read_folder(folder, crop)
+    console.warn(found.note)
+    return found
 
 
 def _split(data: str, split: str) -> tuple[list[str], Tensor]:

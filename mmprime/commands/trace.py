@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask.add_argument(
         "--prompt", help="what to draw; for a text model the text to continue, or to fill where it has ___"
     )
-    ask.add_argument("--label", type=console.whole, help="class to draw, for a class-conditional model")
+    ask.add_argument("--label", metavar="CLASS", help="name or number of a class, for a class-conditional model")
     ask.add_argument(
         "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
     )

@@ -1,14 +1,14 @@
 """Images as packed VQ codes: hundreds of images an entry, because small entries read twenty times slower.
 
 KEY.codes.npy   (m, L) int16 or int32      KEY.labels.npy  (m,) int64, -1 = unlabelled
-KEY.meta.json   keys, captions, tags, vendors: lists of length m
+KEY.meta.json   keys, captions, tags, vendors (and more_captions where an image has several): lists of length m
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import ImageDataset, decode_record
+from .images import ImageDataset, decode_record, several
 from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
@@ -59,7 +59,8 @@ class CodeDataset:
     """Codes of captioned images in memory.
 
     codes: int32 (n, L), L = h·w in raster order; grid: (h, w); labels: int64 (n,) with -1 where unlabelled, or None;
-    tokenizer_fingerprint: of the tokenizer that made (and alone can decode) the codes.
+    tokenizer_fingerprint: of the tokenizer that made (and alone can decode) the codes; more_captions: further captions
+    of each image, empty if no image has any.
     """
 
     codes: Tensor
@@ -73,6 +74,7 @@ class CodeDataset:
     splits: list[str]
     classes: list[str]
     tokenizer_fingerprint: str
+    more_captions: list[list[str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -90,6 +92,7 @@ class CodeDataset:
         labels: list[np.ndarray] = []
         metas: dict[str, list[Any]] = {name: [] for name in ("keys", "captions", "tags", "vendors")}
         splits: list[str] = []
+        more: list[list[str]] = []
         for entry in split_shards(index, split):
             examples = 0
             for key, files in read_shard(path, entry):
@@ -98,7 +101,8 @@ class CodeDataset:
                 meta = decode_record(field_of(files, "meta.json", where), where)
                 if block.ndim != 2 or block.shape[1] != height * width:
                     raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {height * width})")
-                if len({len(block), len(label), *(len(meta.get(name, ())) for name in metas)}) != 1:
+                extra = meta.get("more_captions") or [[] for _ in block]
+                if len({len(block), len(label), len(extra), *(len(meta.get(name, ())) for name in metas)}) != 1:
                     raise ValueError(f"{where}: codes, labels and meta differ in length")
                 if block.min() < 0 or block.max() >= num_codes:
                     raise ValueError(f"{where} has codes in [{block.min()}, {block.max()}], allowed [0, {num_codes})")
@@ -106,6 +110,7 @@ class CodeDataset:
                 labels.append(label.astype(np.int64))
                 for name, values in metas.items():
                     values += meta[name]
+                more += extra
                 splits += [entry["split"]] * len(block)
                 examples += len(block)
             if examples != entry["examples"]:
@@ -123,6 +128,7 @@ class CodeDataset:
             splits,
             list(index.get("classes", ())),
             index["tokenizer_fingerprint"],
+            several(more),
         )
 
 
@@ -158,6 +164,7 @@ def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iter
         part = images.select(range(start, min(start + PACK, len(images))))
         labels = np.full(len(part), -1) if part.labels is None else part.labels.numpy()
         meta = {"keys": part.keys, "captions": part.captions, "tags": part.tags, "vendors": part.vendors}
+        meta |= {"more_captions": part.more_captions} if part.more_captions else {}
         files = {
             "codes.npy": _npy(encode_images(part.images, tokenizer).numpy().astype(dtype)),
             "labels.npy": _npy(labels.astype(np.int64)),
@@ -194,7 +201,8 @@ def write_codes(
             part = images.select(positions[start : start + BLOCK])
             name = f"{split}-{start // BLOCK:05d}"
             labels = None if part.labels is None else part.labels.tolist()
-            content = canonical_json([part.keys, part.captions, part.tags, part.vendors, labels])
+            more = [part.more_captions] if part.more_captions else []
+            content = canonical_json([part.keys, part.captions, part.tags, part.vendors, labels, *more])
             recipe = digest("codes 1", tokenizer.fingerprint(), content, part.images.numpy().tobytes())
             units.append(Unit(name, recipe, maker(part, name)))
     return build_dataset(out, "codes", units, _header(tokenizer, images.classes), progress)

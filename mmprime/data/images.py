@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .folders import shown
+from .keys import safe_key
+from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
 from .shards import (
     Sample,
@@ -23,12 +26,10 @@ from .shards import (
     field_of,
     read_index,
     read_shard,
-    safe_key,
     split_shards,
 )
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
-FOLDER_EXTENSIONS = (*EXTENSIONS, "bmp", "gif", "tif", "tiff")
 UNIT_IMAGES = 1000
 
 
@@ -56,12 +57,23 @@ def decode_record(data: bytes, where: str) -> dict[str, Any]:
     return record
 
 
+def captions_of(record: dict[str, Any]) -> list[str]:
+    """All captions of a sample's JSON, the first one first; none if that is blank."""
+    return [str(caption) for caption in (record.get("caption", ""), *record.get("more_captions", ())) if caption]
+
+
+def several(more: list[list[str]]) -> list[list[str]]:
+    """Further captions by image, or [] when no image has any."""
+    return more if any(more) else []
+
+
 @dataclass
 class ImageDataset:
     """Captioned images in memory.
 
     images: uint8 (n, 3, H, W); labels: int64 (n,) with -1 where unlabelled, or None if nothing is labelled;
     captions, tags, vendors, keys, splits: one entry an image; classes: names of the labels (may be empty).
+    more_captions: further captions of each image; empty if no image has any.
     """
 
     images: Tensor
@@ -72,6 +84,7 @@ class ImageDataset:
     keys: list[str]
     splits: list[str]
     classes: list[str]
+    more_captions: list[list[str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -93,6 +106,7 @@ class ImageDataset:
             [self.keys[i] for i in pick],
             [self.splits[i] for i in pick],
             self.classes,
+            several([self.more_captions[i] for i in pick]) if self.more_captions else [],
         )
 
     @classmethod
@@ -134,96 +148,20 @@ class ImageDataset:
             keys,
             splits,
             list(index.get("classes", ())),
+            several([captions_of(record)[1:] for record in records]),
         )
 
 
 # ------------------------------------------------------------------------------------------ folders of pictures
 
 
-@dataclass(frozen=True)
-class FolderImage:
-    """A picture of a folder: where it lies, its caption, its class (-1: none), its split."""
-
-    path: Path
-    name: str
-    caption: str
-    label: int
-    split: str
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix[1:].lower() in FOLDER_EXTENSIONS)
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def _metadata(folder: Path) -> dict[str, str] | None:
-    file = folder / "metadata.jsonl"
-    if not file.is_file():
-        return None
-    captions: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            captions[str(row["file_name"])] = str(row["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f'{file}:{number}: need {{"file_name": ..., "text": ...}}, got {line[:80]!r}') from error
-    return captions
-
-
-def chosen(name: str, fraction: float) -> bool:
-    """Whether `name` falls into a held-out `fraction`, decided by its hash alone."""
-    return int(digest(name)[:8], 16) < fraction * 16**8
-
-
-def scan_folder(folder: str | Path, split_fraction: float = 0.05) -> tuple[list[FolderImage], list[str]]:
-    """List a folder's pictures with captions; return them and the class names.
-
-    Captions come from `metadata.jsonl`, else from NAME.txt beside each picture, else from class folders (caption =
-    folder name, label = its rank). A hash of the file name puts `split_fraction` of them into "val".
-
-    Raises ValueError when there are no pictures, or some have neither caption nor class.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    pictures = _pictures(root)
-    if not pictures:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(FOLDER_EXTENSIONS)})")
-    written = _metadata(root)
-    if written is not None and (lost := sorted(set(written) - {p.relative_to(root).as_posix() for p in pictures})):
-        raise ValueError(f"metadata.jsonl names {len(lost)} files that are not in {folder}, the first: {lost[0]!r}")
-    classes = sorted({p.relative_to(root).parts[0] for p in pictures if p.parent != root})
-    found: list[FolderImage] = []
-    for picture in pictures:
-        name = picture.relative_to(root).as_posix()
-        label = classes.index(name.split("/")[0]) if "/" in name else -1
-        beside = picture.with_suffix(".txt")
-        if written is not None:
-            if name not in written:
-                continue
-            caption = written[name]
-        elif beside.is_file():
-            caption = " ".join(beside.read_text(encoding="utf-8").split())
-        elif label >= 0:
-            caption = classes[label].replace("_", " ")
-        else:
-            raise ValueError(
-                f"{picture} has no caption: write {beside.name} beside it, add a line to metadata.jsonl, "
-                "or put it into a class folder"
-            )
-        found.append(FolderImage(picture, name, caption, label, "val" if chosen(name, split_fraction) else "train"))
-    if not found:
-        raise ValueError(f"{folder}/metadata.jsonl names none of the {len(pictures)} pictures")
-    return found, classes
-
-
 def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:
     for item in images:
         buffer = io.BytesIO()
-        read_square(item.path, size).save(buffer, "WEBP", quality=95, method=4)
-        about = {"caption": item.caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
+        read_square(item.path, size, name=shown(item.path)).save(buffer, "WEBP", quality=95, method=4)
+        caption, *more = item.captions or ("",)
+        about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
+        about |= {"more_captions": more} if more else {}
         yield item.split, Sample(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
 
 
@@ -234,31 +172,36 @@ def prepare_folder(
     split_fraction: float = 0.05,
     licence: str = "unknown",
     progress: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Turn a folder of pictures (see `scan_folder`) into image shards of `size` px; return the index.
 
-    Raises ValueError as `scan_folder` does, and for a picture that cannot be read, by its name.
+    say: is given a line on what was left out and why, and on splits, classes and captions; the index holds the counts
+    of what was left out. Raises ValueError as `scan_folder` does, and for a picture that cannot be read, by its name.
     """
     if size < 1 or not 0 <= split_fraction < 1:
         raise ValueError(f"need size >= 1 and 0 <= split fraction < 1, got {size} and {split_fraction}")
-    images, classes = scan_folder(folder, split_fraction)
+    found = scan_folder(folder, split_fraction)
+    for note in found.notes:
+        if say is not None:
+            say(note)
 
     def maker(block: list[FolderImage]) -> Callable[[], Iterable[tuple[str, Sample]]]:
         return lambda: _folder_samples(block, size)
 
     units = []
-    for start in range(0, len(images), UNIT_IMAGES):
-        block = images[start : start + UNIT_IMAGES]
-        content = [digest(i.name, i.caption, str(i.label), i.split, i.path.read_bytes()) for i in block]
-        units.append(
-            Unit(f"{start // UNIT_IMAGES:05d}", digest("folder 1", READING, str(size), *content), maker(block))
-        )
+    for start in range(0, len(found.images), UNIT_IMAGES):
+        block = found.images[start : start + UNIT_IMAGES]
+        content = [digest(i.name, *(i.captions or ("",)), str(i.label), i.split, i.path.read_bytes()) for i in block]
+        recipe = digest("folder 1", READING, str(size), *content)
+        units.append(Unit(f"{start // UNIT_IMAGES:05d}", recipe, maker(block)))
     header = {
-        "name": Path(folder).resolve().name,
+        "name": shown(Path(folder).resolve().name),
         "image_size": size,
         "encoding": "webp, lossy quality 95, method 4; centre-cropped RGB on white",
-        "classes": classes,
+        "classes": found.classes,
         "label": "label",
+        "left_out": {why: len(names) for why, names in found.left_out.items()},
         "licences": {"": {"licence": licence}},
     }
     return build_dataset(out, "images", units, header, progress)

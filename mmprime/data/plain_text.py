@@ -7,7 +7,6 @@ or CR. Folders are searched to any depth, links to folders included; what is lef
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from mmprime.files import read_text, split_lines
 
+from .folders import few, list_folder
 from .shards import INDEX, PARTIAL, digest
 
 SUFFIXES = (".txt", ".md", ".text", ".jsonl")
@@ -83,37 +83,9 @@ def read_plain(paths: Sequence[str | Path], per: str = "file") -> Plain:
 
 
 def find_texts(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Text files below a folder, sorted, and the number of other entries by what they are.
-
-    Links to folders are followed, each real folder once; names that begin with a dot are passed over.
-    """
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    seen: set[Path] = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
-        if (real := Path(folder).resolve()) in seen:
-            others["folders reached twice by links"] += 1
-            folders.clear()
-            continue
-        seen.add(real)
-        hidden = [name for name in folders if name.startswith(".")]
-        others["hidden folders"] += len(hidden)
-        folders[:] = sorted(set(folders) - set(hidden))
-        for name in files:
-            path = Path(folder, name)
-            if name.startswith("."):
-                others["hidden files"] += 1
-            elif not path.is_file():
-                others["broken links"] += 1
-            elif path.suffix.lower() not in SUFFIXES:
-                others[f"files *{path.suffix.lower()}" if path.suffix else "files without an ending"] += 1
-            else:
-                found.append(path)
-    return sorted(found), +others
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    """Text files below a folder, sorted, and the number of other entries by what they are, with the first names."""
+    found = list_folder(root, SUFFIXES)
+    return found.paths(), Counter({f"{why} ({few(names)})": len(names) for why, names in found.left_out.items()})
 
 
 def _pieces(file: Path, per: str) -> list[str]:

@@ -60,20 +60,11 @@ class Unit:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def safe_key(name: str) -> str:
-    """A key without dots or separators, injective: anything but letters, digits, `-` and `_` becomes `_hex_`.
-
-    >>> safe_key("a.b/c")
-    'a_2e_b_2f_c'
-    """
-    return re.sub(r"[^A-Za-z0-9\-]", lambda m: f"_{ord(m.group()):x}_" if m.group() != "_" else "__", name)
-
-
 def digest(*parts: bytes | str) -> str:
     """sha256 over parts, each preceded by its length so that no two lists of parts collide."""
     h = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
     return h.hexdigest()
@@ -113,7 +104,10 @@ class _ShardWriter:
                 )
             member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
             member.size = len(data)
-            self._tar.addfile(member, io.BytesIO(data))
+            try:
+                self._tar.addfile(member, io.BytesIO(data))
+            except ValueError as error:
+                raise ValueError(f"{member.name} cannot be stored: {error}") from error
         self.entries += 1
         self.examples += sample.examples
 

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch import Tensor
 from mmprime.files import read_text
 
 from .codes import CodeDataset
-from .images import decode_record
+from .images import captions_of, decode_record
+from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
 from .shards import (
     Sample,
@@ -32,7 +34,6 @@ from .shards import (
     field_of,
     read_index,
     read_samples,
-    safe_key,
 )
 
 UNIT_CHARACTERS = 32_000_000
@@ -233,12 +234,12 @@ def training_texts(path: str | Path, split: str = "train", tags: bool = False) -
     more: list[str] = []
     if kind == "codes":
         data = CodeDataset.load(path, split)
-        texts = [caption for caption in data.captions if caption]
+        texts = [caption for caption in (*data.captions, *chain.from_iterable(data.more_captions)) if caption]
         more = [tag for row in data.tags for tag in row]
     else:  # captions without decoding the pictures
         for _, key, files in read_samples(path, split):
             record = decode_record(field_of(files, "json", key), f"{path}: {key}")
-            texts += filter(None, [str(record.get("caption", ""))])
+            texts += captions_of(record)
             more += record.get("tags", ())
     texts += more if tags else []
     if not texts:

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.data.folders import PICTURES, list_folder
 from mmprime.data.pictures import READING, picture_size, read_picture, read_square
 
 from .provenance import DIGITS, hash_files, tensor_hash
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class PictureSet(Protocol):
@@ -57,14 +56,14 @@ class PictureFiles:
     """Pictures read from their files one at a time, so that 50,000 of them need no memory.
 
     crop: None asks for files of one size; else the largest centred square of each file is resized (bicubic, with
-    antialiasing) to crop × crop, a file of that size staying as it is. Raises ValueError on no file, an unreadable one
-    and, without crop, on two sizes.
+    antialiasing) to crop × crop, a file of that size staying as it is. note: what a folder left out.
+    Raises ValueError on no file, an unreadable one and, without crop, on two sizes.
     """
 
-    def __init__(self, files: list[Path], crop: int | None = None) -> None:
+    def __init__(self, files: list[Path], crop: int | None = None, note: str = "") -> None:
         if not files:
             raise ValueError("no picture files")
-        self.files, self.crop = files, crop
+        self.files, self.crop, self.note = files, crop, note
         if crop is None:
             self._check_sizes()
 
@@ -91,17 +90,15 @@ class PictureFiles:
 
 
 def read_folder(folder: str | Path, crop: int | None = None) -> PictureFiles:
-    """All pictures of a folder and the folders in it, in the order of their paths.
+    """All pictures of a folder and the folders in it, in the order of their paths; `note` says what is left out.
 
     Raises ValueError on a missing folder, fewer than two pictures, and as `PictureFiles` does.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"no folder at {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.name[0] != ".")
-    if len(files) < 2:
-        raise ValueError(f"{folder} holds {len(files)} pictures ({', '.join(ENDINGS)}); at least two are needed")
-    return PictureFiles(files, crop)
+    found = list_folder(folder, PICTURES)
+    if len(found.files) < 2:
+        said = f"; {found.note()}" if found.left_out else ""
+        raise ValueError(f"{folder} holds {len(found.files)} pictures ({', '.join(PICTURES)}); two are needed{said}")
+    return PictureFiles(found.paths(), crop, found.note())
 
 
 @dataclass(frozen=True)

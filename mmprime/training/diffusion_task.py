@@ -86,14 +86,15 @@ class DiffusionTask:
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        y0, cond = self._batch(self.corpus.train, indices.cpu())
+        batch = self.corpus.train.draw(indices.cpu(), generator)
+        y0, cond = self._batch(batch, torch.arange(len(batch)))
         mode = self.conditions.draw(len(y0), generator)
         cond = self._drop_labels(cond, generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
         nats = objective(self.modules, self.canvas, y0, generator, given, absent, cond)
         per_position = nats / self.conditions.tokens[mode].to(nats)
-        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), indices.cpu(), mode)
+        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
@@ -135,7 +136,7 @@ class DiffusionTask:
         write_samples(self, directory, step)
 
     def export(self, directory: Path) -> None:
-        """The model folder, half precision; tokenizers and data are named relative to it, and the caption words."""
+        """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
         data = self.config.data
         references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
         extra: dict[str, Any] = {
@@ -149,8 +150,12 @@ class DiffusionTask:
         if self.schedule is not None:
             extra["place_powers"] = list(self.config.objective.place_powers)
         if self.canvas.has("text") and self.corpus.train.captions:
-            words = {word for text in set(self.corpus.train.captions) for word in WORD.findall(text.lower())}
+            several = self.corpus.train.alternatives
+            captions = {*self.corpus.train.captions, *(several.captions if several else ())}
+            words = {word for text in captions for word in WORD.findall(text.lower())}
             extra["words"] = sorted(words)
+        if self.corpus.classes:
+            extra["classes"] = self.corpus.classes
         save_model(directory, self.modules, self.canvas, extra, torch.float16)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
@@ -178,17 +183,17 @@ class DiffusionTask:
         """What the NELBO of a view is called in the log; other names where padding is not counted."""
         return "nelbo" if len(self.canvas.spans) == 1 else f"nelbo/{view.name}{self.padded.counted(view)}"
 
-    def _by_mode(self, nats: Tensor, indices: Tensor, mode: Tensor) -> dict[str, float]:
+    def _by_mode(self, nats: Tensor, batch: Examples, mode: Tensor) -> dict[str, float]:
         """Loss of each mode that occurs, in nats per token."""
         if len(self.conditions.names) == 1:
             return {}
-        sizes = self.corpus.train.text_tokens
+        sizes = batch.text_tokens
         found = {}
         for number, name in enumerate(self.conditions.names):
             if not (mine := mode == number).any():
                 continue
             view = self.conditions.views[number]
-            own = Sizes(text_tokens=None if sizes is None else sizes[indices[mine]])
+            own = Sizes(text_tokens=None if sizes is None else sizes[mine])
             value, _ = ratio(nats[mine], own.tokens(view, self.canvas, int(mine.sum())))
             found[f"{self.objective.name}/{name}{own.counted(view)}"] = value
         return found

@@ -20,16 +20,41 @@ from mmprime.training.splits import validation_splits
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """All captions of n examples: those of example i are ``rows[first[i] : first[i] + count[i]]``, (L,) int32 each.
+
+    tokens (m,) and captions: the tokens with the end, and the text, of each row.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    captions: list[str]
+    first: Tensor
+    count: Tensor
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """The number of a row for each example, each of its captions equally likely, (n,)."""
+        pick = (torch.rand(len(self.count), generator=generator, dtype=torch.float64) * self.count).long()
+        return self.first + pick.minimum(self.count - 1)
+
+    def at(self, chosen: Tensor) -> Alternatives:
+        """Those of some examples."""
+        return replace(self, first=self.first[chosen], count=self.count[chosen])
+
+
+@dataclass(frozen=True)
 class Examples:
     """n examples: ``codes[name]`` (n, L) int32; ``labels`` (n,) int64 or None; ``captions`` empty or n strings.
 
     ``text_tokens`` (n,): tokens of the text with its end, where padding follows; None: the text span holds no padding.
+    Where an example has several captions, text and tokens are those of the first; ``alternatives`` are all.
     """
 
     codes: dict[str, Tensor]
     labels: Tensor | None = None
     captions: list[str] = field(default_factory=list)
     text_tokens: Tensor | None = None
+    alternatives: Alternatives | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.codes.values())))
@@ -37,16 +62,32 @@ class Examples:
     def subset(self, count: int, seed: int) -> Examples:
         """At most ``count`` examples, drawn once by ``seed``."""
         chosen = torch.randperm(len(self), generator=generator_for("cpu", seed, "subset"))[:count]
+        return self.at(chosen)
+
+    def at(self, chosen: Tensor) -> Examples:
+        """The examples of these numbers."""
         labels, tokens = (None if x is None else x[chosen] for x in (self.labels, self.text_tokens))
         captions = [self.captions[i] for i in chosen.tolist()] if self.captions else []
-        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens)
+        alternatives = None if self.alternatives is None else self.alternatives.at(chosen)
+        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens, alternatives)
+
+    def draw(self, chosen: Tensor, generator: torch.Generator) -> Examples:
+        """The examples of these numbers, each with one of its captions, drawn by ``generator``."""
+        found = self.at(chosen)
+        if found.alternatives is None:
+            return found
+        several, rows = found.alternatives, found.alternatives.draw(generator)
+        captions = [several.captions[row] for row in rows.tolist()]
+        codes = {**found.codes, "text": several.rows[rows]}
+        return Examples(codes, found.labels, captions, several.tokens[rows])
 
 
 @dataclass(frozen=True)
 class Corpus:
     """The splits of one dataset and the sizes a model for it needs.
 
-    tokenizers: their fingerprints, by span; notices: what a run says about its data before the first step.
+    tokenizers: their fingerprints, by span; notices: what a run says about its data before the first step; classes:
+    names of the labels, where labels are used.
     """
 
     train: Examples
@@ -58,6 +99,7 @@ class Corpus:
     fingerprint: str
     tokenizers: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -121,37 +163,76 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         text_tokenizer=tokenizer,
         fingerprint=_fingerprint(config),
         tokenizers=made_by,
-        notices=[] if tokenizer is None else _cut_captions(sets, tokenizer, config.text_length),
+        notices=[] if tokenizer is None else [*_uncaptioned(sets), *_cut_captions(sets, tokenizer, config.text_length)],
+        classes=first.classes if config.labels else [],
     )
 
 
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    codes, text_tokens = {"image": dataset.codes}, None
+    codes, captions, labels = {"image": dataset.codes}, dataset.captions, dataset.labels
+    text_tokens = alternatives = None
     if tokenizer is not None:
+        pick = _captioned(dataset, config)
+        more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
+        captions = [captions[i] for i in pick]
+        labels = None if labels is None else labels[pick]
+        texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
         known = {
-            text: tokenizer.encode_padded(text, config.text_length, truncate=True) for text in set(dataset.captions)
+            text: tokenizer.encode_padded(text, config.text_length, truncate=True)
+            for text in {t for x in texts for t in x}
         }
-        codes = {"text": torch.tensor([known[text] for text in dataset.captions], dtype=torch.int32), **codes}
+        codes = {
+            "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
+            "image": dataset.codes[pick],
+        }
         text_tokens = tokenizer.count_tokens(codes["text"])
-    labels = None
+        alternatives = _alternatives(texts, known, tokenizer) if more else None
     if config.labels:
-        if dataset.labels is None or num_classes is None:
+        if labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
-        labels = torch.where(dataset.labels < 0, num_classes, dataset.labels)  # unlabelled: the null class
-    return Examples(codes, labels, list(dataset.captions), text_tokens)
+        labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
+    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives)
+
+
+def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
+    """The examples with a caption. Raises ConfigError when all have none."""
+    pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
+    if not pick:
+        raise ConfigError(
+            f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
+        )
+    return pick
+
+
+def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:
+    """A line for each split with examples that have no caption: they are left out."""
+    bare = {split: sum(not caption.strip() for caption in dataset.captions) for split, dataset in sets.items()}
+    return [
+        f"{split}: {count:,} of {len(sets[split]):,} examples have no caption and are left out"
+        for split, count in bare.items()
+        if count
+    ]
+
+
+def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:
+    captions = [text for own in texts for text in own]
+    count = torch.tensor([len(own) for own in texts])
+    rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
+    return Alternatives(rows, tokenizer.count_tokens(rows), captions, count.cumsum(0) - count, count)
 
 
 def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length: int) -> list[str]:
     """A line for each split with captions that ``length`` tokens do not hold with their end: they are cut."""
     lines = []
     for split, dataset in sets.items():
-        needed = {text: len(tokenizer.encode(text)) + 1 for text in set(dataset.captions)}
-        if cut := [text for text in dataset.captions if needed[text] > length]:
+        captions = [*dataset.captions, *(text for own in dataset.more_captions for text in own)]
+        needed = {text: len(tokenizer.encode(text)) + 1 for text in set(captions)}
+        if cut := [text for text in captions if needed[text] > length]:
             longest = max(cut, key=lambda text: needed[text])
             lines.append(
-                f"{split}: {len(cut):,} of {len(dataset):,} captions are cut to data.text_length={length} tokens; "
+                f"{split}: {len(cut):,} of {len(captions):,} captions are cut to data.text_length={length} tokens; "
                 f"the longest needs {needed[longest]} with its end: {longest[:80]!r}"
             )
     return lines

@@ -77,7 +77,8 @@ def _write_images(task: DiffusionTask, codes: Tensor, examples: Examples, stem: 
     tokenizer = ImageTokenizer.load(resolve(task.config.data.image_tokenizer)).eval()
     names = examples.captions
     if examples.labels is not None:
-        names = [f"class {label}" for label in examples.labels.tolist()]
+        classes = [*task.corpus.classes, "no class"]
+        names = [classes[label] for label in examples.labels.tolist()]
     write_sheet(tokenizer.decode(codes), names, stem.with_suffix(".png"))
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder, write_codes
 from mmprime.data import codes as codes_module
-from mmprime.data.images import scan_folder
 from mmprime.data.pictures import centre_crop
 from mmprime.data.shards import Sample, Unit, build_dataset
 
@@ -58,34 +57,11 @@ def test_second_run_of_folder_and_codes_is_byte_identical(tmp_path: Path, images
     assert CodeDataset.load(tmp_path / "codes").num_codes == 8
 
 
-def test_class_folders_and_metadata(tmp_path: Path) -> None:
-    for name in ("big_cat", "dog"):
-        write_pictures(tmp_path / "classes" / name, 2)
-        for note in (tmp_path / "classes" / name).glob("*.txt"):
-            note.unlink()
-    found, classes = scan_folder(tmp_path / "classes")
-    assert classes == ["big_cat", "dog"]
-    assert [(f.caption, f.label) for f in found] == [("big cat", 0)] * 2 + [("dog", 1)] * 2
-    root = write_pictures(tmp_path / "meta", 2)
-    rows = [{"file_name": "pic v1.1.png", "text": "from metadata"}]
-    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert [(f.name, f.caption) for f in scan_folder(root)[0]] == [("pic v1.1.png", "from metadata")]
-    (root / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}')
-    with pytest.raises(ValueError, match=r"gone\.png"):
-        scan_folder(root)
-
-
 def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "p", 2)
     (root / "pic v1.0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"pic v1\.0\.png is not a readable image"):
         prepare_folder(root, tmp_path / "out")
-    (root / "pic v1.1.txt").unlink()
-    with pytest.raises(ValueError, match=r"pic v1\.1\.png has no caption"):
-        scan_folder(root)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
-        scan_folder(tmp_path / "empty")
 
 
 def test_centre_crop_keeps_the_middle_and_puts_transparency_on_white() -> None:

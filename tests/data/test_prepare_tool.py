@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,19 @@ def test_folder_then_bpe_then_check(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match="1"):
         prepare("shards-check", tmp_path / "d")
     assert "PROBLEM shard" in capsys.readouterr().out
+
+
+def test_what_a_folder_leaves_out_is_printed_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_pictures(tmp_path / "p", 2)
+    (root / ".git").mkdir()
+    (root / "notes.pdf").write_bytes(b"")
+    assert prepare("folder", root, "--size", "16", "--out", tmp_path / "d") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"left out of {root}: 1 hidden (.git); 1 of other kinds (notes.pdf)"
+    assert said[-1].startswith(f"{tmp_path / 'd'}: ")
+    index = json.loads((tmp_path / "d/index.json").read_text())
+    assert index["left_out"] == {"hidden": 1, "of other kinds": 1}
+    assert index["splits"] == {"train": 1, "val": 1}  # one of two is held out, however small the fraction
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import pytest
 from datafixtures import folder_bytes
 
 from mmprime.data import shards
-from mmprime.data.shards import Sample, Unit, build_dataset, read_index, read_samples, read_shard, safe_key
+from mmprime.data.keys import safe_key
+from mmprime.data.shards import Sample, Unit, build_dataset, read_index, read_samples, read_shard
 
 made: list[str] = []
 

@@ -158,15 +158,15 @@ def test_a_folder_is_searched_and_what_is_left_out_is_said(tmp_path: Path, capsy
     index = prepare_text([root], tmp_path / "out", 0)
     assert sorted(load_documents(tmp_path / "out")) == ["A.TXT", "linked", "notes.txt/inner.md"]
     said = capsys.readouterr().err
-    for what in ("1 blank document", "1 hidden folders", "1 hidden files", "1 files *.html", "1 broken links",
-                 "1 files without an ending", "1 folders reached twice by links"):  # fmt: skip
+    for what in ("1 blank document", "2 hidden (.git, .hidden.txt)", "2 of other kinds (README, page.html)",
+                 "1 links to nothing (gone.txt)", "folders that are already listed (link/loop)"):  # fmt: skip
         assert what in said
-    assert index["files_left_out"]["hidden folders"] == 1
+    assert index["files_left_out"]["hidden (.git, .hidden.txt)"] == 2
     assert is_plain(root)
     assert sorted(load_documents(root)) == sorted(load_documents(tmp_path / "out"))
     (tmp_path / "html").mkdir()
     (tmp_path / "html/a.html").write_text("x")
-    with pytest.raises(ValueError, match=r"holds no text files .*there are 1 files \*\.html"):
+    with pytest.raises(ValueError, match=r"holds no text files .*there are 1 of other kinds \(a\.html\)"):
         prepare_text([tmp_path / "html"], tmp_path / "no")
 
 

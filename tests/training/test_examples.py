@@ -5,8 +5,9 @@ from mmprime.data import ImageDataset, write_codes
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError
+from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import load_corpus
-from mmprime.training.schema import DataConfig
+from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig
 
 
 class Blocks:
@@ -73,6 +74,58 @@ def test_padding_is_no_token_and_a_caption_that_fits_is_no_notice(folder):
     assert corpus.train.text_tokens.tolist() == [12] * 8
     chosen = corpus.validation["val"]
     assert chosen.text_tokens.tolist() == [len(caption) + 1 for caption in chosen.captions]
+
+
+@pytest.fixture
+def several(folder):
+    """Codes of four images with 1, 3, 0 and 2 captions."""
+    dataset = ImageDataset(
+        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+        captions=["a", "b", "", "eee"],
+        tags=[[]] * 4,
+        vendors=[""] * 4,
+        labels=torch.tensor([0, 1, 2, 1]),
+        keys=list("wxyz"),
+        splits=["train"] * 4,
+        classes=["k", "l", "m"],
+        more_captions=[[], ["c", "d"], [], ["f"]],
+    )
+    write_codes(dataset, Blocks(), folder / "several")
+    return config(folder, path=str(folder / "several"), validation=[], text_length=4, labels=True)
+
+
+def test_each_of_several_captions_is_drawn_alike_often(several):
+    corpus = load_corpus(several, seed=0)
+    assert corpus.train.captions == ["a", "b", "eee"]  # what has no caption is left out, and that is said
+    assert corpus.train.labels.tolist() == [0, 1, 1]
+    assert corpus.classes == ["k", "l", "m"]
+    assert corpus.notices[0] == "train: 1 of 4 examples have no caption and are left out"
+    indices = torch.arange(3).repeat(3000)
+    drawn, again = (corpus.train.subset(3, 1).draw(indices, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(drawn.codes["text"], again.codes["text"])
+    assert drawn.captions == [corpus.text_tokenizer.decode(row) for row in drawn.codes["text"].tolist()]
+    assert drawn.text_tokens.tolist() == [len(caption) + 1 for caption in drawn.captions]
+    share = {text: drawn.captions.count(text) / 3000 for text in set(drawn.captions)}
+    assert share == pytest.approx({"a": 1, "b": 1 / 3, "c": 1 / 3, "d": 1 / 3, "eee": 0.5, "f": 0.5}, abs=0.05)
+
+
+def test_training_draws_captions_and_validation_takes_the_first(several):
+    built = DiffusionTask.from_config(DiffusionConfig(data=several, model=ModelConfig(preset="nano")))
+    seen, batch = [], built._batch
+    built._batch = lambda examples, indices: (seen.append(examples.at(indices).captions), batch(examples, indices))[1]
+    next(iter(built.losses(torch.full((50,), 1), torch.Generator().manual_seed(0), 0)))
+    assert set(seen[0]) == {"b", "c", "d"}
+    built._score(built.corpus.train, built.canvas.mask("image"), torch.Generator(), "nelbo", "nested")
+    assert seen[1] == ["a", "b", "eee"]
+
+
+def test_text_of_a_split_without_captions_is_refused(folder):
+    codes = ImageDataset(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["", " "], [[]] * 2, [""] * 2, None, ["a", "b"], ["train"] * 2, []
+    )
+    write_codes(codes, Blocks(), folder / "bare")
+    with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions"):
+        load_corpus(config(folder, path=str(folder / "bare"), validation=[]), seed=0)
 
 
 def test_the_validation_subset_is_fixed_by_the_seed(folder):
