@@ -58,6 +58,8 @@ def read_yaml(path: str | Path) -> DictConfig:
         what = {yaml.SequenceNode: "a list", type(None): "nothing"}.get(type(root), "a single value")
         raise ValueError(f"{path}: must be a mapping (key: value), not {what}")
     return content
+
+
 def read_text(path: str | Path) -> str:
     """The UTF-8 text of a file, without a byte order mark.
 
