@@ -20,7 +20,7 @@ class Task(Protocol):
     Optional members the Trainer uses where present: ``report(metrics, step) -> str`` (the line printed after a
     validation), ``inspect(indices) -> dict[str, Tensor]`` (what to save when a loss is not finite),
     ``hidden_matrices() -> list[Parameter]`` (what ``train.optimizer=muon`` is for),
-    ``fingerprint() -> dict[str, str]`` (what must be equal for a checkpoint to fit, e.g. codecs and data) and
+    ``fingerprint() -> dict[str, str]`` (hashes of what is learned from, by the config key that names it) and
     ``conclude(metrics) -> str`` (what is printed when training is over).
     """
 
