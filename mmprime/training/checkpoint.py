@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmprime.files import clear_leftovers, remove_folder, sha256, whole_folder, write_text
+from mmprime.files import remove_folder, sha256, whole_folder, write_text
 
 PREFIX = "step_"
 DATA, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -58,10 +58,7 @@ class Checkpoints:
         return self.directory / f"{PREFIX}{step:08d}"
 
     def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], best: int | None = None) -> Path:
-        """Write the checkpoint of ``step``; then delete all but the last ``keep_last`` and the one of step ``best``.
-
-        A checkpoint of ``step`` that stands is left as it is.
-        """
+        """Write the checkpoint of ``step``, unless it stands, then :meth:`prune`; returns its folder."""
         final = self.path(step)
         if not final.exists():
             with whole_folder(final) as folder:
@@ -69,10 +66,14 @@ class Checkpoints:
                 (folder / VALUES).write_text(json.dumps({"step": step, "values": values}), encoding="utf-8")
                 (folder / MANIFEST).write_text(json.dumps(_manifest(folder)), encoding="utf-8")
         write_text(self.record, json.dumps({"newest": step, "best": best}) + "\n")
-        steps = self.steps()
-        for old in set(steps) - {*steps[-self.keep_last :], best}:
-            remove_folder(self.path(old))
+        self.prune(best)
         return final
+
+    def prune(self, best: int | None = None) -> None:
+        """Delete all checkpoints but the last ``keep_last`` and the one of step ``best``."""
+        steps = self.steps()
+        for old in sorted(set(steps) - {*steps[-self.keep_last :], best}):
+            remove_folder(self.path(old))
 
     def load(self, step: int) -> State:
         """(tensors, values) of one checkpoint; raises ValueError if it is torn or of other content than recorded."""
@@ -115,10 +116,6 @@ class Checkpoints:
             remove_folder(aside)
         os.replace(path, aside)
         return aside
-
-    def clear_leftovers(self) -> list[Path]:
-        """Remove what killed saves left; returns their paths."""
-        return clear_leftovers(self.directory)
 
 
 def non_finite(tensors: dict[str, Tensor]) -> list[str]:

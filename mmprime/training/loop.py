@@ -105,6 +105,7 @@ class Trainer:
             if self.world.is_main:
                 for line in clear_the_way(self.checkpoints, self.began):
                     print(line)
+                self.checkpoints.prune(self.at.best_step)
                 folder.describe()
             return self._run()
 
