@@ -58,9 +58,10 @@ def refused(changes: list[Change], config: Config, own: dict[str, str]) -> list[
         if not any(_is_under(key, name) for key in keys):
             sections = {key.rpartition(".")[0] for key in keys} - {""}
             raise ConfigError(f"run.allow_changes names {name!r}, which is no key{nearest(name, keys | sections)}")
+    same = own.keys() - {change.key for change in changes if change.content}
     found = []
     for change in changes:
-        judged_by_content = not change.content and any(_is_under(change.key, key) for key in own)
+        judged_by_content = not change.content and any(_is_under(change.key, key) for key in same)
         free = not change.content and any(_is_under(change.key, key) for key in FREE)
         named = change.key != "task" and any(_is_under(change.key, name) for name in allowed)
         if not (judged_by_content or free or named):

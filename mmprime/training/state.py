@@ -101,8 +101,10 @@ class RunState:
         changes = find_changes(values["config"], values["fingerprint"], self.config, own)
         if odd := refused(changes, self.config, own):
             names = ",".join(dict.fromkeys(change.key for change in odd))
+            others = "; ".join(str(change) for change in changes if change not in odd)
             raise ValueError(
-                f"this start would go on with something else than the run began with: {'; '.join(map(str, odd))}. "
+                f"this start would go on with something else than the run began with: {'; '.join(map(str, odd))}"
+                f"{' (also changed, and free to: ' + others + ')' if others else ''}. "
                 f"Set it back, or say 'run.allow_changes=[{names}]', or take another run.dir"
             )
         return changes
