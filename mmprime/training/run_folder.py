@@ -62,7 +62,8 @@ def opened(config: Config) -> Iterator[RunFolder]:
         if not main:
             yield folder
             return
-        with (folder.directory / "log.txt").open("a", encoding="utf-8") as log, _copied(log):
+        log = _Log(folder.directory / "log.txt")
+        with _copied(log):
             start = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {_command()}"
             with (folder.directory / "command.txt").open("a", encoding="utf-8") as stream:
                 stream.write(start + "\n")
@@ -111,16 +112,33 @@ def _command() -> str:
     return f"cd {shlex.quote(os.getcwd())} && python {shlex.join(sys.argv)}{processes}"
 
 
+class _Log:
+    """A file that grows by every ``write`` at once; one that cannot be written ends with a line and not the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lost = path, False
+        path.touch()
+
+    def write(self, text: str) -> None:
+        if self._lost:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(text)
+        except OSError as error:
+            self._lost = True
+            print(f"{self.path} cannot be written ({error.strerror}): it ends here", file=sys.__stderr__)
+
+
 class _Copy:
     """A stream whose lines go to ``log`` too; bars (anything with a carriage return or an escape) do not."""
 
-    def __init__(self, stream: IO[str], log: IO[str]) -> None:
+    def __init__(self, stream: IO[str], log: _Log) -> None:
         self._stream, self._log = stream, log
 
     def write(self, text: str) -> int:
-        if "\r" not in text and "\x1b" not in text and not self._log.closed:
+        if "\r" not in text and "\x1b" not in text:
             self._log.write(text)
-            self._log.flush()
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -128,7 +146,7 @@ class _Copy:
 
 
 @contextmanager
-def _copied(log: IO[str]) -> Iterator[None]:
+def _copied(log: _Log) -> Iterator[None]:
     """Within the block, what goes to stdout and stderr also goes to ``log``."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Copy(before[0], log), _Copy(before[1], log)  # type: ignore[assignment]

@@ -102,3 +102,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
     assert train.main(toy(tmp_path / "file")) == 2
     assert train.main(toy(tmp_path / "file" / "below")) == 2
     assert capsys.readouterr().err.count("take another run.dir") == 2
+
+
+def test_a_log_that_cannot_be_written_ends_with_a_line_and_not_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    with opened(small_config(tmp_path)):
+        (tmp_path / "log.txt").unlink()
+        (tmp_path / "log.txt").mkdir()
+        print("one")
+        print("two")
+    printed = capsys.readouterr()
+    assert printed.out == "one\ntwo\n"
+    assert printed.err.count("log.txt cannot be written (Is a directory): it ends here") == 1
