@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset
-from mmprime.data.text import is_plain, plain_hash
 from mmprime.files import sha256
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError, nearest, resolve
@@ -162,10 +161,8 @@ def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
 
 
 def dataset_fingerprint(path: str) -> str:
-    """16 hex digits of the SHA-256 of a dataset's index, which holds the hashes of its shards; or of plain text."""
+    """16 hex digits of the SHA-256 of a dataset's index, which holds the hashes of its shards."""
     folder = resolve(path)
-    if is_plain(folder):
-        return plain_hash(folder)
     index = folder / "index.json"
     if not index.is_file():
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
