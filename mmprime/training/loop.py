@@ -320,8 +320,9 @@ class Trainer:
             try:
                 changes = self.state.changes(newest.state[1])
                 self.state.restore(newest.state)
-            except ValueError as error:
-                raise ValueError(f"{self.checkpoints.path(newest.step)}: {error}") from error
+            except (ValueError, KeyError, TypeError) as error:
+                told = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
+                raise ValueError(f"{self.checkpoints.path(newest.step)}: {told}") from error
             lines.append(f"resuming {self.directory} at step {newest.step} of {self.train.steps}")
         if changes:
             lines.append("changed since the checkpoint: " + "; ".join(map(str, changes)))

@@ -282,3 +282,9 @@ def test_odd_lines_of_the_log_are_left_out_with_a_line(tmp_path, capsys):
     Trainer(LineTask(), small_config(tmp_path, steps=6)).run()
     assert log.read_text() == kept
     assert "left out 3 lines" in capsys.readouterr().out
+
+
+def test_a_whole_checkpoint_of_another_version_is_one_line(tmp_path):
+    Checkpoints(tmp_path / "checkpoints").save(3, {"x": torch.zeros(2)}, {"position": {}})
+    with pytest.raises(ValueError, match=r"step_00000003: it is of another version \(KeyError\('config'\)\)"):
+        Trainer(LineTask(), small_config(tmp_path))
