@@ -119,7 +119,7 @@ def _cut(text: str, step: int, events_done: bool) -> tuple[str, int]:
     kept, odd = [], 0
     for line in text.split("\n"):
         try:
-            entry = json.loads(line) if line else {"step": math.inf, "kind": ""}
+            entry: Any = json.loads(line) if line else {"step": math.inf, "kind": ""}
             at, kind = float(entry["step"]), entry["kind"]
         except (ValueError, KeyError, TypeError, RecursionError):
             odd += 1

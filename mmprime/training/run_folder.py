@@ -149,7 +149,7 @@ class _Copy:
 def _copied(log: _Log) -> Iterator[None]:
     """Within the block, what goes to stdout and stderr also goes to ``log``."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Copy(before[0], log), _Copy(before[1], log)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Copy(before[0], log), _Copy(before[1], log)
     try:
         yield
     finally:
