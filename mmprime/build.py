@@ -12,6 +12,7 @@ from mmprime.training import distributed, rng
 from mmprime.training.config import ConfigError
 from mmprime.training.distributed import World
 from mmprime.training.loop import Trainer
+from mmprime.training.run_folder import RunFolder
 from mmprime.training.schema import Config
 from mmprime.training.task import Task
 from mmprime.training.threads import choose_threads
@@ -63,13 +64,16 @@ def build_task(config: Any, device: torch.device | str = "cpu", cache: Path | No
     raise ConfigError(f"task={config.task} is unknown")
 
 
-def build_trainer(config: Any) -> Trainer:
-    """Everything from a config to a Trainer that is ready to run (and has resumed, if there was what to resume)."""
+def build_trainer(config: Any, folder: RunFolder | None = None) -> Trainer:
+    """Everything from a config to a Trainer that is ready to run (and has resumed, if there was what to resume).
+
+    ``folder``: of ``run_folder.opened``, where the run's folder is held already.
+    """
     device = build_device(config)
     world = distributed.start(device)
     with world.main_first():
         task = build_task(config, device, Path(config.run.dir))
-    return Trainer(task, config, world, device)
+    return Trainer(task, config, world, device, folder)
 
 
 def dry_run(config: Any) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +31,41 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     try:
-        from mmprime.training.config import as_yaml, load_config
+        from mmprime.training.config import load_config
 
-        config = load_config(options.config, options.overrides)
-        if options.export:
-            config.run.resume = "must"
-        for line in config.notices:
-            print(line, flush=True)
-        from mmprime import build
-
-        if options.dry_run:
-            print(as_yaml(config), end="")
-            for name, value in build.dry_run(config).items():
-                print(f"{name}: {value:,.6g}")
-            return 0
-        trainer = build.build_trainer(config)
+        return _run(options, load_config(options.config, options.overrides))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return _export(trainer, Path(options.export)) if options.export else _train(trainer, config)
+
+
+def _run(options: argparse.Namespace, config: Any) -> int:
+    from mmprime.training.config import as_yaml
+    from mmprime.training.lock import RunBusy
+    from mmprime.training.run_folder import opened
+
+    if options.export:
+        config.run.resume = "must"
+    try:
+        with nullcontext() if options.export or options.dry_run else opened(config) as folder:
+            for line in config.notices:
+                print(line, flush=True)
+            from mmprime import build
+
+            if options.dry_run:
+                print(as_yaml(config), end="")
+                for name, value in build.dry_run(config).items():
+                    print(f"{name}: {value:,.6g}")
+                return 0
+            trainer = build.build_trainer(config, folder)
+            return _export(trainer, Path(options.export)) if options.export else _train(trainer, config)
+    except RunBusy as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _train(trainer: Any, config: Any) -> int:
     from mmprime.training import distributed
-    from mmprime.training.lock import RunBusy
     from mmprime.training.loop import NonFiniteLoss
 
     main_process = trainer.world.is_main
@@ -68,9 +80,6 @@ def _train(trainer: Any, config: Any) -> int:
     except NonFiniteLoss as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except RunBusy as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     if outcome.signal is not None:
         return 128 + outcome.signal
     directory = Path(config.run.dir) / "model"

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+from mmprime.files import write_text
+
 FORMAT = 1
 MAX_MEMBER = 2**28
 KINDS = ("images", "codes", "text")
@@ -152,10 +154,8 @@ def _write_unit(folder: Path, unit: Unit, compression: str) -> list[dict[str, An
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write indented JSON under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def _noted(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import hashlib
 import importlib.util
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mmprime.console import bar
+from mmprime.files import whole_folder
 
 from .features import cache_folder
 from .likelihood import ratio
@@ -222,14 +222,8 @@ def converted(file: Path, folder: Path | None = None) -> Path:
         return target
     require_transformers("gguf", "accelerate")
     print(f"converting {file.name} once, into {target}", file=sys.stderr)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_folder(target) as temporary:
         _convert(file, temporary)
-        if not target.exists():  # else another process was quicker
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

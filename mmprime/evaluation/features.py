@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.console import bar
+from mmprime.files import sha256, whole_file
 
 WIDTH = 1280
 _SIDE = 224
@@ -42,7 +43,7 @@ class EfficientNetLite0(nn.Module):
 
         file = weights_file()
         stored = torch.load(file, map_location="cpu", weights_only=True)
-        self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        self.fingerprint = sha256(file)[:16]
         net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         net.load_state_dict(_rename(stored, net.state_dict(), file))
         net.reset_classifier(0)
@@ -98,8 +99,6 @@ def cached(images: Tensor, weights: str, compute: Callable[[], Tensor], folder: 
         except (SafetensorError, KeyError):
             path.unlink()
     features = compute().half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({"features": features}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file({"features": features}, temporary)
     return features.float()

@@ -11,18 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmprime.files import sha256
+
 PACKAGES = ("mmprime", "torch", "torchvision", "timm", "torch-fidelity", "transformers", "gguf", "tokenizers")
 DIGITS = 16
 
 
 def hash_files(*files: str | Path) -> str:
     """16 hex digits of the SHA-256 of the files' contents, in this order."""
-    digest = hashlib.sha256()
-    for file in files:
-        with Path(file).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:DIGITS]
+    return sha256(*files)[:DIGITS]
 
 
 def model_hash(directory: str | Path) -> str:

@@ -3,8 +3,8 @@
     config.json        {"format": 1, "canvas": [spans], "model": {DiTConfig}, "dtype", "weights_sha256", ...extra}
     model.safetensors  weights by name, and the digit table of each span under codec.<span>.digits
 
-Both are written under a temporary name and renamed, weights first; the config holds the hash of the weights it
-belongs to, so a pair torn by a crash is told from a good one.
+A new folder appears whole; in one that exists the weights are replaced first. The config holds the hash of the
+weights it belongs to, so a pair torn by a crash is told from a good one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
+from mmprime.files import sha256, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -73,11 +73,10 @@ def save_model(
         "weights_sha256": hashlib.sha256(body).hexdigest(),
         **extra,
     }
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    _write(directory / WEIGHTS, body)
-    _write(directory / CONFIG, text.encode())
+    with whole_folder(directory) as folder:
+        (folder / WEIGHTS).write_bytes(body)
+        (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tuple[PrimeDiT, Canvas, dict[str, Any]]:
@@ -143,18 +142,6 @@ def _table_name(span: str) -> str:
     return f"codec.{span}.digits"
 
 
-def _write(path: Path, body: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model directory holds {CONFIG} and {WEIGHTS}")
@@ -170,20 +157,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_hash(path: Path, sha256: str) -> None:
+def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    found = _sha256(path)
-    if found != sha256:
-        raise ValueError(f"{path}: sha256 {found[:12]}…, {CONFIG} expects {sha256[:12]}…; damaged or of another model")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    found = sha256(path)
+    if found != expected:
+        raise ValueError(
+            f"{path}: sha256 {found[:12]}…, {CONFIG} expects {expected[:12]}…; damaged or of another model"
+        )
 
 
 def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Span:

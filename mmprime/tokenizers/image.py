@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmprime.files import sha256, whole_folder
 from mmprime.tokenizers.config import ImageTokenizerConfig
 from mmprime.tokenizers.image_net import Decoder, Encoder
 from mmprime.tokenizers.quantizers import build_quantizer
@@ -120,15 +121,29 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.codebook().detach().clone()
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write ``config.json`` and ``model.safetensors``, floats stored as ``dtype``."""
+        """Write ``model.safetensors``, floats stored as ``dtype``, and ``config.json``, which holds its hash.
+
+        Raises:
+            ValueError: if a weight is not finite as ``dtype``.
+        """
         from safetensors.torch import save_file
 
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in self._essential_state().items()}
-        save_file({name: value.contiguous() for name, value in state.items()}, directory / "model.safetensors")
-        content = {"format": _FORMAT, "kind": "image_tokenizer", "config": self.config.as_dict()}
-        (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        for name, value in state.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(
+                    f"{directory}: tokenizer weights {name!r} are not finite as {dtype}; nothing is written"
+                )
+        with whole_folder(directory) as folder:
+            weights = folder / "model.safetensors"
+            save_file({name: value.contiguous() for name, value in state.items()}, weights)
+            content = {
+                "format": _FORMAT,
+                "kind": "image_tokenizer",
+                "config": self.config.as_dict(),
+                "weights_sha256": sha256(weights),
+            }
+            (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> ImageTokenizer:
@@ -143,8 +158,12 @@ class ImageTokenizer(nn.Module):
         for name in ("config.json", "model.safetensors"):
             if not (directory / name).is_file():
                 raise ValueError(f"{directory} is no image tokenizer: it has no {name}")
-        model = cls(_read_config(directory / "config.json"))
-        model._load_essential_state(load_file(directory / "model.safetensors"), str(directory))
+        weights = directory / "model.safetensors"
+        config, expected = _read_config(directory / "config.json")
+        if expected is not None and sha256(weights) != expected:
+            raise ValueError(f"{weights}: its sha256 is not the one in config.json; damaged, or of another tokenizer")
+        model = cls(config)
+        model._load_essential_state(load_file(weights), str(directory))
         return model.eval()
 
     def fingerprint(self) -> str:
@@ -180,14 +199,20 @@ class ImageTokenizer(nn.Module):
         self.quantizer.restore_transient()
 
 
-def _read_config(path: Path) -> ImageTokenizerConfig:
-    content = json.loads(path.read_text())
+def _read_config(path: Path) -> tuple[ImageTokenizerConfig, str | None]:
+    """The config, and the hash of the weights where it is recorded. Raises ValueError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise ValueError(f"{path}: not the config of an image tokenizer")
     if content.get("kind") != "image_tokenizer" or content.get("format") != _FORMAT:
         raise ValueError(
             f"{path}: kind {content.get('kind')!r}, format {content.get('format')!r}; "
             f"expected 'image_tokenizer', format {_FORMAT}"
         )
-    return ImageTokenizerConfig.from_dict(content["config"], str(path))
+    return ImageTokenizerConfig.from_dict(content["config"], str(path)), content.get("weights_sha256")
 
 
 def _describe(tensor: Tensor) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmprime.files import sha256, whole_folder
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
@@ -82,7 +84,7 @@ class TextTokenizer:
                 inner = Tokenizer.from_file(str(file))
             except Exception as error:  # the library raises bare Exception
                 raise ValueError(f"{file} is no tokenizer.json: {error}") from error
-            return cls(inner, _read_options(file.parent / "config.json"))
+            return cls(inner, _read_options(file))
         for vocabulary, merges in _GPT2_PAIRS:
             if (path / vocabulary).is_file() and (path / merges).is_file():
                 return cls(_read_gpt2(path / vocabulary, path / merges))
@@ -90,12 +92,16 @@ class TextTokenizer:
         raise ValueError(f"{path} holds neither tokenizer.json nor {pairs}")
 
     def save(self, directory: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``config.json``."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self._inner.save(str(directory / "tokenizer.json"))
-        content = {"kind": "text_tokenizer", "lowercase": self.lowercase, "vocab_size": self.vocab_size}
-        (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+        """Write ``tokenizer.json`` and ``config.json``, which holds the hash of the former."""
+        with whole_folder(directory) as folder:
+            self._inner.save(str(folder / "tokenizer.json"))
+            content = {
+                "kind": "text_tokenizer",
+                "lowercase": self.lowercase,
+                "vocab_size": self.vocab_size,
+                "tokenizer_sha256": sha256(folder / "tokenizer.json"),
+            }
+            (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without pad and end."""
@@ -192,9 +198,18 @@ def _read_gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
     return inner
 
 
-def _read_options(path: Path) -> bool:
-    """``lowercase`` of a folder of ours; False beside a foreign tokenizer.json."""
+def _read_options(file: Path) -> bool:
+    """``lowercase`` of a folder of ours; False beside a foreign tokenizer.json. Raises ValueError on another hash."""
+    path = file.parent / "config.json"
     if not path.is_file():
         return False
-    content = json.loads(path.read_text())
-    return bool(content.get("lowercase", False)) if content.get("kind") == "text_tokenizer" else False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("kind") != "text_tokenizer":
+        return False
+    expected, found = content.get("tokenizer_sha256"), sha256(file)
+    if expected not in (None, found):
+        raise ValueError(f"{file}: sha256 {found[:12]}…, config.json expects {expected[:12]}…; damaged or exchanged")
+    return bool(content.get("lowercase", False))

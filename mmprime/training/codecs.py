@@ -50,7 +50,8 @@ def build_canvas(
 def _cached(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str, cache: Path | None) -> Codec:
     if cache is None or config.kind != "clustered":
         return _build(name, config, corpus, tokenizer)
-    key = hashlib.sha256(json.dumps([asdict(config), corpus.fingerprint, tokenizer]).encode()).hexdigest()[:16]
+    recipe = [asdict(config), corpus.fingerprint, corpus.tokenizers, corpus.lengths, len(corpus.train)]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     path = cache / "codecs" / f"{name}-{key}.safetensors"
     if not path.is_file():
         save_codec(path, _build(name, config, corpus, tokenizer), {"kind": config.kind, "source": config.source})

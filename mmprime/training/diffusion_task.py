@@ -162,8 +162,9 @@ class DiffusionTask:
         return {"y0": self._batch(self.corpus.train, indices.cpu())[0]}
 
     def fingerprint(self) -> dict[str, str]:
-        codecs = {f"codec/{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
-        return {"data": self.corpus.fingerprint, **codecs}
+        codecs = {f"model.codec.{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
+        tokenizers = {f"data.{name}_tokenizer": value for name, value in self.corpus.tokenizers.items()}
+        return {"data.path": self.corpus.fingerprint, **tokenizers, **codecs}
 
     def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
         """y0 (B, N) and the condition of some examples, on the device."""

@@ -5,13 +5,13 @@ Text is tokenised once, here; a batch is then one gather per span, with no Pytho
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset, read_index
+from mmprime.files import sha256
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError, nearest, resolve
 from mmprime.training.rng import generator_for
@@ -134,7 +134,7 @@ def _load_text(config: DataConfig, seed: int) -> Corpus:
         lengths={"text": config.text_length},
         num_classes=None,
         text_tokenizer=tokenizer,
-        fingerprint=_fingerprint(config),
+        fingerprint=dataset_fingerprint(config.path),
         tokenizers={"text": tokenizer.fingerprint()},
     )
 
@@ -161,7 +161,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         lengths=lengths,
         num_classes=num_classes,
         text_tokenizer=tokenizer,
-        fingerprint=_fingerprint(config),
+        fingerprint=dataset_fingerprint(config.path),
         tokenizers=made_by,
         notices=[] if tokenizer is None else [*_uncaptioned(sets), *_cut_captions(sets, tokenizer, config.text_length)],
         classes=first.classes if config.labels else [],
@@ -267,14 +267,11 @@ def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
         )
 
 
-def _fingerprint(config: DataConfig) -> str:
-    """SHA-256 of the dataset's index, which holds the hashes of its shards."""
-    index = resolve(config.path) / "index.json"
-    if not index.is_file():
-        raise ConfigError(f"data.path={config.path} has no index.json{nearest('index.json', _names(config.path))}")
-    return hashlib.sha256(index.read_bytes()).hexdigest()[:16]
-
-
-def _names(path: str) -> list[str]:
+def dataset_fingerprint(path: str) -> str:
+    """16 hex digits of the SHA-256 of a dataset's index, which holds the hashes of its shards."""
     folder = resolve(path)
-    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    index = folder / "index.json"
+    if not index.is_file():
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        raise ConfigError(f"data.path={path} has no index.json{nearest('index.json', names)}")
+    return sha256(index)[:16]

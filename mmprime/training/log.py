@@ -7,12 +7,12 @@ again are cut off first, so the file reads as if nothing had happened.
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
-from mmprime.files import split_lines
-from mmprime.training.checkpoint import write_text
+from mmprime.files import split_lines, write_text
 
 
 class RunLog:
@@ -28,7 +28,10 @@ class RunLog:
             return
         directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            write_text(self.path, _cut(self.path.read_text(), step, events_done))
+            kept, odd = _cut(self.path.read_text(encoding="utf-8", errors="replace"), step, events_done)
+            write_text(self.path, kept)
+            if odd:
+                print(f"{self.path}: left out {odd} lines that are no log entries (torn by a kill, or altered)")
         self._board = _tensorboard(directory / "tensorboard", step)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -111,16 +114,19 @@ def numbers(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _cut(text: str, step: int, events_done: bool) -> str:
-    kept = []
+def _cut(text: str, step: int, events_done: bool) -> tuple[str, int]:
+    """The lines of steps that will not be done again, and the number of lines that are no entries."""
+    kept, odd = [], 0
     for line in split_lines(text):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # torn by a kill
-        if entry["step"] < step or (entry["step"] == step > 0 and (events_done or entry["kind"] == "train")):
+            entry: Any = json.loads(line) if line else {"step": math.inf, "kind": ""}
+            at, kind = float(entry["step"]), entry["kind"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            odd += 1
+            continue
+        if at < step or (at == step > 0 and (events_done or kind == "train")):
             kept.append(line + "\n")
-    return "".join(kept)
+    return "".join(kept), odd
 
 
 def _tensorboard(directory: Path, step: int) -> Any:

@@ -24,15 +24,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmprime.engine import NonFiniteLogits
+from mmprime.files import whole_file, whole_folder
 from mmprime.models.precision import autocast
 from mmprime.training import rng
-from mmprime.training.checkpoint import Checkpoints, write_text
+from mmprime.training.changes import Change
+from mmprime.training.checkpoint import Checkpoints, Newest, non_finite
 from mmprime.training.config import as_dict
 from mmprime.training.data_order import DataOrder
 from mmprime.training.distributed import World
-from mmprime.training.lock import locked
 from mmprime.training.log import Progress, RunLog, Window, numbers
 from mmprime.training.optim import learning_rate
+from mmprime.training.resume import clear_the_way, find_start
+from mmprime.training.run_folder import RunFolder, opened
 from mmprime.training.schema import Config
 from mmprime.training.signals import StopRequest
 from mmprime.training.state import MUON, Position, RunState
@@ -40,7 +43,7 @@ from mmprime.training.task import Task
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or gradient was not finite; the message says where the batch was saved."""
+    """A loss, a gradient or a weight was not finite; the message says where the run can go on."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,20 @@ class Outcome:
 class Trainer:
     """Trains ``task`` as ``config`` says, in ``config.run.dir``; continues a run that stands there.
 
+    ``folder``: the run's folder, where the caller holds it already; None: :meth:`run` opens it.
+
     Raises:
         ValueError: micro-batches that cannot be shared out; a run.dir against ``run.resume``; a checkpoint that does
-            not fit the task.
+            not fit the task, or data and settings that ``run.allow_changes`` would have to name.
     """
 
     def __init__(
-        self, task: Task, config: Config, world: World | None = None, device: torch.device | str = "cpu"
+        self,
+        task: Task,
+        config: Config,
+        world: World | None = None,
+        device: torch.device | str = "cpu",
+        folder: RunFolder | None = None,
     ) -> None:
         self.task, self.config, self.train = task, config, config.train
         self.world, self.device = world or World(), torch.device(device)
@@ -79,7 +89,8 @@ class Trainer:
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
         self.stop = StopRequest()
-        self._resume()
+        self.folder = folder
+        self.began = self._resume()
 
     @property
     def at(self) -> Position:
@@ -91,7 +102,12 @@ class Trainer:
 
         Raises NonFiniteLoss, and RunBusy if another process trains in the same folder.
         """
-        with locked(self.directory) if self.world.is_main else nullcontext():
+        with opened(self.config) if self.folder is None else nullcontext(self.folder) as folder:
+            if self.world.is_main:
+                for line in clear_the_way(self.checkpoints, self.began):
+                    print(line)
+                self.checkpoints.prune(self.at.best_step)
+                folder.describe()
             return self._run()
 
     def _run(self) -> Outcome:
@@ -109,8 +125,6 @@ class Trainer:
     def export(self, directory: Path) -> None:
         """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
         if self.world.is_main:
-            with self._averaged():
-                self.task.export(directory)
             origin = {
                 "step": self.at.step,
                 "samples": self.at.step * self.order.samples_per_step,
@@ -118,7 +132,9 @@ class Trainer:
                 "fingerprint": self.state.fingerprint(),
                 "config": as_dict(self.config),
             }
-            write_text(directory / "training.json", json.dumps(origin, indent=1) + "\n")
+            with whole_folder(directory) as folder, self._averaged():
+                self.task.export(folder)
+                (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
         self.world.barrier()
 
     def _loop(self) -> Outcome:
@@ -203,14 +219,21 @@ class Trainer:
         tensors: dict[str, Tensor] = {"indices": indices, "micro_batches": torch.tensor(micros)}
         if hasattr(self.task, "inspect"):
             tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices.to(self.device)).items()}
-        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"nonfinite_step{step}_rank{self.world.rank}.safetensors"
-        save_file(tensors, path, metadata={"step": str(step), "seed": str(self.config.run.seed)})
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"step": str(step), "seed": str(self.config.run.seed)})
         what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
-        raise NonFiniteLoss(
-            f"step {step}: {what} is not finite; batch saved in {path}; no weight was changed. "
-            "The last checkpoint stands: lower train.lr or train.grad_clip, or look at the batch"
-        )
+        raise NonFiniteLoss(f"step {step}: {what} is not finite; batch saved in {path}; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        """Where the next start goes on. A checkpoint that allows no step is set aside if there is another."""
+        steps, aside = self.checkpoints.steps(), ""
+        if len(steps) > 1 and steps[-1] == self.at.step:
+            aside = f"the checkpoint of step {steps.pop()} gives it at once, so it is set aside as nonfinite-*; "
+            if self.world.is_main:
+                self.checkpoints.set_aside(self.at.step, "nonfinite")
+        start = f"the next start goes on from the finite checkpoint of step {steps[-1]}" if steps else "none is saved"
+        return f"{aside}{start}: lower train.lr or train.grad_clip in the same command, or look at the batch"
 
     # what happens between steps
 
@@ -273,12 +296,21 @@ class Trainer:
     # checkpoints
 
     def save(self) -> Path:
-        """Write the checkpoint of the current step (process 0) and return its folder."""
+        """Write the checkpoint of the current step (process 0), unless it stands, and return its folder.
+
+        Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are not finite.
+        """
         self._merge_windows()
-        if self.world.is_main:
-            self.checkpoints.save(self.at.step, *self.state.collect(), best=self.at.best_step)
-        self.world.barrier()
-        return self.checkpoints.path(self.at.step)
+        path, bad = self.checkpoints.path(self.at.step), []
+        if self.world.is_main and not path.exists():
+            tensors, values = self.state.collect()
+            bad = non_finite(tensors)
+            if not bad:
+                self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
+        if self.world.sum(torch.tensor([float(len(bad))], device=self.device))[0] > 0:
+            which = f" ({bad[0]} and {len(bad) - 1} others)" if bad else ""
+            raise NonFiniteLoss(f"step {self.at.step}: weights are not finite{which}; not saved; {self._way_out()}")
+        return path
 
     def _save_due(self, improved: bool) -> bool:
         last = self.at.step >= self.train.steps
@@ -286,28 +318,24 @@ class Trainer:
         flags = self.world.sum(torch.tensor([float(due)], device=self.device))  # only process 0 knows of a new best
         return bool(flags[0] > 0)
 
-    def _resume(self) -> None:
-        mode, steps = self.config.run.resume, self.checkpoints.steps()
-        if mode == "never" and steps:
-            raise ValueError(
-                f"run.resume=never, but {self.directory} holds a run at step {steps[-1]}; take another run.dir"
-            )
-        found = self.checkpoints.newest()
-        if found is None:
-            if mode == "must":
-                raise ValueError(f"run.resume=must, but {self.checkpoints.directory} has no readable checkpoint")
-            return
-        step, stored = found
-        try:
-            self.state.restore(stored)
-        except ValueError as error:
-            raise ValueError(f"{self.checkpoints.path(step)}: {error}") from error
-        if not self.world.is_main:
+    def _resume(self) -> Newest:
+        newest, lines = find_start(self.checkpoints, self.config.run.resume, self.directory)
+        changes: list[Change] = []
+        if newest.state is not None:
+            try:
+                changes = self.state.changes(newest.state[1])
+                self.state.restore(newest.state)
+            except (ValueError, KeyError, TypeError) as error:
+                told = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
+                raise ValueError(f"{self.checkpoints.path(newest.step)}: {told}") from error
+            lines.append(f"resuming {self.directory} at step {newest.step} of {self.train.steps}")
+        if changes:
+            lines.append("changed since the checkpoint: " + "; ".join(map(str, changes)))
+        if self.world.is_main:
+            print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        else:
             self.state.window = Window()  # process 0 holds the merged one
-            return
-        print(f"resuming {self.directory} at step {step} of {self.train.steps}")
-        if changed := self.state.changes(stored[1]["config"]):
-            print("changed since the checkpoint: " + "; ".join(changed))
+        return Newest(newest.step, None, newest.damaged)
 
     def _merge_windows(self) -> None:
         """Process 0 gets the sum of all windows, the others begin anew."""

@@ -40,6 +40,8 @@ class RunConfig:
     resume: str = _choice(
         "auto", "never", "must"
     )  # never: refuse a run.dir that holds a run; must: refuse an empty one
+    # keys or sections of what a run learns from that a resume may change, e.g. [data.path]
+    allow_changes: list[str] = field(default_factory=list)
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int | str = _number("auto", "[1, 1024]", words=("auto",))  # of the CPU; see threads.py
     precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU

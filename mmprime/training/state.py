@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mmprime.training import rng
+from mmprime.training.changes import Change, find_changes, refused
 from mmprime.training.checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
 from mmprime.training.config import as_dict
 from mmprime.training.ema import EMA
@@ -18,7 +19,6 @@ from mmprime.training.schema import Config
 from mmprime.training.task import Task
 
 MUON = "muon/"  # before the name of a group: the optimizer of its hidden matrices
-UNIMPORTANT = ("dir", "resume", "log_every")  # keys that may change without a word
 
 
 @dataclass
@@ -78,12 +78,8 @@ class RunState:
         return tensors, values
 
     def restore(self, state: State) -> None:
-        """Take over what :meth:`collect` gave. Raises ValueError if it belongs to another model or other data."""
+        """Take over what :meth:`collect` gave. Raises ValueError if it belongs to another model."""
         tensors, values = state
-        stored, own = values["fingerprint"], self.fingerprint()
-        odd = [name for name in {**stored, **own} if stored.get(name) != own.get(name)]
-        if odd:
-            raise ValueError(f"it belongs to another model or data ({', '.join(odd)}); take another run.dir")
         try:
             self.task.modules.load_state_dict(under_prefix("model", tensors))
         except RuntimeError as error:
@@ -97,16 +93,23 @@ class RunState:
         self.at = Position(**{**position, "best_value": best})
         self.window = Window(values["window"])
 
-    def changes(self, stored: dict[str, Any]) -> list[str]:
-        """``section.key: old -> new`` for settings of the run and the training other than in a ``stored`` config."""
-        now = as_dict(self.config)
-        return [
-            f"{section}.{key}: {stored[section].get(key)} -> {value}"
-            for section in ("train", "run")
-            for key, value in now[section].items()
-            if key not in UNIMPORTANT and stored[section].get(key) != value
-        ]
+    def changes(self, values: dict[str, Any]) -> list[Change]:
+        """What differs from the config and the data of a checkpoint's ``values``.
+
+        Raises ValueError for a change of what the run learns from that ``run.allow_changes`` does not name.
+        """
+        own = self.fingerprint()
+        changes = find_changes(values["config"], values["fingerprint"], self.config, own)
+        if odd := refused(changes, self.config, own):
+            names = ",".join(dict.fromkeys(change.key for change in odd))
+            others = "; ".join(str(change) for change in changes if change not in odd)
+            raise ValueError(
+                f"this start would go on with something else than the run began with: {'; '.join(map(str, odd))}"
+                f"{' (also changed, and free to: ' + others + ')' if others else ''}. "
+                f"Set it back, or say 'run.allow_changes=[{names}]', or take another run.dir"
+            )
+        return changes
 
     def fingerprint(self) -> dict[str, str]:
-        """What must be equal for a checkpoint to fit."""
+        """Hashes of what the run learns from, by the config key that names it; and the task."""
         return {"task": self.task.name, **(self.task.fingerprint() if hasattr(self.task, "fingerprint") else {})}

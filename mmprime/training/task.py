@@ -21,7 +21,7 @@ class Task(Protocol):
     validation), ``inspect(indices) -> dict[str, Tensor]`` (what to save when a loss is not finite),
     ``hidden_matrices() -> list[Parameter]`` (what ``train.optimizer=muon`` is for),
     ``after_step()`` (called by all processes after each step of the optimizers, e.g. to move a code book),
-    ``fingerprint() -> dict[str, str]`` (what must be equal for a checkpoint to fit, e.g. codecs and data),
+    ``fingerprint() -> dict[str, str]`` (hashes of what is learned from, by the config key that names it),
     ``notices: list[str]`` (lines to print before training, e.g. what of the data is cut) and
     ``conclude(metrics) -> str`` (what is printed when training is over).
     """

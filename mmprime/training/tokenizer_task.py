@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.data import ImageDataset, read_index
+from mmprime.files import sha256
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
 from mmprime.tokenizers.quantizers import code_usage
 from mmprime.training.config import ConfigError, resolve
+from mmprime.training.examples import dataset_fingerprint
 from mmprime.training.schema import TokenizerLossConfig, TokenizerRunConfig
 from mmprime.training.splits import validation_splits, without_validation
 from mmprime.training.task import LossTerm
@@ -49,6 +51,9 @@ class TokenizerTask:
             self.modules["discriminator"] = PatchDiscriminator()
         self.modules.to(self.device)
         self.perceptual = _perceptual(self.loss, self.device)
+        self._fingerprint = {"data.path": dataset_fingerprint(config.data.path)}
+        if self.perceptual is not None:
+            self._fingerprint["loss.perceptual_weights"] = sha256(resolve(self.loss.perceptual_weights))[:16]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One optimizer for the tokenizer and, where there is an adversary, one for it."""
@@ -126,6 +131,10 @@ class TokenizerTask:
     def export(self, directory: Path) -> None:
         """The tokenizer's folder."""
         self.tokenizer.save(directory)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Of the images, and of the weights of a perceptual loss."""
+        return self._fingerprint
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         """The images of a batch."""

@@ -11,6 +11,7 @@ known, serves as control variate). The picture is the two-dimensional experiment
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -236,7 +237,8 @@ class ToyTask:
         save_model(directory, self.modules, self.canvas, {"toy": True}, torch.float32)
 
     def fingerprint(self) -> dict[str, str]:
-        return {"codec/text": self.canvas.span("text").codec.fingerprint(), "entropy": f"{self.entropy:.12f}"}
+        content = hashlib.sha256(self.states.numpy().tobytes() + self.table.numpy().tobytes())
+        return {"toy": content.hexdigest()[:16], "model.codec.text": self.canvas.span("text").codec.fingerprint()}
 
 
 def _random_table(toy: ToyConfig, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ from model_world import make_canvas, make_model, random_state
 from safetensors.torch import load_file, save_file
 
 from mmprime.engine import Canvas, Codec, Span
+from mmprime.files import sha256
 from mmprime.models import load_model, save_model
-from mmprime.models.checkpoint import _sha256
 
 EXTRA = {"tokenizers": {"image": "../emoji_tokenizer"}}
 
@@ -32,7 +32,7 @@ def edit_weights(directory: Path, change) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
-    edit_config(directory, weights_sha256=_sha256(path))
+    edit_config(directory, weights_sha256=sha256(path))
 
 
 def test_float32_round_trip_is_bitwise(saved: Path) -> None:
@@ -104,7 +104,7 @@ def test_missing_and_damaged_files(saved: Path) -> None:
         with pytest.raises(ValueError, match="damaged or of another model"):
             load_model(saved)
     weights.write_bytes(b"not tensors at all")
-    edit_config(saved, weights_sha256=_sha256(weights))
+    edit_config(saved, weights_sha256=sha256(weights))
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_model(saved)
     weights.unlink()

@@ -68,3 +68,46 @@ def test_three_random_stops_end_bitwise_equal(tmp_path):
         done = max(Checkpoints(tmp_path / "killed/checkpoints").steps())
         assert done < STEPS
     same(finish(tmp_path / "killed"), finish(tmp_path / "straight"))
+
+
+def kill_at_random(directory: Path, chance: random.Random) -> int:
+    """Start and kill -9: while it imports, or a few steps on, in the midst of a step or of a save; the newest step."""
+    checkpoints = Checkpoints(directory / "checkpoints")
+    process, began = start(directory, *FREQUENT), max(checkpoints.steps(), default=0)
+    if chance.random() < 0.15:
+        time.sleep(chance.uniform(0, 5))
+    else:
+        wanted = began + chance.randint(1, 10)
+        while max(checkpoints.steps(), default=0) < wanted and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=600) == -signal.SIGKILL
+    return max(checkpoints.steps(), default=0)
+
+
+LONG = 400
+FREQUENT = (f"train.steps={LONG}", "train.save_every=1", "train.validate_every=100")
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_end_bitwise_equal(tmp_path):
+    """Prints the seed and the steps at which the kills came."""
+    seed = time.time_ns()
+    chance, steps, directory = random.Random(seed), [], tmp_path / "killed"
+    for _ in range(20):
+        newest = kill_at_random(directory, chance)
+        assert newest >= max(steps, default=0), "a kill lost a checkpoint"
+        steps.append(newest)
+    print(f"seed {seed}: 20 kills at steps {steps}")
+    last = f"checkpoints/step_{LONG:08d}/state.safetensors"
+    for run in (directory, tmp_path / "straight"):
+        process = start(run, *FREQUENT)
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output
+    assert "resuming" in (directory / "log.txt").read_text()
+    assert len((directory / "command.txt").read_text().splitlines()) >= 15  # not all of those killed while importing
+    same(load_file(directory / last), load_file(tmp_path / "straight" / last))
+    same(load_file(directory / "model/model.safetensors"), load_file(tmp_path / "straight/model/model.safetensors"))
+    logs = [(run / "log.jsonl").read_text().splitlines() for run in (directory, tmp_path / "straight")]
+    assert len(logs[0]) == len(logs[1])

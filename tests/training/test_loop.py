@@ -140,8 +140,8 @@ def test_resume_modes(tmp_path):
 def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     Trainer(LineTask(), small_config(tmp_path)).run()
     other = LineTask()
-    other.fingerprint = lambda: {"codec": "other"}
-    with pytest.raises(ValueError, match="another model or data"):
+    other.name = "curve"
+    with pytest.raises(ValueError, match=r"task \(content\): line -> curve"):
         Trainer(other, small_config(tmp_path))
 
 

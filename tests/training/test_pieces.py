@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmprime.files import clear_leftovers
 from mmprime.training import rng
 from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.data_order import DataOrder
@@ -110,11 +111,11 @@ def checkpoint(directory, steps, best=None, keep=2):
 
 def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoint(tmp_path, [1, 2, 3, 4, 5], best=2).steps() == [2, 4, 5]
-    assert not list(tmp_path.glob("tmp-*"))
+    assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "json", "gone", "empty"])
-def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["cut", "flip", "json", "gone", "manifest", "empty"])
+def test_a_torn_checkpoint_is_passed_over_and_told(tmp_path, damage):
     checkpoints = checkpoint(tmp_path, [1, 2])
     folder = checkpoints.path(2)
     data = (folder / "state.safetensors").read_bytes()
@@ -126,19 +127,24 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
         (folder / "state.json").write_text('{"step": 2,')
     elif damage == "gone":
         (folder / "state.json").unlink()
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text("[" * 100_000)
     else:
         shutil.rmtree(folder)
         folder.mkdir()
-    with pytest.warns(UserWarning, match="step_00000002 cannot be read"):
-        step, (tensors, values) = checkpoints.newest()
-    assert (step, values["n"], float(tensors["x"][0])) == (1, 1, 1.0)
+    newest = checkpoints.newest()
+    assert "step_00000002 cannot be read" in newest.damaged[2]
+    tensors, values = newest.state
+    assert (newest.step, values["n"], float(tensors["x"][0])) == (1, 1, 1.0)
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
     checkpoints = checkpoint(tmp_path, [1])
-    shutil.copytree(checkpoints.path(1), tmp_path / "tmp-00000002-99")
-    assert checkpoints.newest()[0] == 1
-    assert Checkpoints(tmp_path / "nothing").newest() is None
+    shutil.copytree(checkpoints.path(1), tmp_path / ".step_00000002.99.tmp")
+    assert checkpoints.newest().step == 1
+    assert clear_leftovers(tmp_path) == [tmp_path / ".step_00000002.99.tmp"]
+    assert checkpoints.steps() == [1]
+    assert Checkpoints(tmp_path / "nothing").newest().state is None
 
 
 def test_the_log_is_cut_back_to_the_resumed_step(tmp_path):
