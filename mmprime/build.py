@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mmprime.models.attention import require_xformers
+from mmprime.models.device import find_device
 from mmprime.training import distributed, rng
 from mmprime.training.config import ConfigError
 from mmprime.training.distributed import World
@@ -22,19 +24,13 @@ def build_device(config: Config) -> torch.device:
         torch.set_num_threads(config.run.threads)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
-    name = config.run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device={name} is no device; use auto, cpu, cuda or cuda:0") from error
+    device = find_device(config.run.device, "run.device")
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"run.device={name}, but torch sees no CUDA device; use run.device=cpu")
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    if config.task == "diffusion" and config.model.attention == "xformers":
+        require_xformers(device)
     return device
 
 

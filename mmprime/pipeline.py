@@ -71,8 +71,11 @@ class Pipeline:
         Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt.
         """
         self._images()
+        _require_some(num)
         draw = draw or Draw(guidance=3.0 if prompt is not None or label is not None else None)
         asked = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        if not asked:
+            raise ValueError("no prompt is given; give at least one, or None for pictures of nothing named")
         prompts = [each for each in asked for _ in range(num)]
         if prompt is not None:
             _refuse_empty(prompts)
@@ -83,7 +86,10 @@ class Pipeline:
         return self._pictures(self._run(y, draw, absent, cond), prompts)
 
     def caption(self, images: Tensor, num: int = 1, draw: Draw | None = None) -> Texts:
-        """`num` captions of each of the images (B, 3, H, W), image after image."""
+        """`num` captions of each of the images (B, 3, H, W), image after image. Raises ValueError without an image."""
+        _require_some(num)
+        if not len(images):
+            raise ValueError("no image is given; give at least one")
         codes = self.encode_images(images).repeat_interleave(num, 0)
         result = self._run(self._start(len(codes), {"image": codes}), draw or Draw())
         return self._texts(result)
@@ -108,6 +114,7 @@ class Pipeline:
         Without a prompt the caption the model reads from the image guides it. Codes outside the box stay as they are,
         and so do the pixels there. Raises ValueError on a box outside the grid.
         """
+        _require_some(num)
         draw = draw or Draw(guidance=3.0)
         if prompt is not None:
             _refuse_empty([prompt])
@@ -134,6 +141,8 @@ class Pipeline:
         Raises ValueError on a prefix that fills the span.
         """
         ids = self._text().encode(prefix)
+        if new_tokens is not None:
+            _require_some(new_tokens, "new_tokens")
         room = self.canvas.span("text").num_tokens - len(ids)
         if room < 1:
             raise ValueError(
@@ -238,6 +247,7 @@ class Pipeline:
 
     def _complete(self, ids: list[int], num: int, draw: Draw | None) -> Texts:
         """Draw the tokens of ids that are -1; what the span holds beyond them stays hidden for ever."""
+        _require_some(num)
         span = self.canvas.span("text")
         if len(ids) > span.num_tokens:
             raise ValueError(f"the text has {len(ids)} tokens with its blanks, the model holds {span.num_tokens}")
@@ -310,6 +320,11 @@ def _keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int],
     return kept
 
 
+def _require_some(count: int, name: str = "num") -> None:
+    if count < 1:
+        raise ValueError(f"{name}={count}: ask for at least 1")
+
+
 def _refuse_empty(prompts: Sequence[str]) -> None:
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("the prompt is empty; say what to draw")
@@ -321,8 +336,9 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
     Raises ValueError naming the file that is missing or does not fit.
     """
     from mmprime.models import load_model
+    from mmprime.models.device import find_device
 
-    directory = Path(directory)
+    directory, device = Path(directory), find_device(device)
     model, canvas, config = load_model(directory, device)
     text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None

@@ -20,6 +20,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
+from mmprime.console import bar, warn
 
 from .features import cache_folder
 from .likelihood import ratio
@@ -223,7 +224,13 @@ def converted(file: Path, folder: Path | None = None) -> Path:
     require_transformers("gguf", "accelerate")
     print(f"converting {file.name} once, into {target}", file=sys.stderr)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        warn(f"the cache {target.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")
+        target = Path(tempfile.mkdtemp(prefix="mmprime-judge-"))
+        _convert(file, target)
+        return target
     try:
         _convert(file, temporary)
         if not target.exists():  # else another process was quicker

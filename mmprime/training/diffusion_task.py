@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprime.console import bar
 from mmprime.engine import Canvas, joint_loss, nelbo
 from mmprime.models import PrimeDiT, save_model
 from mmprime.training.codecs import build_canvas, codec_origin
@@ -182,7 +183,7 @@ class DiffusionTask:
             timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
             measure = partial(measure, **timing)
         parts = []
-        for indices in torch.arange(len(examples)).split(CHUNK):
+        for indices in bar(torch.arange(len(examples)).split(CHUNK), "validation", "batch"):
             y0, cond = self._batch(examples, indices)
             region = given.to(self.device)
             nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)

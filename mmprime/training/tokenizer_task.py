@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmprime.console import bar
 from mmprime.data import ImageDataset
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
@@ -78,7 +79,7 @@ class TokenizerTask:
     def scores(self, images: Tensor) -> dict[str, float]:
         """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W)."""
         squared, absolute, codes = [], [], []
-        for part in images.split(_BATCH):
+        for part in bar(images.split(_BATCH), "validation", "batch"):
             pixels = self._pixels(part)
             result = self.tokenizer(pixels)
             error = result.reconstruction.clamp(0, 1) - pixels
