@@ -111,7 +111,7 @@ def test_evaluation_mistakes(model: Path, drawings: Path, here: Path, capsys: py
         ([*score, "--data", here / "absent"], "absent"),
         (["likelihood", "--model", "absent"], "no model at absent"),
         (["samples", "--generated", ".", "--reference", "."], "--inception"),
-        (["samples", "--generated", "a", "--reference", "b", "--metric", "fd-effnet-lite0"], "no folder at a"),
+        (["samples", "--generated", "a", "--reference", "b", "--metric", "fd-effnet-lite0"], "a does not exist"),
         (["captions", "--model", "absent"], "no model at absent"),
         ([], "required"),
     ):

@@ -234,17 +234,18 @@ def bpe(options: argparse.Namespace) -> None:
 
 def codec(options: argparse.Namespace) -> None:
     """Make a codec and store it."""
+    shipped = (options.source, options.model) == ("embeddings", "smollm2")
+    for name in ("data", "tokenizer", *(() if shipped else ("model",))):
+        console.require_path(getattr(options, name) or None, f"--{name}")
     from dataclasses import fields
 
     from mmprime.models import save_codec
     from mmprime.training.codec_sources import Recipe, make_codec
 
-    if (options.source, options.model) == ("embeddings", "smollm2"):
+    if shipped:
         from mmprime.evaluation.causal_lm import converted, smollm2_file
 
         options.model = str(converted(smollm2_file()))
-    for name in ("data", "tokenizer", "model"):
-        console.require_path(getattr(options, name) or None, f"--{name}")
     recipe = Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
     made, about = make_codec(recipe)
     save_codec(options.out, made, about)

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 BACKENDS = ("auto", "sdpa", "xformers", "reference")
@@ -96,11 +97,10 @@ def _announce(backend: str, device: str) -> None:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Tensor:
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if segments is None:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=segments.mask).transpose(1, 2)
-    return segments.clear_padding(out)
+    q, k, v = (rearrange(part, "b l h d -> b h l d") for part in (q, k, v))
+    mask = None if segments is None else segments.mask
+    out = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h l d -> b l h d")
+    return out if segments is None else segments.clear_padding(out)
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Tensor:

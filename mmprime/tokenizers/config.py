@@ -96,10 +96,15 @@ class ImageTokenizerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str) -> ImageTokenizerConfig:
         """The config of ``values``; raises ValueError naming ``source`` and the keys that do not fit."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{source}: a tokenizer's config is a table of keys, not {str(values)[:60]!r}")
         known = {entry.name for entry in dataclasses.fields(cls)}
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
                 raise ValueError(f"{source}: {problem} tokenizer keys {', '.join(sorted(names))}")
         config = cls(**values)
-        config.check()
+        try:
+            config.check()
+        except TypeError as error:
+            raise ValueError(f"{source}: a value is of another kind: {error}") from error
         return config

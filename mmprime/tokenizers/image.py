@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmprime.tokenizers.config import ImageTokenizerConfig
@@ -113,7 +114,7 @@ class ImageTokenizer(nn.Module):
         width = self.codebook_vectors().shape[-1]
         if vectors.dim() != 4 or vectors.shape[-1] != width:
             raise ValueError(f"vectors must be (B, h, w, {width}), not {tuple(vectors.shape)}")
-        return self._to_image(vectors.permute(0, 3, 1, 2)).clamp(0, 1)
+        return self._to_image(rearrange(vectors, "b h w d -> b d h w")).clamp(0, 1)
 
     def codebook_vectors(self) -> Tensor:
         """(C, d): the vector the decoder sees for each code."""
@@ -181,13 +182,15 @@ class ImageTokenizer(nn.Module):
 
 
 def _read_config(path: Path) -> ImageTokenizerConfig:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not the config of a tokenizer")
     if content.get("kind") != "image_tokenizer" or content.get("format") != _FORMAT:
         raise ValueError(
             f"{path}: kind {content.get('kind')!r}, format {content.get('format')!r}; "
             f"expected 'image_tokenizer', format {_FORMAT}"
         )
-    return ImageTokenizerConfig.from_dict(content["config"], str(path))
+    return ImageTokenizerConfig.from_dict(content.get("config"), str(path))
 
 
 def _describe(tensor: Tensor) -> str:

@@ -185,5 +185,6 @@ def _read_options(path: Path) -> bool:
     """``lowercase`` of a folder of ours; False beside a foreign tokenizer.json."""
     if not path.is_file():
         return False
-    content = json.loads(path.read_text())
-    return bool(content.get("lowercase", False)) if content.get("kind") == "text_tokenizer" else False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    ours = isinstance(content, dict) and content.get("kind") == "text_tokenizer"
+    return bool(content.get("lowercase", False)) if ours else False

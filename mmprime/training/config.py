@@ -109,7 +109,7 @@ def _parse_overrides(overrides: Sequence[str]) -> DictConfig:
 
 def _schema(given: DictConfig, source: str) -> DictConfig:
     task = given.get("task")
-    if task not in SCHEMAS:
+    if not isinstance(task, str) or task not in SCHEMAS:
         raise ConfigError(
             f"{source}: task={task!r} is unknown; choose from {', '.join(SCHEMAS)}{nearest(str(task), SCHEMAS)}"
         )
