@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +20,8 @@ from torch import Tensor
 from mmprime.drawing import AT_ONCE, Draw, Paused, Pictures, Result, Texts, draw_rows, resume_rows
 from mmprime.engine import MASK_ID, Canvas, mix, nelbo
 from mmprime.holes import read_partly, with_holes
-from mmprime.loading import load_tokenizers
+from mmprime.loading import check_extras, load_tokenizers, training_words
 from mmprime.rendering import partial_images
-from mmprime.vocabulary import collect_words
 
 if TYPE_CHECKING:
     from mmprime.models import PrimeDiT
@@ -340,22 +339,9 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
 
     directory, device = Path(directory), find_device(device)
     model, canvas, config = load_model(directory, device)
+    check_extras(directory / "config.json", config)
     text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None
     law, powers, laws = config.get("law", "nested"), config.get("place_powers", ()), config.get("trained_on", ())
-    words, weights = _words(config, data), config["weights_sha256"]
+    words, weights = training_words(config, data), config["weights_sha256"]
     return Pipeline(model, canvas, text, image, law, words, data, weights, powers, laws)
-
-
-def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:
-    """The words of the training captions: from the config, else from the dataset it names, else none."""
-    if "words" in config:
-        return frozenset(config["words"])
-    if data is None or not (data / "index.json").is_file():
-        return frozenset()
-    from mmprime.data import CodeDataset
-
-    try:
-        return collect_words(CodeDataset.load(data, "train").captions)
-    except ValueError:
-        return frozenset()

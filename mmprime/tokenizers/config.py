@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 QUANTIZERS = ("vq", "fsq", "lfq")
 
 
@@ -102,9 +105,12 @@ class ImageTokenizerConfig:
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
                 raise ValueError(f"{source}: {problem} tokenizer keys {', '.join(sorted(names))}")
-        config = cls(**values)
+        if "${" in str(values):
+            raise ValueError(f"{source}: values are written out, without ${{...}}")
         try:
-            config.check()
-        except TypeError as error:
-            raise ValueError(f"{source}: a value is of another kind: {error}") from error
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{source}: {str(error).splitlines()[0]}") from error
+        assert isinstance(config, cls)
+        config.check()
         return config
