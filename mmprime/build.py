@@ -14,7 +14,7 @@ from mmprime.training import distributed, rng
 from mmprime.training.config import ConfigError
 from mmprime.training.distributed import World
 from mmprime.training.loop import Trainer
-from mmprime.training.schema import Config
+from mmprime.training.schema import Config, DiffusionConfig
 from mmprime.training.task import Task
 
 
@@ -29,7 +29,7 @@ def build_device(config: Config) -> torch.device:
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if config.task == "diffusion" and config.model.attention == "xformers":
+    if isinstance(config, DiffusionConfig) and config.model.attention == "xformers":
         require_xformers(device)
     return device
 

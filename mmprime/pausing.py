@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.drawing import Draw, Paused
-from mmprime.engine import Guidance, Region
+from mmprime.engine import LAWS, Guidance, Region
 from mmprime.files import whole_file
 
 FORMAT = "mmprime paused run 1"
@@ -76,6 +76,8 @@ def load_paused(path: str | Path, weights: str) -> Paused:
 
 def _check(paused: Paused) -> None:
     """Raises ValueError on parts that do not fit each other."""
+    if paused.law not in LAWS:
+        raise ValueError(f"its law of plans is {str(paused.law)[:60]!r}")
     y, shape = paused.state["y"], paused.y0.shape
     if paused.y0.ndim != 2 or y.shape != shape or paused.y0.dtype != torch.int64 or y.dtype != torch.int64:
         raise ValueError(f"y0 is {tuple(shape)} {paused.y0.dtype}, y {tuple(y.shape)} {y.dtype}")

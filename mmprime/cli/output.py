@@ -49,7 +49,7 @@ class Output:
 def kept_output() -> Iterator[Output]:
     """Within the block stdout and stderr are `Output`; gives that of stdout."""
     out, error = (Output(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    with redirect_stdout(out), redirect_stderr(error):  # type: ignore[type-var]
+    with redirect_stdout(out), redirect_stderr(error):
         yield out
         out.flush()
         error.flush()

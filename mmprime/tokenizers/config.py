@@ -97,7 +97,7 @@ class ImageTokenizerConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str) -> ImageTokenizerConfig:
+    def from_dict(cls, values: Any, source: str) -> ImageTokenizerConfig:
         """The config of ``values``; raises ValueError naming ``source`` and the keys that do not fit."""
         if not isinstance(values, Mapping):
             raise ValueError(f"{source}: a tokenizer's config is a table of keys, not {str(values)[:60]!r}")
