@@ -201,14 +201,14 @@ class Study:
 
 def _judging(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
     """Fields of `Judging` as a YAML has them. Raises ValueError on unknown ones."""
-    if odd := sorted(set(given) - set(Judging.__dataclass_fields__)):
+    if odd := sorted(map(str, set(given) - set(Judging.__dataclass_fields__))):
         raise ValueError(f"{file}: judge has no key {odd[0]!r}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _digits_from(given: Mapping[str, Any], file: str | Path) -> DigitsFrom:
     """Raises ValueError on unknown keys."""
-    if odd := sorted(set(given) - set(DigitsFrom.__dataclass_fields__)):
+    if odd := sorted(map(str, set(given) - set(DigitsFrom.__dataclass_fields__))):
         raise ValueError(f"{file}: digits_from has no key {odd[0]!r}")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return DigitsFrom(**values)

@@ -23,6 +23,7 @@ from mmprime.models.attention import require_xformers
 from mmprime.models.device import find_device
 from mmprime.pausing import load_paused, save_paused
 from mmprime.pipeline import Pipeline, from_pretrained
+from mmprime.regions import read_regions
 from mmprime.study import Study
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.training.loop import Trainer
@@ -235,5 +236,10 @@ def test_training_tells_its_first_step(tmp_path: Path, capsys: pytest.CaptureFix
     Trainer(LineTask(), small_config(tmp_path, log_every=100, validate_every=0)).run()
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 1/")]
     assert "loss/head" in line
-    steps = [entry["step"] for entry in read_log(tmp_path) if entry["kind"] == "train"]
-    assert 1 not in steps
+    assert not (tmp_path / "log.jsonl").exists()  # a line to look at, not one of the log
+
+
+def test_keys_of_several_kinds_are_told(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("- {name: left, odd: 1, 3: 4, true: 5}")
+    with pytest.raises(ValueError, match="region 'left' has no key"):
+        read_regions(tmp_path / "r.yaml")
