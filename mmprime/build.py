@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from mmprime.models.attention import require_xformers
+from mmprime.models.device import find_device
 from mmprime.training import distributed, rng
 from mmprime.training.config import ConfigError
 from mmprime.training.distributed import World
 from mmprime.training.loop import Trainer
 from mmprime.training.run_folder import RunFolder
-from mmprime.training.schema import Config
+from mmprime.training.schema import Config, DiffusionConfig
 from mmprime.training.task import Task
 from mmprime.training.threads import choose_threads
 
@@ -27,19 +29,13 @@ def build_device(config: Config) -> torch.device:
         print(told, flush=True)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
-    name = config.run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device={name} is no device; use auto, cpu, cuda or cuda:0") from error
+    device = find_device(config.run.device, "run.device")
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"run.device={name}, but torch sees no CUDA device; use run.device=cpu")
         if device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    if isinstance(config, DiffusionConfig) and config.model.attention == "xformers":
+        require_xformers(device)
     return device
 
 

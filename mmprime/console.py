@@ -1,13 +1,23 @@
-"""What the command lines of tools/ share: one line on a mistake, exit code 2. Imports nothing heavy."""
+"""What the command lines of tools/ share: options, checks, one way to end. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import math
+import os
+import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from mmprime.cli.errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
+from mmprime.cli.output import kept_output
 
 _ASSETS = Path(__file__).resolve().parents[1] / "assets"
 DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
@@ -33,18 +43,49 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
+        print(f"error: {' '.join(printable(message).split())} (see --help)", file=sys.stderr)
+        raise SystemExit(MISTAKE)
 
 
-def run(command: Callable[[Any], None], options: Any) -> int:
-    """Run a command: 0 when it succeeds, 2 and one line on stderr for what the user can mend."""
-    try:
-        command(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+def run(work: Callable[[], Any]) -> int:
+    """Do a command's work, reading its options included, and return its exit code (`mmprime.cli.errors`).
+
+    Whatever ends it is one line on stderr. work: returns None, or an exit code of its own.
+    """
+    with kept_output() as out, _ctrl_c() as pressed:
+        try:
+            code = work() or DONE
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else DONE if done.code is None else MISTAKE
+        except BaseException as error:
+            interrupted = pressed and not isinstance(error, KeyboardInterrupt)
+            code, line = explain(KeyboardInterrupt() if interrupted else error)
+            print(line if code == INTERRUPTED else f"error: {line}", file=sys.stderr)
+        out.flush()
+        if out.lost():
+            print(f"warning: printing failed ({out.error}); what was asked to be in a file is there", file=sys.stderr)
+            code = code or DISK
+    return code
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt once and is ignored from then on; the list tells whether it came, for a library
+    that is interrupted while it is imported may raise another error."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    listening = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if listening:
+        signal.signal(signal.SIGINT, note)
+    yield pressed
+    if listening and not pressed:
+        signal.signal(signal.SIGINT, usual)
 
 
 def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
@@ -54,29 +95,123 @@ def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: 
     return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
 
 
+def ticks(what: str, unit: str, total: int | None, shown: bool = True) -> Any:
+    """Such a bar without items: `update()` it after each, `close()` it at the end."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+
+
+MOST = 10**9  # of a count: what is larger is a slip, and would end in a lack of memory
+
+
 def positive(text: str) -> int:
-    """An argparse type: a whole number >= 1."""
+    """An argparse type: a whole number from 1 to `MOST`."""
     number = whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    if not 1 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} must be at {'most ' + str(MOST) if number else 'least 1'}")
     return number
 
 
 def whole(text: str) -> int:
-    """An argparse type: a whole number >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
+    """An argparse type: a whole number from 0 to 2^63 - 1."""
+    if not (text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
+
+
+def number_in(lowest: float, highest: float, open_ends: str = "") -> Callable[[str], float]:
+    """An argparse type: a finite number between two; open_ends: "low", "high" or both: that end is left out."""
+    ends = f"{'(' if 'low' in open_ends else '['}{lowest:g}, {highest:g}{')' if 'high' in open_ends else ']'}"
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        inside = lowest <= number <= highest and math.isfinite(number)
+        if not inside or ("low" in open_ends and number == lowest) or ("high" in open_ends and number == highest):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number in {ends}")
+        return number
+
+    return parse
+
+
+temperature = number_in(0, math.inf, "high")
+share = number_in(0, 1, "high")
+top_p = number_in(0, 1, "low")
+
+
+def sentence(text: str) -> str:
+    """An argparse type: text that is UTF-8."""
+    if printable(text) != text:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no UTF-8; type it in a UTF-8 terminal")
+    return text
+
+
+def device(text: str) -> str:
+    """An argparse type: the name of a device; whether there is one is asked when it is needed."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu, cuda or cuda:0")
+    return text
+
+
+def folder(text: str) -> str:
+    """An argparse type: a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no folder" + ("" if Path(text).exists() else ": nothing is there"))
+    return text
+
+
+def existing(text: str) -> str:
+    """An argparse type: a file or folder that is there."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    return text
+
+
+def out_file(text: str) -> str:
+    """An argparse type: a file that can be written. Raises OSError on a disk that is read-only."""
+    if not text or text.endswith("/") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")
+    if Path(text).exists() and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no ordinary file; give another name")
+    _require_writable(Path(text).parent)
+    return text
+
+
+def out_folder(text: str) -> str:
+    """An argparse type: a folder that can be made or written into. Raises OSError on a disk that is read-only."""
+    _require_writable(Path(text))
+    return text
+
+
+def _require_writable(path: Path) -> None:
+    """Of a folder, or of the nearest one above it that exists."""
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{above} is a file, so {path} cannot be a folder")
+    if os.statvfs(above).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{above} does not let you write; give another place")
+
+
+def typed(tool: str, arguments: Sequence[str]) -> str:
+    """The command line as it can be typed again, for records."""
+    return printable(shlex.join(["python", f"tools/{tool}.py", *arguments]))
 
 
 def scale(text: str) -> float | dict[str, float]:
     """An argparse type: a guidance scale, "3", or one for each span, "image=3,text=1"."""
     try:
-        if "=" not in text:
-            return float(text)
-        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
-        if len(dict(pairs)) == len(pairs):
-            return dict(pairs)
+        parts = [part.rpartition("=") for part in text.split(",")]
+        pairs = [(name.strip(), float(value)) for name, _, value in parts]
+        if all(math.isfinite(value) for _, value in pairs) and len(dict(pairs)) == len(pairs):
+            if "=" not in text:
+                return pairs[0][1]
+            if all(name and "=" not in name for name, _ in pairs):
+                return dict(pairs)
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER, each span once")
@@ -133,8 +268,8 @@ def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
         help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
     )  # fmt: skip
     how.add_argument("--seed", type=whole, default=0)
-    how.add_argument("--temperature", type=float, default=1.0)
-    how.add_argument("--top-p", type=float, default=1.0)
+    how.add_argument("--temperature", type=temperature, default=1.0)
+    how.add_argument("--top-p", type=top_p, default=1.0)
     how.add_argument("--new-tokens", type=positive, help="length of a continuation (default: what fits)")
     how.add_argument("--blank-tokens", type=positive, default=4, help="tokens for each ___ (default 4)")
 
@@ -173,3 +308,9 @@ def require_model(directory: str) -> None:
     """Raises ValueError when there is no model folder."""
     if not (Path(directory) / "config.json").is_file():
         raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")
+
+
+def require_path(path: str | None, option: str) -> None:
+    """Raises ValueError when an option names a path where nothing is."""
+    if path is not None and not Path(path).exists():
+        raise ValueError(f"{option} {path} does not exist")

@@ -5,6 +5,7 @@ Every example has random streams of its own for its plan and its draws, so it de
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmprime.console import ticks
 from mmprime.engine import (
     MASK_ID,
     Canvas,
@@ -42,7 +44,7 @@ class Draw:
 
     plan: a name of `mmprime.engine.samplers`, with its options; None is the plan of the law the model was trained on.
     steps bounds the forward steps of an example (of policies that decide it themselves it does not). pause: the step to
-    stop after, or the name of a region to stop after when all of it is revealed.
+    stop after, or the name of a region to stop after when all of it is revealed. progress: show a bar.
     """
 
     steps: int = 16
@@ -54,6 +56,13 @@ class Draw:
     trace: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     pause: int | str | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps={self.steps}: a run has at least 1 step")
+        if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
+            raise ValueError(f"temperature={self.temperature} must be a finite number >= 0")
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -161,7 +170,9 @@ def draw_rows(
     start = time.perf_counter()
     runs: list[Run] = []
     histories: list[list[Tensor]] = []
-    for rows in torch.arange(len(y)).split(AT_ONCE):
+    parts = torch.arange(len(y)).split(AT_ONCE)
+    steps_left = ticks("sampling", "step", len(parts) * draw.steps, draw.progress)
+    for rows in parts:
         known, own = y[rows], [seeds[row] for row in rows.tolist()]
         plan = make_plan(draw, law, canvas, known, own, absent)
         run = begin(
@@ -179,10 +190,12 @@ def draw_rows(
         )
         last, shown = _last_step(draw, plan), []
         while run.number != last and run.step():
+            steps_left.update()
             if draw.trace:
                 shown.append(run.y.clone())
         runs.append(run)
         histories.append(shown)
+    steps_left.close()
     seconds = time.perf_counter() - start
     y0 = y
     y, nfe, idle, rank = (

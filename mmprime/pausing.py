@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.drawing import Draw, Paused
-from mmprime.engine import Guidance, Region
+from mmprime.engine import LAWS, Guidance, Region
 from mmprime.files import whole_file
 
 FORMAT = "mmprime paused run 1"
@@ -31,7 +31,7 @@ def save_paused(path: str | Path, paused: Paused, weights: str) -> None:
     tensors |= {f"region.{number}": region.mask for number, region in enumerate(regions)}
     tensors |= {} if paused.absent is None else {"absent": paused.absent}
     tensors |= {} if paused.kept is None else {"kept": paused.kept[0]}
-    draw = {name: value for name, value in vars(paused.draw).items() if name != "options"}
+    draw = {name: value for name, value in vars(paused.draw).items() if name not in ("options", "progress")}
     draw["guidance"] = _guidance_words(paused.draw.guidance)
     about = {
         "format": FORMAT,
@@ -57,13 +57,38 @@ def load_paused(path: str | Path, weights: str) -> Paused:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("request", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no paused run: {error}") from error
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path} is no paused run: its header says {about.get('format')!r}, not {FORMAT!r}")
-    if about["weights"] != weights:
-        raise ValueError(f"{path} was paused with weights {about['weights'][:12]}, this model has {weights[:12]}")
-    return _read(about, tensors)
+    kind = about.get("format") if isinstance(about, dict) else about
+    if kind != FORMAT:
+        raise ValueError(f"{path} is no paused run: its header says {str(kind)[:60]}, not {FORMAT!r}")
+    if about.get("weights") != weights:
+        raise ValueError(
+            f"{path} was paused with weights {str(about.get('weights'))[:12]}, this model has {weights[:12]}"
+        )
+    try:
+        paused = _read(about, tensors)
+        _check(paused)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged paused run ({type(error).__name__}: {error}); draw it again") from error
+    return paused
+
+
+def _check(paused: Paused) -> None:
+    """Raises ValueError on parts that do not fit each other."""
+    if paused.law not in LAWS:
+        raise ValueError(f"its law of plans is {str(paused.law)[:60]!r}")
+    y, shape = paused.state["y"], paused.y0.shape
+    if paused.y0.ndim != 2 or y.shape != shape or paused.y0.dtype != torch.int64 or y.dtype != torch.int64:
+        raise ValueError(f"y0 is {tuple(shape)} {paused.y0.dtype}, y {tuple(y.shape)} {y.dtype}")
+    if not all(isinstance(prompt, str) for prompt in paused.prompts) or len(paused.prompts) not in (0, len(y)):
+        raise ValueError(f"{len(paused.prompts)} prompts for {len(y)} examples")
+    if not paused.step >= 0:
+        raise ValueError(f"it stands at step {paused.step}")
+
+
+def _is_seed(seed: object) -> bool:
+    return type(seed) is int or (isinstance(seed, list) and all(type(each) is int for each in seed))
 
 
 def _guidance_words(guidance: float | Guidance | None) -> Any:
@@ -89,6 +114,8 @@ def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
         own["guidance"] = Guidance(
             torch.tensor(scale) if isinstance(scale, list) else scale, own["guidance"]["schedule"]
         )
+    if not isinstance(options, dict) or not isinstance(own["plan"], str | None) or not _is_seed(own["seed"]):
+        raise ValueError(f"plan {own['plan']!r}, options {options!r}, seed {str(own['seed'])[:60]}")
     draw = Draw(**own, options=options)
     kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
     cond = part("cond.") or None

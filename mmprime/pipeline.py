@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from torch import Tensor
 from mmprime.drawing import AT_ONCE, Draw, Paused, Pictures, Result, Texts, draw_rows, resume_rows
 from mmprime.engine import MASK_ID, Canvas, generator_of, mix, nelbo
 from mmprime.holes import read_partly, with_holes
-from mmprime.loading import load_tokenizers
+from mmprime.loading import check_extras, load_tokenizers, training_words
 from mmprime.rendering import partial_images
-from mmprime.vocabulary import class_label, collect_words
+from mmprime.vocabulary import class_label
 
 if TYPE_CHECKING:
     from mmprime.models import PrimeDiT
@@ -73,8 +73,11 @@ class Pipeline:
         `class_label` does.
         """
         self._images()
+        _require_some(num)
         draw = draw or Draw(guidance=3.0 if prompt is not None or label is not None else None)
         asked = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        if not asked:
+            raise ValueError("no prompt is given; give at least one, or None for pictures of nothing named")
         prompts = [each for each in asked for _ in range(num)]
         if prompt is not None:
             _refuse_empty(prompts)
@@ -86,7 +89,10 @@ class Pipeline:
         return self._pictures(self._run(y, draw, absent, cond), prompts)
 
     def caption(self, images: Tensor, num: int = 1, draw: Draw | None = None) -> Texts:
-        """`num` captions of each of the images (B, 3, H, W), image after image."""
+        """`num` captions of each of the images (B, 3, H, W), image after image. Raises ValueError without an image."""
+        _require_some(num)
+        if not len(images):
+            raise ValueError("no image is given; give at least one")
         codes = self.encode_images(images).repeat_interleave(num, 0)
         result = self._run(self._start(len(codes), {"image": codes}), draw or Draw())
         return self._texts(result)
@@ -111,6 +117,7 @@ class Pipeline:
         Without a prompt the caption the model reads from the image guides it. Codes outside the box stay as they are,
         and so do the pixels there. Raises ValueError on a box outside the grid.
         """
+        _require_some(num)
         draw = draw or Draw(guidance=3.0)
         if prompt is not None:
             _refuse_empty([prompt])
@@ -137,6 +144,8 @@ class Pipeline:
         Raises ValueError on a prefix that fills the span, and on more new tokens than fit after it.
         """
         ids = self._text().encode(prefix)
+        if new_tokens is not None:
+            _require_some(new_tokens, "new_tokens")
         room = self.canvas.span("text").num_tokens - len(ids)
         if room < 1:
             raise ValueError(
@@ -247,6 +256,7 @@ class Pipeline:
 
     def _complete(self, ids: list[int], num: int, draw: Draw | None) -> Texts:
         """Draw the tokens of ids that are -1; what the span holds beyond them stays hidden for ever."""
+        _require_some(num)
         span = self.canvas.span("text")
         if len(ids) > span.num_tokens:
             raise ValueError(f"the text has {len(ids)} tokens with its blanks, the model holds {span.num_tokens}")
@@ -319,6 +329,11 @@ def _keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int],
     return kept
 
 
+def _require_some(count: int, name: str = "num") -> None:
+    if count < 1:
+        raise ValueError(f"{name}={count}: ask for at least 1")
+
+
 def _refuse_empty(prompts: Sequence[str]) -> None:
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("the prompt is empty; say what to draw")
@@ -330,26 +345,14 @@ def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -
     Raises ValueError naming the file that is missing or does not fit.
     """
     from mmprime.models import load_model
+    from mmprime.models.device import find_device
 
-    directory = Path(directory)
+    directory, device = Path(directory), find_device(device)
     model, canvas, config = load_model(directory, device)
+    check_extras(directory / "config.json", config)
     text, image = load_tokenizers(directory, config, canvas, device)
     data = directory / config["data"] if config.get("data") else None
     law, powers, laws = config.get("law", "nested"), config.get("place_powers", ()), config.get("trained_on", ())
-    words, weights = _words(config, data), config["weights_sha256"]
+    words, weights = training_words(config, data), config["weights_sha256"]
     classes = config.get("classes", ())
     return Pipeline(model, canvas, text, image, law, words, data, weights, powers, laws, classes)
-
-
-def _words(config: dict[str, Any], data: Path | None) -> frozenset[str]:
-    """The words of the training captions: from the config, else from the dataset it names, else none."""
-    if "words" in config:
-        return frozenset(config["words"])
-    if data is None or not (data / "index.json").is_file():
-        return frozenset()
-    from mmprime.data import CodeDataset
-
-    try:
-        return collect_words(CodeDataset.load(data, "train").captions)
-    except ValueError:
-        return frozenset()

@@ -54,7 +54,7 @@ class RegionSpec:
         """From keys and values, words or numbers; `name` is used when none is given. Raises ValueError."""
         name = str(given.get("name", name))
         known = {each.name for each in fields(cls)}
-        if odd := sorted(set(given) - known):
+        if odd := sorted(map(str, set(given) - known)):
             raise ValueError(f"region {name!r} has no key {odd[0]!r}; there are {', '.join(sorted(known))}")
         kinds: dict[str, Any] = {
             "box": (int, 4), "window": (float, 2), "words": (str, 0), "blanks": (int, 0), "digits": (int, 0),

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mmprime.training.schema import DiffusionConfig
 
@@ -128,7 +130,18 @@ class Study:
         """Read a study's YAML."""
         if not Path(file).is_file():
             raise ValueError(f"no study at {file}")
-        given = OmegaConf.to_container(OmegaConf.load(file))
+        try:
+            study = cls._read(file, OmegaConf.to_container(OmegaConf.load(file)))
+            list(study.cells())
+        except (TypeError, AttributeError, KeyError, IndexError, YAMLError, OmegaConfBaseException) as error:
+            what = " ".join(str(error).split())
+            raise ValueError(
+                f"{file}: a part is missing or of another kind ({type(error).__name__}: {what})"
+            ) from error
+        return study
+
+    @classmethod
+    def _read(cls, file: str | Path, given: Any) -> Study:
         if not isinstance(given, dict) or not {"dir", "results", "bases", "seeds"} <= set(given) <= KEYS:
             raise ValueError(f"{file}: a study has the keys {', '.join(sorted(KEYS))}")
         judge = _judging(given.get("judge") or {}, file)
@@ -188,14 +201,14 @@ class Study:
 
 def _judging(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
     """Fields of `Judging` as a YAML has them. Raises ValueError on unknown ones."""
-    if odd := sorted(set(given) - set(Judging.__dataclass_fields__)):
+    if odd := sorted(map(str, set(given) - set(Judging.__dataclass_fields__))):
         raise ValueError(f"{file}: judge has no key {odd[0]!r}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _digits_from(given: Mapping[str, Any], file: str | Path) -> DigitsFrom:
     """Raises ValueError on unknown keys."""
-    if odd := sorted(set(given) - set(DigitsFrom.__dataclass_fields__)):
+    if odd := sorted(map(str, set(given) - set(DigitsFrom.__dataclass_fields__))):
         raise ValueError(f"{file}: digits_from has no key {odd[0]!r}")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return DigitsFrom(**values)

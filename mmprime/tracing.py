@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mmprime.drawing import Result
@@ -47,7 +48,8 @@ def reveal_maps(rank: Tensor, canvas: Canvas, name: str = "image") -> Tensor:
         raise ValueError(f"span {name!r} has no grid to draw a map on")
     own = canvas.view(rank, name).double()
     own = own.masked_fill(own < 0, torch.nan)
-    return torch.cat([own.mean(-1, keepdim=True), own], -1).transpose(1, 2).unflatten(-1, span.grid)
+    maps = torch.cat([own.mean(-1, keepdim=True), own], -1)
+    return rearrange(maps, "b (h w) s -> b s h w", h=span.grid[0])
 
 
 def course(values: Tensor, rank: Tensor, canvas: Canvas, steps: int) -> Course:

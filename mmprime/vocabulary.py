@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+NAMED = 8  # unknown words that are told with their nearest; of more there is only a count
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -19,10 +20,9 @@ def collect_words(captions: Iterable[str]) -> frozenset[str]:
     return frozenset(word for caption in set(captions) for word in words_of(caption))
 
 
-def unknown_words(prompt: str, known: Collection[str]) -> dict[str, list[str]]:
-    """Words of the prompt that are not known -> up to three known words spelt most alike."""
-    strange = dict.fromkeys(word for word in words_of(prompt) if word not in known)
-    return {word: difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6) for word in strange}
+def nearest_words(word: str, known: Collection[str]) -> list[str]:
+    """Up to three known words spelt most alike."""
+    return difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
 
 
 def check_prompt(prompt: str, known: Collection[str]) -> str | None:
@@ -36,12 +36,15 @@ def check_prompt(prompt: str, known: Collection[str]) -> str | None:
         raise ValueError(f"the prompt {prompt!r} holds no word")
     if not known:
         return None
-    strange = unknown_words(prompt, known)
+    words = words_of(prompt)
+    strange = list(dict.fromkeys(word for word in words if word not in known))
     if not strange:
         return None
-    listed = "; ".join(f"{word!r} (nearest: {', '.join(near) or 'none'})" for word, near in strange.items())
-    if set(words_of(prompt)) <= strange.keys():
-        raise ValueError(f"no word of the prompt {prompt!r} occurs in the training captions: {listed}")
+    listed = "; ".join(f"{w!r} (nearest: {', '.join(nearest_words(w, known)) or 'none'})" for w in strange[:NAMED])
+    listed += f" and {len(strange) - NAMED:,} more" if len(strange) > NAMED else ""
+    if set(words) <= set(strange):
+        shown = prompt if len(prompt) <= 200 else prompt[:200] + "…"
+        raise ValueError(f"no word of the prompt {shown!r} occurs in the training captions: {listed}")
     return f"words that occur in no training caption: {listed}"
 
 

@@ -136,7 +136,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--steps", "0"], "at least 1"),
     (["--prompt", "red apple", "--num", "many"], "not a whole number"),
     (["--prompt", "red apple", "--temperature", "-1"], "temperature"),
-    (["--prompt", "red apple", "--top-p", "2"], "top_p"),
+    (["--prompt", "red apple", "--top-p", "2"], "--top-p: '2' is no number in (0, 1]"),
     (["--prompt", "red apple", "--plan", "random"], "unknown sampler 'random'"),
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),

@@ -133,7 +133,7 @@ def test_a_file_keeps_the_request(pipe: Pipeline, tmp_path: Path) -> None:
         (["--prompt", "red apple", "--region", "box=0,0,8,8", "--region", "box=0,0,8,16", "order=halton"], "overlap"),
         (["--prompt", "red apple", "--region", "span=image", "window=0,0.5"], "window"),
         (["--prompt", "red apple", "--region", "span=image", "order=confidence"], "looks at the data"),
-        (["--prompt", "red apple", "--top-p", "0"], "top_p"),
+        (["--prompt", "red apple", "--top-p", "0"], "--top-p"),
         (["--prompt", "red apple", "--top-p", "1.5"], "1.5"),
     ],
 )

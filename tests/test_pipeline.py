@@ -49,7 +49,7 @@ def test_a_model_without_fingerprints_is_compared_with_its_codes(tmp_path: Path)
     folder = write_text_image_model(tmp_path)
     edit_json(folder / "config.json", data="../codes", words=WORDS)
     assert from_pretrained(folder).image_tokenizer is not None  # the codes are not at hand: nothing to compare with
-    about = {"format": 1, "kind": "codes", "splits": {}, "shards": []}
+    about = {"format": 1, "kind": "codes", "splits": {}, "shards": [], "num_codes": 16, "grid": [4, 4]}
     edit_json(tmp_path / "codes" / "index.json", **about, tokenizer_fingerprint="0123")
     with pytest.raises(ValueError, match=r"the image tokenizer .*trained with \(0123\)"):
         from_pretrained(folder)

@@ -2,7 +2,7 @@
 
     python tools/demo.py [--out out/demo.png]
 
-Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line).
+Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line); all of them: docs/commands.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", default=str(ROOT / "assets/emoji"), help="captioned images, to read one from")
     parser.add_argument("--data", default=str(ROOT / "assets/emoji_codes"), help="sample data for the bound")
     parser.add_argument("--split", default="val_vendor", help="of both (default: of the vendor never trained on)")
-    parser.add_argument("--out", default="out/demo.png", help="the sheet (default out/demo.png)")
+    parser.add_argument("--out", type=console.out_file, default="out/demo.png", help="the sheet (default out/demo.png)")
     parser.add_argument("--steps", type=console.positive, default=16)
     parser.add_argument("--limit", type=console.positive, default=128, help="examples for the bound")
     parser.add_argument("--seed", type=console.whole, default=0)
@@ -39,8 +39,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def demo(options: argparse.Namespace) -> None:
     """Run the three parts. Raises ValueError for what is missing."""
     start = time.perf_counter()
-    if not (Path(options.model) / "config.json").is_file():
-        raise ValueError(f"no model at {options.model} (no config.json there)")
+    console.require_model(options.model)
+    console.require_path(options.images, "--images")
+    console.require_path(options.data, "--data")
     from mmprime.pipeline import from_pretrained
 
     pipe = from_pretrained(options.model)
@@ -57,7 +58,7 @@ def draw_sheet(pipe: Any, options: argparse.Namespace) -> None:
     from mmprime import rendering
     from mmprime.drawing import Draw
 
-    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, plan="p2", seed=options.seed))
+    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, plan="p2", seed=options.seed, progress=True))
     sheet = rendering.sheet(found.images, labels=list(PROMPTS), columns=3, scale=4)
     rendering.save_picture(options.out, sheet)
     spent = f"{int(found.nfe.max())} NFE each, {found.seconds:.1f} s"
@@ -101,7 +102,7 @@ def bound(pipe: Any, options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    return console.run(demo, parse(arguments))
+    return console.run(lambda: demo(parse(arguments)))
 
 
 if __name__ == "__main__":

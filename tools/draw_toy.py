@@ -9,9 +9,15 @@ probability zero. It is a formula of this project, under the project's licence.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmprime import console
 
 SIZE, PITCH, SIGMA = 512, 72, 7.0
 
@@ -27,13 +33,24 @@ def spiral() -> Any:
     return np.where((radius >= 20) & (radius <= 240), grey, 0).astype(np.uint8)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write the picture; returns the exit code."""
+def draw(arguments: list[str] | None) -> None:
+    """Write the picture."""
+    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=console.out_file, default="assets/toy/spiral.png", metavar="FILE.png")
+    out = parser.parse_args(arguments).out
     from PIL import Image
 
-    given = sys.argv[1:] if arguments is None else arguments
-    Image.fromarray(spiral()).save(given[0] if given else "assets/toy/spiral.png", optimize=True)
-    return 0
+    from mmprime.files import whole_file
+
+    if Path(out).suffix.lower() != ".png":
+        raise ValueError(f"{out}: the picture is a .png")
+    with whole_file(out) as temporary:
+        Image.fromarray(spiral()).save(temporary, optimize=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return console.run(lambda: draw(arguments))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@
     python tools/evaluate.py calibration --model DIR
         confidence of predictions against how often they are right
 
-Exit codes: 0 done, 2 a mistake in what was asked (one line).
+Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -50,38 +49,46 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=module.HELP)
         module.add_arguments(command)
         command.add_argument("--seed", type=console.whole, default=0)
-        command.add_argument("--json", metavar="FILE", help="write the rows as JSON")
+        command.add_argument("--json", type=console.out_file, metavar="FILE", help="write the rows as JSON")
     return parser.parse_args(arguments)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Run the command. Raises ValueError for what the user can mend."""
-    origin = {"command": shlex.join(["python", "tools/evaluate.py", *options.typed])}
+    origin = {"command": options.typed}
     model = getattr(options, "model", None)
     if model is not None:
         console.require_model(model)
+    for name in ("data", "generated", "reference", "texts", "tokenizer", "inception"):
+        if name != "data" or options.command != "samples" or model is not None:
+            console.require_path(getattr(options, name, None), f"--{name}")
     from mmprime.evaluation import stamp, table, to_json
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 
     about = {} if model is None else {"model_hash": model_hash(model), "ema": averaged_by(model), "precision": "fp32"}
     rows = stamp(COMMANDS[options.command].run(options), **origin, **about, versions=versions())
+    if options.json:  # before anything is printed: a row that cannot be printed is not lost
+        from mmprime.files import write_text
+
+        write_text(options.json, to_json(rows))
     if not getattr(COMMANDS[options.command], "SUMMARY", False):
         print(table(rows))
     for note in getattr(COMMANDS[options.command], "NOTES", ()):
         print(note)
     if options.json:
-        from mmprime.files import write_text
-
-        write_text(options.json, to_json(rows))
         print(f"rows in {options.json}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = sys.argv[1:] if arguments is None else arguments
-    options = parse(typed)
-    options.typed = typed
-    return console.run(evaluate, options)
+
+    def work() -> None:
+        options = parse(typed)
+        options.typed = console.typed("evaluate", typed)
+        evaluate(options)
+
+    return console.run(work)
 
 
 if __name__ == "__main__":

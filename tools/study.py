@@ -1,13 +1,12 @@
 """Train and judge the cells of a study, and show what came out: python tools/study.py run|table|plot STUDY.yaml
 
 A cell that is done is not run again; a cell that was stopped goes on where it stood.
-Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving.
+Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving; all of them: docs/commands.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +27,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--only", default="", help="cells whose name contains this")
     run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
     show = commands.add_parser("table", help="a Markdown table of what is done")
-    show.add_argument("--out", help="write it to this file too")
+    show.add_argument("--out", type=console.out_file, help="write it to this file too")
     plot = commands.add_parser("plot", help="differences to the first cell against the number of steps")
     plot.add_argument("--only", default="", help="bases whose name contains this")
-    plot.add_argument("--out", required=True, help="a .png, .svg or .pdf file")
+    plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
     for command in (run, show, plot):
         command.add_argument("study", help="a YAML file, see configs/study/")
     return parser.parse_args(arguments)
@@ -47,6 +46,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def study(options: argparse.Namespace) -> None:
     """Run the command."""
+    console.require_path(options.study, "STUDY")
     from mmprime.study import Study
 
     chosen = Study.load(options.study)
@@ -61,10 +61,9 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
     cells = [cell for cell in chosen.cells() if options.only in cell.name][first::count]
     if not cells:
         raise ValueError(f"no cell's name contains {options.only!r}")
-    typed = shlex.join(["python", "tools/study.py", *options.typed])
     for number, cell in enumerate(cells):
         print(f"[{number + 1}/{len(cells)}] {cell.name}", flush=True)
-        rows = run_cell(chosen, cell, typed)
+        rows = run_cell(chosen, cell, options.typed)
         print("  " + "; ".join(f"{row.metric} {row.value:.4f}" for row in rows[:3]), flush=True)
 
 
@@ -79,9 +78,9 @@ def table(chosen: Study, options: argparse.Namespace) -> None:
         parts.append(f"### {base}, against the first, in per cent\n\n{gaps(chosen, base)}\n")
         if quality := samples(chosen, base):
             parts.append(f"### {base}, samples\n\n{quality}\n")
-    print("\n".join(parts))
     if options.out:
         write_text(options.out, "\n".join(parts))
+    print("\n".join(parts))
 
 
 def plot(chosen: Study, options: argparse.Namespace) -> None:
@@ -104,12 +103,13 @@ def plot(chosen: Study, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = sys.argv[1:] if arguments is None else arguments
-    options = parse(typed)
-    options.typed = typed
-    try:
-        return console.run(study, options)
-    except KeyboardInterrupt:
-        return 130
+
+    def work() -> None:
+        options = parse(typed)
+        options.typed = console.typed("study", typed)
+        study(options)
+
+    return console.run(work)
 
 
 if __name__ == "__main__":

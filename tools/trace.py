@@ -6,13 +6,13 @@
         trace.html: a page with a slider of steps; also for a text with ___ to fill
 
 Both write entropy.png (entropy and confidence along the steps) and trace.json (rank, entropy and confidence of every
-digit). Needs matplotlib (the extra `plots`). Exit codes: 0 done, 2 a mistake in what was asked (one line, no file).
+digit). Needs matplotlib (the extra `plots`). Exit codes: 0 done, 2 a mistake in what was asked (one line, no file); all
+of them: docs/commands.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -32,9 +32,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     typed = sys.argv[1:] if arguments is None else arguments
-    options = parse(typed)
-    options.command_line = shlex.join(["python", "tools/trace.py", *typed])
-    return console.run(trace.run, options)
+
+    def work() -> None:
+        options = parse(typed)
+        options.command_line = console.typed("trace", typed)
+        trace.run(options)
+
+    return console.run(work)
 
 
 if __name__ == "__main__":

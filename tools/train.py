@@ -1,7 +1,7 @@
 """Train what a config describes: python tools/train.py CONFIG [key=value ...]
 
 The same command continues a run that was stopped. Exit codes: 0 done, 2 a mistake in the config or the data (one
-line), 1 a loss that is not finite, 130 / 143 stopped by Ctrl-C / SIGTERM after saving.
+line), 1 a loss that is not finite, 130 / 143 stopped by Ctrl-C / SIGTERM after saving; all of them: docs/commands.md.
 """
 
 from __future__ import annotations
@@ -12,61 +12,53 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmprime import console
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = console.Parser(
         description="Train what a config describes; the same command continues a run that was stopped.",
         epilog="Several processes: torchrun --nproc-per-node 2 tools/train.py CONFIG train.accumulate=2",
     )
     parser.add_argument("config", help="a YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 run.dir=runs/trial")
     parser.add_argument("--dry-run", action="store_true", help="build all, compute one loss, write nothing")
-    parser.add_argument("--export", metavar="DIR", help="write the model of the newest checkpoint to DIR and stop")
+    parser.add_argument(
+        "--export", type=console.out_folder, metavar="DIR", help="write the model of the newest checkpoint to DIR"
+    )
     return parser.parse_intermixed_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parse(arguments)
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    try:
-        from mmprime.training.config import load_config
-
-        return _run(options, load_config(options.config, options.overrides))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-
-
-def _run(options: argparse.Namespace, config: Any) -> int:
-    from mmprime.training.config import as_yaml
-    from mmprime.training.lock import RunBusy
+def train(options: argparse.Namespace) -> int:
+    """Run what is asked; returns the exit code. Raises ValueError, OSError, RunBusy and NonFiniteLoss."""
+    console.require_path(options.config, "CONFIG")
+    from mmprime.training.config import as_yaml, load_config
     from mmprime.training.run_folder import opened
 
+    config = load_config(options.config, options.overrides)
     if options.export:
         config.run.resume = "must"
-    try:
-        with nullcontext() if options.export or options.dry_run else opened(config) as folder:
-            for line in config.notices:
-                print(line, flush=True)
-            from mmprime import build
+    else:
+        console.out_folder(config.run.dir)
+    with nullcontext() if options.export or options.dry_run else opened(config) as folder:
+        for line in config.notices:
+            print(line, flush=True)
+        from mmprime import build
 
-            if options.dry_run:
-                print(as_yaml(config), end="")
-                for name, value in build.dry_run(config).items():
-                    print(f"{name}: {value:,.6g}")
-                return 0
-            trainer = build.build_trainer(config, folder)
-            return _export(trainer, Path(options.export)) if options.export else _train(trainer, config)
-    except RunBusy as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if options.dry_run:
+            print(as_yaml(config), end="")
+            for name, value in build.dry_run(config).items():
+                print(f"{name}: {value:,.6g}")
+            return console.DONE
+        trainer = build.build_trainer(config, folder)
+        return _export(trainer, Path(options.export)) if options.export else _train(trainer, config)
 
 
 def _train(trainer: Any, config: Any) -> int:
     from mmprime.training import distributed
-    from mmprime.training.loop import NonFiniteLoss
 
     main_process = trainer.world.is_main
     if main_process:
@@ -75,11 +67,7 @@ def _train(trainer: Any, config: Any) -> int:
         print(f"{config.run.dir}: {trainer.task.num_examples:,} examples, {sizes}, on {trainer.device}", flush=True)
         for line in getattr(trainer.task, "notices", ()):
             print(line, flush=True)
-    try:
-        outcome = trainer.run()
-    except NonFiniteLoss as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    outcome = trainer.run()
     if outcome.signal is not None:
         return 128 + outcome.signal
     directory = Path(config.run.dir) / "model"
@@ -89,13 +77,18 @@ def _train(trainer: Any, config: Any) -> int:
             print(trainer.task.conclude(outcome.metrics))
         print(f"model: {directory}")
     distributed.stop(trainer.world)
-    return 0
+    return console.DONE
 
 
 def _export(trainer: Any, directory: Path) -> int:
     trainer.export(directory)
     print(f"step {trainer.at.step}: model written to {directory}")
-    return 0
+    return console.DONE
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return console.run(lambda: train(parse(arguments)))
 
 
 if __name__ == "__main__":

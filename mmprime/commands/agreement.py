@@ -12,6 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
+from mmprime import console
 from mmprime.evaluation.report import Measure, markdown, read_rows, require_same, show
 
 HELP = "were the same numbers measured again: row by row, in standard errors"
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "new", metavar="NEW", help="rows measured now: a file, or a folder with files of the same names"
     )
     parser.add_argument(
-        "--within", type=float, default=3.0, help="standard errors that are still agreement (default 3)"
+        "--within",
+        type=console.number_in(0, math.inf),
+        default=3.0,
+        help="standard errors that are still agreement (default 3)",
     )
 
 

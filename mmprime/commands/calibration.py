@@ -59,7 +59,9 @@ def curves(options: argparse.Namespace) -> Iterator[Curve]:
     for split in splits_of(data, options.split):
         scored = load_scored(pipe, data, split, options.limit, seed)
         for task in wanted:
-            found = predict(pipe.model, pipe.canvas, scored.y0, law, task, options.samples, seed, cond=scored.cond)
+            found = predict(
+                pipe.model, pipe.canvas, scored.y0, law, task, options.samples, seed, cond=scored.cond, progress=True
+            )
             bins, name = bin_predictions(found, options.bins, seed), f"{split}: {task.name} {law}"
             rows = [
                 dataclasses.replace(row, data_hash=hash_of(data)) for row in calibration_rows(name, found, bins, seed)

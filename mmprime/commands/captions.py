@@ -30,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=console.positive, default=32)
     console.add_guidance_arguments(parser, 3.0)
     parser.add_argument("--plan", choices=console.PLANS)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=console.temperature, default=1.0)
     parser.add_argument("--judge", choices=("nearest", "alignment"), default="nearest")
-    parser.add_argument("--save", metavar="DIR", help="also write the generated pictures, one file each")
+    parser.add_argument(
+        "--save", type=console.out_folder, metavar="DIR", help="also write the generated pictures, one file each"
+    )
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     seen = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
     wanted = choose_captions(seen, options.num, options.seed, {seen[place] for place in fitting(pipe, seen)})
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
-    draw = Draw(options.steps, options.plan, guidance, options.temperature, seed=seeds)
+    draw = Draw(options.steps, options.plan, guidance, options.temperature, seed=seeds, progress=True)
     if options.judge == "alignment":
         hold_out(real.vendors, real.splits)  # says what is missing before anything is drawn
     found = pipe.generate(wanted, 1, draw)

@@ -38,13 +38,19 @@ _RECORD, _POLL = "drawn.json", 2.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("--model", required=True, metavar="DIR")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the pictures are written, and found again")
+    parser.add_argument(
+        "--out",
+        type=console.out_folder,
+        required=True,
+        metavar="DIR",
+        help="where the pictures are written, and found again",
+    )
     parser.add_argument("--reference", metavar="PATH", help="a folder of pictures, or an .npz batch (arr_0)")
     parser.add_argument("--num", type=console.positive, default=50000)
     parser.add_argument("--steps", type=console.positive, default=32)
     console.add_guidance_arguments(parser, 2.0)
     parser.add_argument("--plan", choices=console.PLANS)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=console.temperature, default=1.0)
     parser.add_argument("--batch", type=console.positive, default=64, help="pictures drawn together")
     parser.add_argument("--patience", type=console.positive, default=3600, help="seconds to wait for a next picture")
     add_metric_arguments(parser, "fid,kid,is,prc")
@@ -72,7 +78,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     out = Path(options.out)
     _claim(out, options, classes)
     own = [i for i in range(place.rank, options.num, place.world) if not _file(out, i).is_file()]
-    for start in range(0, len(own), options.batch):
+    for start in console.bar(range(0, len(own), options.batch), "drawing", "batch", place.rank == 0):
         picks = own[start : start + options.batch]
         draw = Draw(
             options.steps,
@@ -153,7 +159,7 @@ def _claim(out: Path, options: argparse.Namespace, classes: int) -> None:
     }
     record = {"model": model_hash(options.model), "classes": classes, **how}
     if (out / _RECORD).is_file():
-        known = json.loads((out / _RECORD).read_text(encoding="utf-8"))
+        known = _record(out / _RECORD)
         odd = [
             f"{name} {known.get(name)} there, {value} now" for name, value in record.items() if known.get(name) != value
         ]
@@ -163,6 +169,16 @@ def _claim(out: Path, options: argparse.Namespace, classes: int) -> None:
         raise ValueError(f"{out} holds pictures and no {_RECORD}; give another --out")
     else:
         write_text(out / _RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _record(file: Path) -> dict[str, object]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON ({error}); remove it, or give another --out") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"{file} does not say how its pictures were drawn; remove it, or give another --out")
+    return known
 
 
 def _file(out: Path, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     effort.add_argument("--limit", type=console.positive, default=256, help="examples of each split, drawn by --seed")
     effort.add_argument("--samples", type=console.positive, default=1, help="draws averaged for each example")
     effort.add_argument(
-        "--precision", type=float, help="go on until the standard error is this small, in nats per token"
+        "--precision",
+        type=console.number_in(0, math.inf, "low high"),
+        help="go on until the standard error is this small, in nats per token",
     )
     effort.add_argument("--batch", type=console.positive, default=64)
 
@@ -63,7 +66,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.pipeline import from_pretrained
     from mmprime.scoring import data_of, hash_of, load_scored, splits_of
 
-    effort = Effort(options.samples, options.seed, options.batch, options.precision)
+    effort = Effort(options.samples, options.seed, options.batch, options.precision, progress=True)
     pipe = from_pretrained(options.model)
     data = data_of(pipe, options.data)
     rows: list[Measure] = []

@@ -224,8 +224,8 @@ def run_loss(options: argparse.Namespace) -> None:
 def run_calibration(options: argparse.Namespace) -> None:
     """`report.py calibration`: the rows of `mmprime.commands.calibration` and their reliability diagram."""
     require_plots(options.out)
-    if not (Path(options.model) / "config.json").is_file():
-        raise ValueError(f"no model at {options.model} (no config.json there); train one or give another --model")
+    console.require_model(options.model)
+    console.require_path(options.data, "--data")
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 
     found = list(calibration.curves(options))
@@ -238,10 +238,11 @@ def run_calibration(options: argparse.Namespace) -> None:
         versions=versions(),
     )
     draw_reliability(options.out, [curve.line for curve in found], [curve.shares for curve in found])
+    if options.json:
+        write_text(options.json, to_json(rows))
     print(table([row for row in rows if calibration.BIN not in row.metric]))
     print(f"reliability diagram in {options.out}")
     if options.json:
-        write_text(options.json, to_json(rows))
         print(f"rows in {options.json}")
 
 
@@ -253,7 +254,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("table", help="a Markdown table of rows from several files")
     command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
     command.add_argument("--by", choices=("metric", "nfe"), default="metric", help="across: files, or NFE")
-    command.add_argument("--out", metavar="FILE.md")
+    command.add_argument("--out", type=console.out_file, metavar="FILE.md")
     command.set_defaults(run=run_table)
     command = commands.add_parser("agree", help=agreement.HELP)
     agreement.add_arguments(command)
@@ -262,15 +263,15 @@ def add_commands(commands: Any) -> None:
     command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
     command.add_argument("--metric", required=True)
     command.add_argument("--unit", help="where the metric stands in several units")
-    command.add_argument("--out", required=True, metavar="FILE.png")
+    command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")
     command.set_defaults(run=run_nfe)
     command = commands.add_parser("loss", help="training loss and validation bounds against examples seen")
     command.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folders of runs, with their log.jsonl")
-    command.add_argument("--out", required=True, metavar="FILE.png")
+    command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")
     command.set_defaults(run=run_loss)
     command = commands.add_parser("calibration", help=calibration.HELP)
     calibration.add_arguments(command)
     command.add_argument("--seed", type=console.whole, default=0)
-    command.add_argument("--out", required=True, metavar="FILE.png")
-    command.add_argument("--json", metavar="FILE", help="write the rows as JSON")
+    command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")
+    command.add_argument("--json", type=console.out_file, metavar="FILE", help="write the rows as JSON")
     command.set_defaults(run=run_calibration)

@@ -15,9 +15,16 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
     parser = console.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask = parser.add_argument_group("what is asked")
     ask.add_argument(
-        "--prompt", help="what to draw; for a text model the text to continue, or to fill where it has ___"
+        "--prompt",
+        type=console.sentence,
+        help="what to draw; for a text model the text to continue, or to fill where it has ___",
     )
-    ask.add_argument("--label", metavar="CLASS", help="name or number of a class, for a class-conditional model")
+    ask.add_argument(
+        "--label",
+        type=console.sentence,
+        metavar="CLASS",
+        help="name or number of a class, for a class-conditional model",
+    )
     ask.add_argument("--image", help="a picture: captions are written, or with --region a part of it is repainted")
     ask.add_argument(
         "--resume-from",
@@ -35,11 +42,16 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
     )
     console.add_sampling(parser.add_argument_group("how"), num=4)
     parser.add_argument(
-        "--pause-at", metavar="STEP|REGION", help="stop after a step, or when a region is done, and write what is known"
-    )
+        "--pause-at", type=_step_or_region, metavar="STEP|REGION",
+        help="stop after a step, or when a region is done, and write what is known",
+    )  # fmt: skip
     out = parser.add_argument_group("output")
-    out.add_argument("--out", help=f"picture file (default {DEFAULT_OUT}), or text file (default: only printed)")
-    out.add_argument("--trace", metavar="FILM.gif", help="film of the canvas as it grows")
+    out.add_argument(
+        "--out",
+        type=console.out_file,
+        help=f"picture file (default {DEFAULT_OUT}), or text file (default: only printed)",
+    )
+    out.add_argument("--trace", type=console.out_file, metavar="FILM.gif", help="film of the canvas as it grows")
     out.add_argument("--scale", type=console.positive, default=4, help="enlargement of pictures (default 4)")
     return parser.parse_args(arguments)
 
@@ -62,7 +74,18 @@ def check(options: argparse.Namespace) -> None:
         parse_box(options.box)
     if options.trace is not None and Path(options.trace).suffix.lower() != ".gif":
         raise ValueError(f"--trace {options.trace}: a film is a .gif")
+    console.out_file(options.out or DEFAULT_OUT)
+    console.require_path(options.regions, "--regions")
+    if options.resume_from is not None and not Path(options.resume_from).is_file():
+        raise ValueError(f"no paused run at {options.resume_from}")
     console.require_model(options.model)
+
+
+def _step_or_region(text: str) -> int | str:
+    """An argparse type: a step from 1 on, or the name of a region."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give a step or the name of a region")
+    return console.positive(text) if text.lstrip("+-").isdecimal() else console.sentence(text)
 
 
 def take_box(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", nargs="+", metavar=("NAME", "key=value"),
         help="order of revealing and its options, e.g. ancestral schedule=places:1,2 (default: as trained)",
     )  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=console.temperature, default=1.0)
     add_metric_arguments(parser, "fid")
 
 
@@ -104,7 +104,11 @@ def _of_model(options: argparse.Namespace, judges: Judges) -> list[Measure]:
     rows: list[Measure] = []
     for steps in options.steps:
         drawn = draw_pictures(
-            pipe, prompts, options.num, Draw(steps, plan, guidance, options.temperature, options=settings), options.seed
+            pipe,
+            prompts,
+            options.num,
+            Draw(steps, plan, guidance, options.temperature, options=settings, progress=True),
+            options.seed,
         )
         print(f"{options.num} pictures of {steps} steps in {drawn.seconds:.1f} s of sampling")
         rows += comparison.rows(drawn.pictures, drawn.nfe, options.seed, drawn.idle_steps)

@@ -25,7 +25,7 @@ def find(options: argparse.Namespace) -> None:
     data = data_of(pipe, options.data)
     split, task = splits_of(data, options.split)[0], _task(pipe, options.task)
     scored = load_scored(pipe, data, split, options.limit, options.seed)
-    effort = Effort(options.samples, options.seed, options.batch)
+    effort = Effort(options.samples, options.seed, options.batch, progress=True)
     what = "continuous time" if options.steps is None else f"T = {options.steps}"
     unit = f"nats/token{scored.sizes.counted(task)}"
     heading = f"{split}: {task.name}, {len(scored.y0)} examples, {what}, {unit}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,12 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="of a dataset folder (default val)")
     parser.add_argument("--num", type=console.positive, default=64, help="texts of each group")
     parser.add_argument("--steps", type=console.numbers, default=[16, 64], help="e.g. 16,64")
-    parser.add_argument("--temperature", type=console.list_of(_temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0")
+    parser.add_argument(
+        "--temperature", type=console.list_of(console.temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0"
+    )
     parser.add_argument("--plan", choices=console.PLANS, help="order of revealing (default: as the model was trained)")
-    parser.add_argument("--prompt", default="", help="what every text continues (default: nothing); it is judged too")
+    parser.add_argument(
+        "--prompt",
+        type=console.sentence,
+        default="",
+        help="what every text continues (default: nothing); it is judged too",
+    )
     parser.add_argument("--units", choices=("words", "tokens"), default="words", help="of entropy and n-grams")
-    parser.add_argument("--save", metavar="FILE.json", help="also write the texts; --texts reads them again")
-    parser.add_argument("--plot", metavar="FILE.png", help="also draw perplexity against entropy")
+    parser.add_argument(
+        "--save", type=console.out_file, metavar="FILE.json", help="also write the texts; --texts reads them again"
+    )
+    parser.add_argument(
+        "--plot", type=console.out_file, metavar="FILE.png", help="also draw perplexity against entropy"
+    )
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
@@ -117,7 +127,7 @@ def _draw(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
 
     for steps in options.steps:
         for temperature in options.temperature:
-            draw = Draw(steps, options.plan, temperature=temperature, seed=options.seed)
+            draw = Draw(steps, options.plan, temperature=temperature, seed=options.seed, progress=True)
             found = pipe.continue_text(options.prompt, options.num, draw=draw)
             nfe = float(found.nfe.double().mean())
             idle = max(0.0, 1 - nfe / steps) if options.plan == "ancestral" else 0.0  # the other plans go by count
@@ -291,13 +301,3 @@ def _plot(
     with whole_file(file) as temporary:
         draw(points, temporary, units, judge)
     print(f"frontier in {file}")
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no temperature") from error
-    if not math.isfinite(value) or value < 0:
-        raise argparse.ArgumentTypeError(f"a temperature is at least 0, got {text}")
-    return value

@@ -29,15 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     ask = parser.add_argument_group("what is asked")
     ask.add_argument(
-        "--prompt", help="what to draw; for a text model the text to continue, or to fill where it has ___"
+        "--prompt",
+        type=console.sentence,
+        help="what to draw; for a text model the text to continue, or to fill where it has ___",
     )
-    ask.add_argument("--label", metavar="CLASS", help="name or number of a class, for a class-conditional model")
+    ask.add_argument(
+        "--label",
+        type=console.sentence,
+        metavar="CLASS",
+        help="name or number of a class, for a class-conditional model",
+    )
     ask.add_argument(
         "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
     )
     console.add_sampling(parser.add_argument_group("how"), num=1)
     out = parser.add_argument_group("output")
-    out.add_argument("--out", metavar="DIR", default="out/trace", help="folder to write to (default out/trace)")
+    out.add_argument(
+        "--out",
+        type=console.out_folder,
+        metavar="DIR",
+        default="out/trace",
+        help="folder to write to (default out/trace)",
+    )
     out.add_argument("--scale", type=console.positive, default=2, help="enlargement of pictures (default 2)")
 
 
@@ -62,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         from mmprime.engine import Guidance
 
         settings["guidance"] = Guidance(console.IMAGE_GUIDANCE, options.guidance_schedule)
-    draw = Draw(steps=options.steps or (16 if pictures else 64), trace=True, **settings)
+    draw = Draw(steps=options.steps or (16 if pictures else 64), trace=True, progress=True, **settings)
     console.warn(warning(draw, pipe.canvas, pipe.trained_on))
     found = _pictures(pipe, options, draw) if pictures else _texts(pipe, options, draw)
     courses = _courses(found, pipe)

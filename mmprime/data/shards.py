@@ -30,6 +30,8 @@ from typing import IO, Any, cast
 
 from mmprime.files import write_text
 
+from .index_check import check_index
+
 FORMAT = 1
 MAX_MEMBER = 2**28
 KINDS = ("images", "codes", "text")
@@ -251,10 +253,13 @@ def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         index = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise ValueError(f"{file} holds a {type(index).__name__}, not an index")
     if index.get("format") != FORMAT:
         raise ValueError(f"{file} has format {index.get('format')!r}; this version reads format {FORMAT}")
     if kind is not None and index.get("kind") != kind:
         raise ValueError(f"{path} holds {index.get('kind')!r}, but {kind!r} was asked for")
+    check_index(file, index)
     return index
 
 

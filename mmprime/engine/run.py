@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
+from .codec import MASK_ID
 from .denoiser import DRAWN_AT_ONCE, Condition, Denoiser, chunks, forward_passes, hidden_states, token_grid
 from .grid import draw, unravel
 from .plan import Plan
@@ -98,9 +99,19 @@ class Run:
                 shape = f"{state[name].dtype} {tuple(state[name].shape)}"
                 raise ValueError(f"{name} of the state is {shape}, of the run {own.dtype} {tuple(own.shape)}")
             setattr(self, name, state[name].to(own.device).clone())
+        for span in self.canvas.spans:
+            digits = self.canvas.view(self.y, span.name)
+            radices = torch.tensor(span.codec.radices, device=digits.device)
+            if bool(((digits >= radices) | (digits < MASK_ID)).any()):
+                raise ValueError(f"y of the state has digits that {span.name!r} does not have")
+        if len(state["streams"]) != len(self.streams):
+            raise ValueError(f"the state has {len(state['streams'])} streams, the run {len(self.streams)}")
         self.number = int(state["number"])
         for stream, saved in zip(self.streams, state["streams"]):
-            stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
+            try:
+                stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"a stream of the state is none: {error}") from error
 
     def forward(self, example: Tensor, wanted: Tensor) -> Tensor:
         """Hidden states of the tokens `wanted` (A, L) of some examples (A,) as they stand; counts what it costs."""

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmprime.console import warn
 from mmprime.engine import generator_of
-from mmprime.files import whole_file
 
 from .captions import Accuracy
-from .features import cache_folder
+from .features import cache_folder, keep
 from .provenance import hash_files, tensor_hash
 
 WIDTH, STEPS, BATCH, RATE, DECAY, DROPOUT, TEMPERATURE = 256, 400, 512, 2e-3, 0.05, 0.3, 0.05
@@ -151,7 +151,7 @@ def fit_once(
 ) -> tuple[Alignment, str]:
     """`fit`, kept in a file named by the hash of all it depends on; that hash."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     said = "\n".join([*captions, *sentences.texts, sentences.judge])
     recipe = f"{tensor_hash(features, sentences.vectors)} {hash_files(__file__)} {seed} {said}"
@@ -162,11 +162,10 @@ def fit_once(
             model = Alignment(features.shape[1], sentences.vectors.shape[1])
             model.load_state_dict(load_file(path))
             return model.eval().requires_grad_(False), digest
-        except (SafetensorError, RuntimeError):
-            path.unlink()
+        except (SafetensorError, RuntimeError, OSError) as error:
+            warn(f"{path} cannot be read ({error}); it is computed again")
     model = fit(features, captions, sentences, seed)
-    with whole_file(path) as temporary:
-        save_file(model.state_dict(), temporary)
+    keep(path, model.state_dict())
     return model, digest
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
 from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.grid import log_posterior, unravel
@@ -76,6 +77,7 @@ def predict(
     seed: int = 0,
     batch: int = 64,
     cond: Condition | None = None,
+    progress: bool = False,
 ) -> Predictions:
     """Predictions at `samples` random states of each row of y0 (n, N); task: what is given and absent (nothing).
 
@@ -85,7 +87,7 @@ def predict(
         raise ValueError(f"unknown law {law!r}; there are {', '.join(LAWS)}" if len(y0) else "no example to predict")
     generator = generator_of(mix(seed, _STREAM, LAWS.index(law)))
     parts = []
-    for rows in torch.arange(len(y0)).repeat(samples).split(batch):
+    for rows in bar(torch.arange(len(y0)).repeat(samples).split(batch), "predictions", "batch", progress):
         own = None if cond is None else {name: value[rows] for name, value in cond.items()}
         found = _predict_rows(denoiser, canvas, y0[rows], law, task, generator, own)
         parts.append((found[0], found[1], rows[found[2]]))

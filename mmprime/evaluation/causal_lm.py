@@ -19,6 +19,7 @@ import importlib.util
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
+from mmprime.console import bar, warn
 from mmprime.files import whole_folder
 
 from .features import cache_folder
@@ -222,6 +223,15 @@ def converted(file: Path, folder: Path | None = None) -> Path:
         return target
     require_transformers("gguf", "accelerate")
     print(f"converting {file.name} once, into {target}", file=sys.stderr)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(f"{target.parent} is not writable")
+    except OSError as error:
+        warn(f"the cache {target.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")
+        target = Path(tempfile.mkdtemp(prefix="mmprime-judge-"))
+        _convert(file, target)
+        return target
     with whole_folder(target) as temporary:
         _convert(file, temporary)
     return target

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmprime.console import bar
+from mmprime.console import bar, warn
 from mmprime.files import sha256, whole_file
 
 WIDTH = 1280
@@ -89,16 +89,27 @@ def cache_folder() -> Path:
 def cached(images: Tensor, weights: str, compute: Callable[[], Tensor], folder: Path | None = None) -> Tensor:
     """`compute()`, kept in float16 in a file whose name is the hash of the images and of the judge's weights."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     digest = hashlib.sha256(f"{weights} {tuple(images.shape)}".encode() + images.contiguous().numpy().tobytes())
     path = (folder or cache_folder()) / f"features-{digest.hexdigest()[:24]}.safetensors"
     if path.is_file():
         try:
             return load_file(path)["features"].float()
-        except (SafetensorError, KeyError):
-            path.unlink()
+        except (SafetensorError, KeyError, OSError) as error:
+            warn(f"{path} cannot be read ({error}); it is computed again")
     features = compute().half()
-    with whole_file(path) as temporary:
-        save_file({"features": features}, temporary)
+    keep(path, {"features": features})
     return features.float()
+
+
+def keep(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a file of the cache. A cache that cannot be written costs time, not results: it is a warning."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary)
+    except (OSError, SafetensorError) as error:
+        warn(f"the cache {path.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")

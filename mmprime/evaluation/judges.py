@@ -18,10 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
-from mmprime.files import whole_file
+from mmprime.console import bar, warn
 
-from .features import WIDTH, EfficientNetLite0, cache_folder
+from .features import WIDTH, EfficientNetLite0, cache_folder, keep
 from .pictures import PictureSet, stacked
 from .provenance import hash_files
 
@@ -112,7 +111,7 @@ def look_once(
 ) -> Seen:
     """`look`, kept in a file whose name has the hash of the weights, that of the pictures, and their count."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     name = f"seen-{judge.name.lower()}-{judge.fingerprint}-{pictures.fingerprint()}-{len(pictures)}.safetensors"
     path = (folder or cache_folder()) / name
@@ -120,11 +119,10 @@ def look_once(
         try:
             stored = load_file(path)
             return Seen(stored["features"], stored.get("logits"))
-        except (SafetensorError, KeyError):
-            path.unlink()
+        except (SafetensorError, KeyError, OSError) as error:
+            warn(f"{path} cannot be read ({error}); it is computed again")
     seen = look(judge, pictures, batch, progress)
-    with whole_file(path) as temporary:
-        save_file({name: value for name, value in seen._asdict().items() if value is not None}, temporary)
+    keep(path, {name: value for name, value in seen._asdict().items() if value is not None})
     return seen
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
 from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import forward_passes
 
@@ -65,12 +66,14 @@ class Sizes:
 class Effort:
     """How much to spend. samples: draws averaged for each example at a time. precision: go on, first through the
     examples, then with further draws for all of them (at most 64 rounds), until the standard error in nats per token
-    is no larger; None is one round. Stopping there makes the printed error slightly too small."""
+    is no larger; None is one round. Stopping there makes the printed error slightly too small.
+    progress: show a bar with the time left."""
 
     samples: int = 1
     seed: int = 0
     batch: int = 64
     precision: float | None = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         if min(self.samples, self.batch) < 1:
@@ -132,7 +135,8 @@ def estimate(
     tokens = (sizes or Sizes()).tokens(task, canvas, len(y0))
     rounds = MAX_ROUNDS if effort.precision is not None and quantity.is_random else 1
     for _ in range(rounds):
-        for rows in torch.arange(len(y0)).split(effort.batch):
+        parts = torch.arange(len(y0)).split(effort.batch)
+        for rows in bar(parts, quantity.name(task.name), "batch", effort.progress):
             own = None if cond is None else {name: value[rows] for name, value in cond.items()}
             nats = quantity.draw(counted, canvas, y0[rows], task, effort.samples, generator, own)
             total[rows] += nats.double().cpu()

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from mmprime.console import bar
 from mmprime.engine import Canvas, Condition, Denoiser, generator_of, mix
 
 from .likelihood import Effort, Sizes, estimate, ratio
@@ -114,7 +115,7 @@ def search(
     best = min(sweep, key=lambda point: point.value)
     path, errors = learn(denoiser, data, bound, best.powers, iterations, effort, tell)
     powers = path[-1]
-    final = judge(denoiser, data, [powers], Effort(effort.samples, mix(effort.seed, _FINAL_STREAM), effort.batch))[0]
+    final = judge(denoiser, data, [powers], replace(effort, seed=mix(effort.seed, _FINAL_STREAM)))[0]
     edge = any(not 1.05 / LIMIT < power < LIMIT / 1.05 for power in powers)
     return Found(tuple(sweep), path, powers, errors, final, len(data.y0), edge)
 
@@ -152,7 +153,7 @@ def learn(
     path: list[tuple[float, ...]] = []
     pool, error = _Pool(bound), torch.zeros_like(log_p)
     size = float(data.tokens.double().mean())
-    for number in range(iterations):
+    for number in bar(range(iterations), "search", "iteration", effort.progress):
         rows = torch.randperm(len(data.y0), generator=generator)[: effort.batch]
         cond = None if data.cond is None else {name: value[rows] for name, value in data.cond.items()}
         pool.add(bound.draw(denoiser, data.y0[rows], log_p.exp(), generator, cond), log_p.exp())

@@ -115,15 +115,30 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
     file = Path(run, "log.jsonl")
     if not file.is_file():
         raise ValueError(f"no log.jsonl in {run}: not the folder of a run")
-    lines = [line for line in split_lines(file.read_text(encoding="utf-8")) if line.strip()]
+    try:
+        lines = [line for line in split_lines(file.read_text(encoding="utf-8")) if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{file} is no log: {error}") from error
     entries = []
     for number, line in enumerate(lines):
         try:
-            entries.append(json.loads(line))
-        except ValueError as error:
+            entries.append(_entry(line))
+        except (ValueError, RecursionError) as error:
             if number + 1 < len(lines):
                 raise ValueError(f"line {number + 1} of {file} is no log entry: {error}") from error
     return entries
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """One line of a log. Raises ValueError on one that has no kind and step, or a curve's value that is no number."""
+    found = json.loads(line)
+    if not isinstance(found, dict) or type(found.get("step")) is not int or found["step"] < 0:
+        raise ValueError(f"{line[:60]!r} has no step")
+    curve = (key for key in found if key == "samples" or key.startswith("loss/") or "nelbo" in key or "bound" in key)
+    for key in curve:
+        if not isinstance(found[key], int | float):
+            raise ValueError(f"{key} is {str(found[key])[:60]!r}")
+    return found
 
 
 def curves(entries: Sequence[dict[str, Any]], run: str = "") -> tuple[list[Line], list[Line]]:
@@ -132,7 +147,7 @@ def curves(entries: Sequence[dict[str, Any]], run: str = "") -> tuple[list[Line]
     Validation is logged by step; examples a step are taken from the training lines. The joint loss of a validation is
     no bound, so it is no curve here. Raises ValueError on a log without a training line.
     """
-    train = [entry for entry in entries if entry.get("kind") == "train" and entry.get("samples")]
+    train = [entry for entry in entries if entry.get("kind") == "train" and entry.get("samples") and entry["step"]]
     if not train:
         raise ValueError(f"the log{f' of {run}' if run else ''} has no training line yet")
     per_step = train[-1]["samples"] / train[-1]["step"]

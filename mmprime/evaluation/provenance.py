@@ -49,11 +49,17 @@ def tensor_hash(*tensors: Tensor) -> str:
 
 
 def averaged_by(directory: str | Path) -> float | None:
-    """The EMA decay of the weights in a model folder, from its training.json; None when nothing is said."""
+    """The EMA decay of the weights in a model folder, from its training.json; None when nothing is said.
+
+    Raises ValueError on a training.json that is none.
+    """
     record = Path(directory, "training.json")
     if not record.is_file():
         return None
-    return json.loads(record.read_text(encoding="utf-8"))["config"]["train"]["ema"] or None
+    try:
+        return float(json.loads(record.read_text(encoding="utf-8"))["config"]["train"]["ema"]) or None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{record} is no record of a training ({type(error).__name__}: {error}); remove it") from error
 
 
 def versions() -> dict[str, str]:

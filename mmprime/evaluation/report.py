@@ -112,7 +112,7 @@ def read_rows(file: str | Path) -> list[Measure]:
     """What `to_json` wrote. Raises ValueError naming the file and the row that is no row."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} holds no rows: {error}") from error
     if not isinstance(found, list):
         raise ValueError(f"{file} holds a {type(found).__name__}, not a list of rows")
@@ -121,5 +121,26 @@ def read_rows(file: str | Path) -> list[Measure]:
         odd = sorted(set(FIELDS) ^ set(entry)) if isinstance(entry, dict) else ["all"]
         if odd:
             raise ValueError(f"row {number} of {file} is no measurement: {', '.join(odd)} missing or unknown")
-        rows.append(Measure(**entry))
+        if wrong := [name for name, kinds in _KINDS.items() if not _is_a(entry[name], kinds)]:
+            raise ValueError(f"row {number} of {file} is no measurement: {wrong[0]} is {str(entry[wrong[0]])[:60]!r}")
+        try:
+            rows.append(Measure(**entry))
+        except ValueError as error:
+            raise ValueError(f"row {number} of {file} is no measurement: {error}") from error
     return rows
+
+
+_NUMBER, _WORD, _NONE = (int, float), (str,), (type(None),)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "metric": _WORD, "value": _NUMBER, "stderr": _NUMBER + _NONE, "unit": _WORD, "num_samples": (int,),
+    "nfe": _NUMBER, "seed": (int, type(None)), "idle_steps": _NUMBER + _NONE, "sampler": _WORD + _NONE,
+    "guidance": _WORD + _NONE, "ema": _NUMBER + _NONE, "precision": _WORD + _NONE, "model_hash": _WORD + _NONE,
+    "data_hash": _WORD + _NONE, "reference_hash": _WORD + _NONE, "versions": (dict,), "command": _WORD,
+}  # fmt: skip
+
+
+def _is_a(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value of a JSON file is of a kind; NaN, infinities and truth values are no numbers."""
+    if isinstance(value, bool) or (isinstance(value, int | float) and not abs(value) < 1e300):
+        return False
+    return isinstance(value, kinds)

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 BACKENDS = ("auto", "sdpa", "xformers", "reference")
@@ -96,11 +97,10 @@ def _announce(backend: str, device: str) -> None:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Tensor:
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if segments is None:
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=segments.mask).transpose(1, 2)
-    return segments.clear_padding(out)
+    q, k, v = (rearrange(part, "b l h d -> b h l d") for part in (q, k, v))
+    mask = None if segments is None else segments.mask
+    out = rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h l d -> b l h d")
+    return out if segments is None else segments.clear_padding(out)
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Tensor:
@@ -112,8 +112,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Te
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Tensor:
-    if q.device.type != "cuda":
-        raise ValueError(f"attention back end 'xformers' has no operator for {q.device.type!r} tensors; use 'sdpa'")
+    require_xformers(q.device)
     ops = load_xformers()
     if segments is None:
         return ops.memory_efficient_attention(q, k, v)
@@ -125,14 +124,19 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Segments | None) -> Ten
     return flat.index_copy(0, order, out).view_as(q)
 
 
+def require_xformers(device: torch.device) -> None:
+    """Raises ValueError where xformers cannot run: it has no operator for a CPU, and is an optional package."""
+    if device.type != "cuda":
+        raise ValueError(f"attention back end 'xformers' has no operator for {device.type!r} tensors; use 'sdpa'")
+    if importlib.util.find_spec("xformers") is None:
+        raise ValueError(
+            "attention back end 'xformers' is not installed: pip install 'mmprime[xformers]', or use 'sdpa'"
+        )
+
+
 @functools.cache
 def load_xformers() -> Any:
-    """`xformers.ops`, imported now. Its CUDA 12 build needs that runtime loaded first beside a torch of CUDA 13.
-
-    Raises ValueError when the package is missing.
-    """
-    if importlib.util.find_spec("xformers") is None:
-        raise ValueError("attention back end 'xformers' is not installed; install it or use 'sdpa'")
+    """`xformers.ops`, imported now. Its CUDA 12 build needs that runtime loaded first beside a torch of CUDA 13."""
     spec = importlib.util.find_spec("nvidia.cuda_runtime") if importlib.util.find_spec("nvidia") else None
     folders = list(spec.submodule_search_locations or []) if spec else []
     for candidate in [*(str(Path(folder, "lib", _CUDART)) for folder in folders), _CUDART]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import Segments, attention
@@ -106,7 +107,7 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens, (B, L, H, Dh) each."""
-        heads = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim))
+        heads = rearrange(self.qkv(x), "... (n d) -> ... n d", d=self.head_dim)
         qk, v = heads.split([2 * self.heads, self.heads], dim=-2)
         if self.qk_norm:
             qk = rms_norm(qk)
@@ -119,7 +120,7 @@ class SelfAttention(nn.Module):
         q, k, v = self.project(x, table)
         if reach is not None:
             q, k, v = reach.attend(q, k, v)
-        return self.out(attention(q, k, v, segments, backend).flatten(-2))
+        return self.out(rearrange(attention(q, k, v, segments, backend), "b l h d -> b l (h d)"))
 
 
 class SwiGLU(nn.Module):

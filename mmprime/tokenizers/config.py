@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 QUANTIZERS = ("vq", "fsq", "lfq")
 
 
@@ -104,12 +107,20 @@ class ImageTokenizerConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str) -> ImageTokenizerConfig:
+    def from_dict(cls, values: Any, source: str) -> ImageTokenizerConfig:
         """The config of ``values``; raises ValueError naming ``source`` and the keys that do not fit."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{source}: a tokenizer's config is a table of keys, not {str(values)[:60]!r}")
         known = {entry.name for entry in dataclasses.fields(cls)}
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
                 raise ValueError(f"{source}: {problem} tokenizer keys {', '.join(sorted(names))}")
-        config = cls(**values)
+        if "${" in str(values):
+            raise ValueError(f"{source}: values are written out, without ${{...}}")
+        try:
+            config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{source}: {str(error).splitlines()[0]}") from error
+        assert isinstance(config, cls)
         config.check()
         return config

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmprime.files import sha256, whole_folder
@@ -114,7 +115,7 @@ class ImageTokenizer(nn.Module):
         width = self.codebook_vectors().shape[-1]
         if vectors.dim() != 4 or vectors.shape[-1] != width:
             raise ValueError(f"vectors must be (B, h, w, {width}), not {tuple(vectors.shape)}")
-        return self._to_image(vectors.permute(0, 3, 1, 2)).clamp(0, 1)
+        return self._to_image(rearrange(vectors, "b h w d -> b d h w")).clamp(0, 1)
 
     def codebook_vectors(self) -> Tensor:
         """(C, d): the vector the decoder sees for each code."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmprime.tokenizers.config import ImageTokenizerConfig
@@ -48,7 +49,7 @@ class Quantizer(nn.Module):
 
     def vectors_of(self, codes: Tensor) -> Tensor:
         """``codes`` (B, h, w) -> (B, d, h, w)."""
-        return self.codebook()[codes].permute(0, 3, 1, 2)
+        return rearrange(self.codebook()[codes], "b h w d -> b d h w")
 
     def codebook(self) -> Tensor:
         """(C, d): the vector of every code."""

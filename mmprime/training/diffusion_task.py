@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprime.console import bar
 from mmprime.engine import Canvas, joint_loss, nelbo
 from mmprime.evaluation.likelihood import Sizes, Task, ratio, tasks, uniform_nats
 from mmprime.models import PrimeDiT, save_model
@@ -206,7 +207,7 @@ class DiffusionTask:
             timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
             measure = partial(measure, **timing)
         parts = []
-        for indices in torch.arange(len(examples)).split(CHUNK):
+        for indices in bar(torch.arange(len(examples)).split(CHUNK), "validation", "batch"):
             y0, cond = self._batch(examples, indices)
             region = given.to(self.device)
             nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)

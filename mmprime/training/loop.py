@@ -138,6 +138,7 @@ class Trainer:
         self.world.barrier()
 
     def _loop(self) -> Outcome:
+        began = self.at.step
         while True:
             improved = self.at.events_step < self.at.step and self._events()
             if self._save_due(improved):
@@ -148,6 +149,8 @@ class Trainer:
             self.progress.advance()
             if self.at.step % self.train.log_every == 0:
                 self._log()
+            elif self.at.step == began + 1:
+                self._tell(self.state.window.means())
             if stopped:
                 path = self.save()
                 self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
@@ -246,11 +249,14 @@ class Trainer:
         rate, lr = self.progress.rate(step), learning_rate(step - 1, self.train)
         counts = {"samples": step * self.order.samples_per_step, "lr": lr}
         self.log.write("train", step, counts | means | {"samples_per_second": round(rate, 2)})
-        losses = {name: value for name, value in means.items() if name.startswith("loss/")}
-        self.progress.bar.set_postfix_str(numbers(losses), refresh=False)
+        self._tell(means, f"  lr {lr:.3g}  {rate:.4g} samples/s, {self.progress.left(step)} left")
+
+    def _tell(self, means: dict[str, float], more: str = "") -> None:
+        """Losses beside the bar, or as a line where there is none."""
+        losses = numbers({name: value for name, value in means.items() if name.startswith("loss/")})
+        self.progress.bar.set_postfix_str(losses, refresh=False)
         if self.progress.bar.disable:
-            speed = f"{rate:.4g} samples/s, {self.progress.left(step)} left"
-            self.progress.say(f"step {step}/{self.train.steps}  {numbers(losses)}  lr {lr:.3g}  {speed}")
+            self.progress.say(f"step {self.at.step}/{self.train.steps}  {losses}{more}")
 
     def _events(self) -> bool:
         """Validation and samples of this step, where due, on process 0; True at a new best."""

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from mmprime.console import bar
 from mmprime.data import ImageDataset, read_index
 from mmprime.files import sha256
 from mmprime.tokenizers import ImageTokenizer
@@ -93,7 +95,7 @@ class TokenizerTask:
     def scores(self, images: Tensor) -> dict[str, float]:
         """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W)."""
         squared, absolute, codes = [], [], []
-        for part in images.split(_BATCH):
+        for part in bar(images.split(_BATCH), "validation", "batch"):
             pixels = self._pixels(part)
             result = self.tokenizer(pixels)
             error = result.reconstruction.clamp(0, 1) - pixels
@@ -170,16 +172,15 @@ class TokenizerTask:
 
 def write_pairs(path: Path, above: Tensor, below: Tensor, columns: int = 16) -> None:
     """A PNG of images (n, 3, H, W) in [0, 1]: rows of ``above``, each followed by the matching row of ``below``."""
-    from PIL import Image
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
 
-    rows = []
-    for first in range(0, len(above), columns):
-        for images in (above, below):
-            part = images[first : first + columns]
-            blank = torch.ones(columns - len(part), *part.shape[1:], device=part.device)
-            rows.append(torch.cat([part, blank]).permute(1, 2, 0, 3).flatten(2))  # (3, H, columns · W)
-    pixels = (torch.cat(rows, 1).clamp(0, 1) * 255).round().byte()
-    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(path)
+    pairs = torch.stack([above, below]).clamp(0, 1)
+    blank = pairs.new_ones(2, -len(above) % columns, *above.shape[1:])
+    cells = rearrange(
+        torch.cat([pairs, blank], 1), "pair (row column) c h w -> (row pair column) c h w", column=columns
+    )
+    to_pil_image((make_grid(cells, nrow=columns, padding=0) * 255).round().byte().cpu()).save(path)
 
 
 def _spread(images: Tensor, count: int) -> Tensor:
