@@ -22,10 +22,10 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Condition, Plan, Policy, Run, Span, begin, nelbo
 from mmprime.engine.denoiser import token_grid
-from mmprime.engine.grid import log_posterior
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.heads.softmax import log_posterior
+from mmprime.engine.samplers.registry import Request, build
+from mmprime.generation.pipeline import from_pretrained
 from mmprime.models import CachedDiT, PrimeDiT
-from mmprime.pipeline import from_pretrained
 
 
 @dataclass

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmprime import console
+from mmprime.cli import console
 from mmprime.engine import Plan, generator_of, mix, sample
-from mmprime.engine.samplers import SAMPLERS, Request, build, options_of
+from mmprime.engine.samplers.registry import SAMPLERS, Request, build, options_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle

@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmprime import console
-from mmprime.drawing import AT_ONCE, Draw
+from mmprime.cli import console
 from mmprime.engine import mix
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
+from mmprime.evaluation.metric import show
 from mmprime.evaluation.provenance import averaged_by, model_hash, versions
-from mmprime.evaluation.report import show
-from mmprime.files import write_text
-from mmprime.pipeline import Pipeline, from_pretrained
+from mmprime.generation.pipeline import Pipeline, from_pretrained
+from mmprime.generation.sampling import AT_ONCE, Draw
+from mmprime.io import write_text
 
 BY_STEPS = (
     "token_synchronous", "ancestral", "first_hitting", "nested", "coarse_first", "raster", "halton", "confidence",
@@ -69,7 +69,7 @@ def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, Draw]]:
 
 def picture_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
     """Draws pictures for captions seen in training."""
-    from mmprime.evaluation.captions import choose_captions
+    from mmprime.evaluation.images.captions import choose_captions
     from mmprime.evaluation.sample_quality import PictureJudge
 
     judge, seeds = PictureJudge(console.DEFAULT_IMAGES), [mix(seed, number) for number in range(num)]

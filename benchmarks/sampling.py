@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Condition, Plan, Policy, Span, stream
 from mmprime.engine.rng import categorical
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers.registry import Request, build
 from mmprime.models import DiTConfig, PrimeDiT, autocast
 
 CASES: dict[str, tuple[int, int | tuple[int, int]]] = {"text": (50_257, 512), "image": (16_384, (16, 16))}

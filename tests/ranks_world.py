@@ -16,10 +16,8 @@ from mmprime.data import prepare_folder
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import distributed
 from mmprime.training.codecs import build_canvas
-from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.distributed import World
 from mmprime.training.examples import Corpus, Examples
-from mmprime.training.loop import Trainer
 from mmprime.training.models import build_model
 from mmprime.training.schema import (
     CodecConfig,
@@ -35,8 +33,10 @@ from mmprime.training.schema import (
     ToyRunConfig,
     TrainConfig,
 )
-from mmprime.training.tokenizer_task import TokenizerTask
-from mmprime.training.toy_task import ToyTask
+from mmprime.training.tasks.diffusion import DiffusionTask
+from mmprime.training.tasks.tokenizer import TokenizerTask
+from mmprime.training.tasks.toy import ToyTask
+from mmprime.training.trainer import Trainer
 
 TEXT, IMAGE = 18, 32
 VALIDATION: list[str] | None = None

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from mmprime.files import clear_leftovers, remove_folder, sha256, whole_file, whole_folder, write_text
+from mmprime.io import clear_leftovers, remove_folder, sha256, whole_file, whole_folder, write_text
 from mmprime.tokenizers import TextTokenizer
 
 

@@ -1,109 +1,11 @@
-"""Show the shipped model at work: six prompts on one sheet, one caption read from a picture, one bound on real data.
+"""python tools/demo.py = mmprime demo"""
 
-    python tools/demo.py [--out out/demo.png]
-
-Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line); all of them: docs/commands.md.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprime import console  # noqa: E402
-
-PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
-READ, DRAWN = "banana", 8  # the caption of the drawing that is read back, from as many draws
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(ROOT / "assets/models/emoji_t2i"), help="a text-image model folder")
-    parser.add_argument("--images", default=str(ROOT / "assets/emoji"), help="captioned images, to read one from")
-    parser.add_argument("--data", default=str(ROOT / "assets/emoji_codes"), help="sample data for the bound")
-    parser.add_argument("--split", default="val_vendor", help="of both (default: of the vendor never trained on)")
-    parser.add_argument("--out", type=console.out_file, default="out/demo.png", help="the sheet (default out/demo.png)")
-    parser.add_argument("--steps", type=console.positive, default=16)
-    parser.add_argument("--limit", type=console.positive, default=128, help="examples for the bound")
-    parser.add_argument("--seed", type=console.whole, default=0)
-    return parser.parse_args(arguments)
-
-
-def demo(options: argparse.Namespace) -> None:
-    """Run the three parts. Raises ValueError for what is missing."""
-    start = time.perf_counter()
-    console.require_model(options.model)
-    console.require_path(options.images, "--images")
-    console.require_path(options.data, "--data")
-    from mmprime.pipeline import from_pretrained
-
-    pipe = from_pretrained(options.model)
-    count = sum(weights.numel() for weights in pipe.model.parameters())
-    print(f"model: {options.model}, {count:,} parameters, on {pipe.device}", flush=True)
-    draw_sheet(pipe, options)
-    read_caption(pipe, options)
-    bound(pipe, options)
-    print(f"all in {time.perf_counter() - start:.1f} s")
-
-
-def draw_sheet(pipe: Any, options: argparse.Namespace) -> None:
-    """Six prompts, one picture each."""
-    from mmprime import rendering
-    from mmprime.drawing import Draw
-
-    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, plan="p2", seed=options.seed, progress=True))
-    sheet = rendering.sheet(found.images, labels=list(PROMPTS), columns=3, scale=4)
-    rendering.save_picture(options.out, sheet)
-    spent = f"{int(found.nfe.max())} NFE each, {found.seconds:.1f} s"
-    print(f"drawn: {', '.join(PROMPTS)} ({spent}) -> {options.out}", flush=True)
-
-
-def read_caption(pipe: Any, options: argparse.Namespace) -> None:
-    """The caption of one real drawing."""
-    from mmprime.data import ImageDataset
-    from mmprime.drawing import Draw
-
-    real = ImageDataset.load(options.images, options.split)
-    place = next((i for i, caption in enumerate(real.captions) if READ in caption), 0)
-    found = pipe.caption(real.images[place : place + 1].float() / 255, DRAWN, Draw(steps=16, seed=options.seed))
-    best = int(pipe.caption_nats(found, seed=options.seed).argmin())
-    drawing = f"a drawing of {real.captions[place]!r} ({options.split})"
-    print(f"read: {found.texts[best]!r}, the likeliest of {DRAWN} draws, from {drawing}", flush=True)
-
-
-def bound(pipe: Any, options: argparse.Namespace) -> None:
-    """The NELBO of held-out data, beside that of a model that knows nothing (every code equally likely)."""
-    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks, uniform_nats
-    from mmprime.evaluation.quantities import Quantity
-    from mmprime.scoring import load_scored
-
-    scored = load_scored(pipe, options.data, options.split, options.limit, options.seed)
-    for task in choose(tasks(pipe.canvas), ["image|text", "text|image"]):
-        quantity, effort = Quantity("nelbo", pipe.law), Effort(seed=options.seed)
-        nats = estimate(pipe.model, pipe.canvas, scored.y0, task, quantity, effort).nats
-        tokens = scored.sizes.tokens(task, pipe.canvas, len(nats))
-        value, error = ratio(nats, tokens)
-        uniform = uniform_nats(pipe.canvas, task) / float(tokens.double().mean())
-        spread = "" if error is None else f" ± {error:.3f}"
-        print(
-            f"NELBO of {task.name}, {len(nats)} drawings of {options.split}: "
-            f"{value:.3f}{spread} nats/token{scored.sizes.counted(task)} "
-            f"(continuous, {pipe.law}; a model that knows nothing: {uniform:.3f})",
-            flush=True,
-        )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; returns the exit code."""
-    return console.run(lambda: demo(parse(arguments)))
-
+from mmprime.cli.demo import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

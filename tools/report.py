@@ -1,50 +1,11 @@
-"""Tables and figures from measured rows and training logs.
+"""python tools/report.py = mmprime report"""
 
-    python tools/report.py table ROWS... [--by metric|nfe] [--out FILE.md]
-        rows of several files as one Markdown table, value ± standard error
-    python tools/report.py agree OLD NEW [--within 3]
-        were the same numbers measured again: files of rows, or folders of them, row by row in standard errors
-    python tools/report.py nfe ROWS... --metric NAME --out FILE.png
-        quality against forward passes, a line a file and sampler
-    python tools/report.py loss RUN_DIR... --out FILE.png
-        training loss and validation NELBO against examples seen
-    python tools/report.py calibration --model DIR --data DIR --out FILE.png [--json FILE]
-        confidence of the model's predictions against how often they are right
-
-ROWS are files written by tools/evaluate.py --json. Rows of different data, references or models are not joined.
-Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprime import console
-from mmprime.commands import report
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    report.add_commands(parser.add_subparsers(dest="command", required=True))
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    typed = sys.argv[1:] if arguments is None else arguments
-
-    def work() -> None:
-        options = parse(typed)
-        options.command_line = console.typed("report", typed)
-        options.run(options)
-
-    return console.run(work)
-
+from mmprime.cli.report import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,116 +1,11 @@
-"""Train and judge the cells of a study, and show what came out: python tools/study.py run|table|plot STUDY.yaml
+"""python tools/study.py = mmprime study"""
 
-A cell that is done is not run again; a cell that was stopped goes on where it stood.
-Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving; all of them: docs/commands.md.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmprime import console
-
-if TYPE_CHECKING:
-    from mmprime.study import Study
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train and judge what is not done yet")
-    run.add_argument("--only", default="", help="cells whose name contains this")
-    run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
-    show = commands.add_parser("table", help="a Markdown table of what is done")
-    show.add_argument("--out", type=console.out_file, help="write it to this file too")
-    plot = commands.add_parser("plot", help="differences to the first cell against the number of steps")
-    plot.add_argument("--only", default="", help="bases whose name contains this")
-    plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
-    for command in (run, show, plot):
-        command.add_argument("study", help="a YAML file, see configs/study/")
-    return parser.parse_args(arguments)
-
-
-def _part(text: str) -> tuple[int, int]:
-    first, _, count = text.partition("/")
-    part = console.whole(first), console.positive(count)
-    if part[0] >= part[1]:
-        raise argparse.ArgumentTypeError(f"{text!r}: the parts of {part[1]} are 0 to {part[1] - 1}")
-    return part
-
-
-def study(options: argparse.Namespace) -> None:
-    """Run the command."""
-    console.require_path(options.study, "STUDY")
-    from mmprime.study import Study
-
-    chosen = Study.load(options.study)
-    {"run": run, "table": table, "plot": plot}[options.command](chosen, options)
-
-
-def run(chosen: Study, options: argparse.Namespace) -> None:
-    """Cell after cell."""
-    from mmprime.study_run import run_cell
-
-    first, count = options.part
-    cells = [cell for cell in chosen.cells() if options.only in cell.name][first::count]
-    if not cells:
-        raise ValueError(f"no cell's name contains {options.only!r}")
-    for number, cell in enumerate(cells):
-        print(f"[{number + 1}/{len(cells)}] {cell.name}", flush=True)
-        rows = run_cell(chosen, cell, options.typed)
-        print("  " + "; ".join(f"{row.metric} {row.value:.4f}" for row in rows[:3]), flush=True)
-
-
-def table(chosen: Study, options: argparse.Namespace) -> None:
-    """Tables of each base: bounds, their differences to the first cell, and samples where some were drawn."""
-    from mmprime.files import write_text
-    from mmprime.study_report import bounds, gaps, samples
-
-    parts = []
-    for base in chosen.bases:
-        parts.append(f"### {base}, nats/token\n\n{bounds(chosen, base)}\n")
-        parts.append(f"### {base}, against the first, in per cent\n\n{gaps(chosen, base)}\n")
-        if quality := samples(chosen, base):
-            parts.append(f"### {base}, samples\n\n{quality}\n")
-    if options.out:
-        write_text(options.out, "\n".join(parts))
-    print("\n".join(parts))
-
-
-def plot(chosen: Study, options: argparse.Namespace) -> None:
-    """A panel a base."""
-    from mmprime.evaluation.plots import draw_panels, require_plots
-    from mmprime.study_report import gap_lines
-
-    require_plots(options.out)
-    panels = [
-        (f"{base}: T-step NELBO against the first cell, %", lines)
-        for base in chosen.bases
-        if options.only in base and (lines := gap_lines(chosen, base))
-    ]
-    if not panels:
-        raise ValueError(f"no base whose name contains {options.only!r} has cells that are done")
-    draw_panels(options.out, panels, "steps T", log_x=True)
-    print(f"{len(panels)} panels in {options.out}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    typed = sys.argv[1:] if arguments is None else arguments
-
-    def work() -> None:
-        options = parse(typed)
-        options.typed = console.typed("study", typed)
-        study(options)
-
-    return console.run(work)
-
+from mmprime.cli.study import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -3,8 +3,8 @@
 Floor 2: knows the engine only. Tokenizers arrive as arguments, never as imports.
 """
 
+from .check import Report, check_dataset
 from .codes import CodeDataset, CodeTokenizer, encode_dataset, encode_images, write_codes
-from .doctor import Report, check_dataset
 from .images import ImageDataset, prepare_folder
 from .shards import build_dataset, read_index, read_samples
 from .text import Document, load_documents, pack_documents, prepare_text, read_documents, training_texts

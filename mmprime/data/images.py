@@ -17,17 +17,7 @@ from .folders import shown
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
-from .shards import (
-    Sample,
-    Unit,
-    build_dataset,
-    canonical_json,
-    digest,
-    field_of,
-    read_index,
-    read_shard,
-    split_shards,
-)
+from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 UNIT_IMAGES = 1000

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmprime.files import read_text, split_lines
+from mmprime.io import read_text, split_lines
 
 from .folders import few, list_folder
 from .shards import INDEX, PARTIAL, digest

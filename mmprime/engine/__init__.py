@@ -3,22 +3,23 @@
 Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-token is visible; a hidden sub-token is -1.
 """
 
+from mmprime.codecs.cooccurrence import ppmi_vectors
+
 from .canvas import Canvas, Span
 from .codec import MASK_ID, Codec
-from .cooccurrence import ppmi_vectors
 from .denoiser import Condition, Denoiser, NonFiniteLogits
 from .exact import ExactLikelihood
-from .grid import log_mass
 from .guidance import Guidance, Guided
-from .law import LAWS
+from .heads.softmax import log_mass
 from .likelihood import joint_loss, nelbo, plan_nats
-from .masking import corrupt, partial_states, transition_matrix
+from .masking.order import LAWS
+from .masking.transition import corrupt, partial_states, transition_matrix
 from .particles import steer
 from .plan import ABSENT, Plan, halton_order
 from .policy import Policy
-from .regional import Region
 from .rng import generator_of, mix, seeded
-from .run import Run
+from .rollout import Run
+from .samplers.regions import Region
 from .sampling import Sample, Trace, begin, sample, stream
 from .schedule import AlphaValue, Schedule
 from .tilting import CodeScores, Scorer, Tilted

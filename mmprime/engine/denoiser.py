@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .canvas import Canvas, Span
-from .grid import log_mass, log_posterior
+from .heads.softmax import log_mass, log_posterior
 
 Condition = Mapping[str, Tensor]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
-from .law import LAWS, num_places
+from .masking.order import LAWS, num_places
 from .plan import check_law
 from .schedule import Schedule
 

@@ -23,10 +23,20 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, reveal_nats
 from .exact import exact_likelihood
-from .law import Events, Order, as_mask, draw_order, hide_by_count, in_time, next_events, rates_by_count, rates_by_time
+from .masking.order import (
+    Events,
+    Order,
+    as_mask,
+    draw_order,
+    hide_by_count,
+    in_time,
+    next_events,
+    rates_by_count,
+    rates_by_time,
+)
+from .masking.steps import can_sum, step_chance, step_events
 from .plan import Plan, check_law, ranks_by_time
 from .schedule import Schedule
-from .steps import can_sum, step_chance, step_events
 
 
 class Nelbo:

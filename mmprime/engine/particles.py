@@ -21,7 +21,7 @@ from .denoiser import Condition, Denoiser
 from .guidance import Guidance
 from .plan import ABSENT, Plan
 from .rng import Randomness, categorical, generators, uniforms
-from .run import Run
+from .rollout import Run
 from .sampling import Sample, begin, sample
 
 _STEER_STREAM = 4

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .law import Order, as_mask, draw_order, in_time
+from .masking.order import Order, as_mask, draw_order, in_time
 from .rng import Randomness, generators, uniforms
 from .schedule import Regions, Schedule
 

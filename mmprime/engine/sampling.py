@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptive import PolicyRun
 from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser
 from .guidance import Guidance, guide
 from .plan import ABSENT, Plan
 from .policy import Policy
+from .policy_rollout import PolicyRun
 from .rng import Randomness, generators
-from .run import Drawing, PlanRun, Run
+from .rollout import Drawing, PlanRun, Run
 
 _SAMPLE_STREAM = 2
 

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
+from mmprime.cli.console import bar
 from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import chunks, token_grid
-from mmprime.engine.grid import log_posterior, unravel
-from mmprime.engine.law import as_mask, draw_order, hide_by_count, next_events, rates_by_count
+from mmprime.engine.heads.softmax import log_posterior, unravel
+from mmprime.engine.masking.order import as_mask, draw_order, hide_by_count, next_events, rates_by_count
 
 from .likelihood import Task
-from .report import Measure
+from .metric import Measure
 
 RESAMPLES = 400
 _STREAM = 41

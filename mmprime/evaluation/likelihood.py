@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
+from mmprime.cli.console import bar
 from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import forward_passes
 
+from .metric import Measure
 from .quantities import Quantity, list_quantities
-from .report import Measure
 from .tasks import Box, Task, choose, tasks
 
 __all__ = ["Effort", "Sizes", "Task", "choose", "estimate", "measures", "ratio", "tasks", "uniform_nats"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmprime.console import bar
+from mmprime.cli.console import bar
 from mmprime.engine import Canvas, Condition, Denoiser, generator_of, mix
 
 from .likelihood import Effort, Sizes, estimate, ratio

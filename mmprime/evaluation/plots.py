@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from mmprime.files import split_lines, whole_file
+from mmprime.io import split_lines, whole_file
 
 FORMATS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _DPI = 6.4, 4.2, 150  # inches, inches, dots an inch

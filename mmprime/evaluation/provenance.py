@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmprime.files import sha256
+from mmprime.io import sha256
 
 PACKAGES = ("mmprime", "torch", "torchvision", "timm", "torch-fidelity", "transformers", "gguf", "tokenizers")
 DIGITS = 16

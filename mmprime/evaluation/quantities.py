@@ -7,7 +7,7 @@ nelbo T=K LAW                   the exact bound of K-step sampling
 nelbo ... independent places P  the same under α_j = 1 - t^{p_j} for digit place j (`Schedule.places`)
 nll order ORDER                 -log p(x | plan) of one fixed order, token by token: no bound but the exact
                                 likelihood of sampling in that order (DUEL, arXiv 2603.01367)
-joint_loss LAW                  the training loss; no bound (see `mmprime.console.JOINT_LOSS_NOTE`)
+joint_loss LAW                  the training loss; no bound (see `mmprime.cli.console.JOINT_LOSS_NOTE`)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.console import ESTIMATORS, ORDERS
+from mmprime.cli.console import ESTIMATORS, ORDERS
 from mmprime.engine import (
     ABSENT,
     LAWS,

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .captions import Gallery
-from .report import Measure
+from .images.captions import Gallery
+from .metric import Measure
 
 
 class PictureJudge:
@@ -26,8 +26,8 @@ class PictureJudge:
     def __init__(self, folder: str | Path) -> None:
         from mmprime.data import ImageDataset
 
-        from .features import EfficientNetLite0, cached, extract
-        from .fidelity import moments
+        from .images.features import EfficientNetLite0, cached, extract
+        from .images.fidelity import moments
 
         self.eye, data = EfficientNetLite0(), ImageDataset.load(folder)
         features = cached(data.images, self.eye.fingerprint, lambda: extract(self.eye, data.images, progress=True))
@@ -40,8 +40,8 @@ class PictureJudge:
         self, images: Tensor, nfe: float, seed: int | None = None, captions: Sequence[str] | None = None
     ) -> list[Measure]:
         """images (n, 3, H, W) in [0, 1], with their captions if they have any."""
-        from .features import extract
-        from .fidelity import frechet, kernel_distance, moments, subset_size
+        from .images.features import extract
+        from .images.fidelity import frechet, kernel_distance, moments, subset_size
 
         seen, num = extract(self.eye, (images * 255).round().byte()), len(images)
         kernel = kernel_distance(seen, self.known, subset_size((num, len(self.known))))
@@ -60,13 +60,13 @@ class TextJudge:
     """Reads texts by SmolLM2; the entropy of a text stands beside, since repetition is read with ease."""
 
     def __init__(self) -> None:
-        from .causal_lm import Judge
+        from .text.causal_lm import Judge
 
         self.reader = Judge.load()
 
     def rows(self, texts: Sequence[str], nfe: float, seed: int | None = None) -> list[Measure]:
         """Generative perplexity, bits per byte and unigram entropy of texts."""
-        from .diversity import diversity, words
+        from .text.diversity import diversity, words
 
         read, varied = self.reader.score(texts), diversity([words(text) for text in texts])
         found = [

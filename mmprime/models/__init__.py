@@ -1,14 +1,15 @@
 """The network: a transformer that embeds digits and predicts whole tokens."""
 
+from mmprime.codecs.files import load_codec, save_codec
+
 from .attention import Segments, attention
 from .cached import CachedDiT
 from .checkpoint import load_model, save_model
-from .codec_file import load_codec, save_codec
 from .config import DiTConfig
 from .dit import PrimeDiT
 from .precision import autocast
 from .presets import PRESETS, Preset
-from .retrofit import retrofit
+from .transplant import retrofit
 
 __all__ = [
     "PRESETS",

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.files import sha256, whole_folder
+from mmprime.io import sha256, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT

@@ -19,7 +19,7 @@ from mmprime.engine import Canvas, Condition, Span
 from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
-from .embedder import TokenEmbedder
+from .embedding import TokenEmbedder
 from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread, take
 from .rotary import RotaryTables
 

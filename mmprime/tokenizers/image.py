@@ -11,10 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprime.files import sha256, whole_folder
-from mmprime.tokenizers.config import ImageTokenizerConfig
-from mmprime.tokenizers.image_net import Decoder, Encoder
-from mmprime.tokenizers.quantizers import build_quantizer
+from mmprime.io import sha256, whole_folder
+
+from .config import ImageTokenizerConfig
+from .image_net import Decoder, Encoder
+from .quantizers import build_quantizer
 
 _FORMAT = 1
 

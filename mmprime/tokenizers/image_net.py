@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmprime.tokenizers.config import ImageTokenizerConfig
+from .config import ImageTokenizerConfig
 
 
 class Block(nn.Module):

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprime.tokenizers.config import ImageTokenizerConfig
+from .config import ImageTokenizerConfig
 
 
 class Quantized(NamedTuple):

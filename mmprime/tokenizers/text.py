@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmprime.files import sha256, whole_folder
+from mmprime.io import sha256, whole_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

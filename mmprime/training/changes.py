@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from mmprime.training.config import ConfigError, as_dict, nearest
-from mmprime.training.schema import Config
+from .config import ConfigError, as_dict, nearest
+from .schema import Config
 
 FREE = (
     "run", "train", "samples", "fallback",

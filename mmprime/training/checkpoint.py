@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmprime.files import remove_folder, sha256, whole_folder, write_text
+from mmprime.io import remove_folder, sha256, whole_folder, write_text
 
 PREFIX = "step_"
 DATA, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"

@@ -22,15 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmprime.codecs.cooccurrence import count_vectors
 from mmprime.data import read_index
 from mmprime.data.shards import digest
 from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of, ppmi_vectors
-from mmprime.engine.cooccurrence import count_vectors
 from mmprime.models import PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
-from mmprime.training.config import resolve
-from mmprime.training.examples import Corpus, Examples, load_corpus
-from mmprime.training.schema import DataConfig
+
+from .config import resolve
+from .examples import Corpus, Examples, load_corpus
+from .schema import DataConfig
 
 MAX_ROWS = 50_000  # examples that neighbour statistics are taken from
 TEXT_LENGTH = 128  # tokens of a row where nothing else says it

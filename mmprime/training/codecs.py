@@ -15,12 +15,13 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import load_codec, save_codec
-from mmprime.training.codec_sources import neighbour_vectors
-from mmprime.training.config import ConfigError, nearest, resolve
-from mmprime.training.schema import CodecConfig
+
+from .codec_sources import neighbour_vectors
+from .config import ConfigError, nearest, resolve
+from .schema import CodecConfig
 
 if TYPE_CHECKING:
-    from mmprime.training.examples import Corpus
+    from .examples import Corpus
 
 
 def build_canvas(

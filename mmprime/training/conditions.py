@@ -16,9 +16,10 @@ from torch import Tensor
 
 from mmprime.engine import Canvas
 from mmprime.evaluation.tasks import Task
-from mmprime.training.config import ConfigError
-from mmprime.training.rng import stratified
-from mmprime.training.schema import ConditionsConfig
+
+from .config import ConfigError
+from .rng import stratified
+from .schema import ConditionsConfig
 
 
 class Conditions:

@@ -15,8 +15,9 @@ from typing import Any
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprime.files import read_yaml
-from mmprime.training.config_checks import (
+from mmprime.io import read_yaml
+
+from .config_checks import (
     ConfigError,
     check_paths,
     check_run_dir,
@@ -26,7 +27,7 @@ from mmprime.training.config_checks import (
     refuse_resolvers,
     resolve,
 )
-from mmprime.training.schema import SCHEMAS, Config
+from .schema import SCHEMAS, Config
 
 __all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "load_config", "nearest", "resolve"]
 

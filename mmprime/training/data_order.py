@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmprime.training.rng import generator_for
+from .rng import generator_for
 
 
 class DataOrder:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset, read_index
-from mmprime.files import sha256
+from mmprime.io import sha256
 from mmprime.tokenizers import TextTokenizer
-from mmprime.training.config import ConfigError, nearest, resolve
-from mmprime.training.rng import generator_for
-from mmprime.training.schema import DataConfig
-from mmprime.training.splits import validation_splits
+
+from .config import ConfigError, nearest, resolve
+from .rng import generator_for
+from .schema import DataConfig
+from .splits import validation_splits
 
 
 @dataclass(frozen=True)

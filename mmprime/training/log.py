@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmprime.files import split_lines, write_text
+from mmprime.io import split_lines, write_text
 
 
 class RunLog:

@@ -7,8 +7,9 @@ from typing import Any
 
 from mmprime.engine import Canvas
 from mmprime.models import DiTConfig, PrimeDiT, load_model, retrofit
-from mmprime.training.config import ConfigError, resolve
-from mmprime.training.schema import ModelConfig
+
+from .config import ConfigError, resolve
+from .schema import ModelConfig
 
 
 def build_model(canvas: Canvas, config: ModelConfig, num_classes: int | None = None) -> PrimeDiT:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from mmprime.training.config_checks import ConfigError, nearest
-from mmprime.training.schema import TrainConfig
+from .config_checks import ConfigError, nearest
+from .schema import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmprime.training.checkpoint import Checkpoints, Newest
-from mmprime.training.lock import RunBusy
+from .checkpoint import Checkpoints, Newest
+from .lock import RunBusy
 
 
 def find_start(checkpoints: Checkpoints, mode: str, directory: Path) -> tuple[Newest, list[str]]:

@@ -22,11 +22,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from mmprime.files import clear_leftovers, write_text
-from mmprime.training.config import as_yaml
-from mmprime.training.config_checks import PROJECT
-from mmprime.training.lock import locked
-from mmprime.training.schema import Config
+from mmprime.io import clear_leftovers, write_text
+
+from .config import as_yaml
+from .config_checks import PROJECT
+from .lock import locked
+from .schema import Config
 
 PACKAGES = ("mmprime", "torch", "numpy", "safetensors", "tokenizers", "omegaconf")
 

@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmprime.engine import Plan, sample
-from mmprime.training.config import resolve
-from mmprime.training.examples import Examples
-from mmprime.training.rng import derive_seed
+
+from .config import resolve
+from .examples import Examples
+from .rng import derive_seed
 
 if TYPE_CHECKING:
-    from mmprime.training.diffusion_task import DiffusionTask
+    from .tasks.diffusion import DiffusionTask
 
 CAPTION_HEIGHT = 14
 PLANS: dict[str, Callable[..., Plan]] = {

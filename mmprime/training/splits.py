@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from mmprime.training.config_checks import ConfigError, nearest
-from mmprime.training.schema import DataConfig, TrainConfig
+from .config_checks import ConfigError, nearest
+from .schema import DataConfig, TrainConfig
 
 
 def validation_splits(config: DataConfig, available: Iterable[str]) -> list[str]:

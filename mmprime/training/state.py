@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from mmprime.training import rng
-from mmprime.training.changes import Change, find_changes, refused
-from mmprime.training.checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
-from mmprime.training.config import as_dict
-from mmprime.training.ema import EMA
-from mmprime.training.log import Window
-from mmprime.training.optim import build_muon, build_optimizer, check_lr_scale
-from mmprime.training.schema import Config
-from mmprime.training.task import Task
+from . import rng
+from .changes import Change, find_changes, refused
+from .checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
+from .config import as_dict
+from .ema import EMA
+from .log import Window
+from .optim import build_muon, build_optimizer, check_lr_scale
+from .schema import Config
+from .task import Task
 
 MUON = "muon/"  # before the name of a group: the optimizer of its hidden matrices
 

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from mmprime import console, vocabulary
+from mmprime.cli import console
+from mmprime.generation import prompts as vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("generate", "evaluate", "trace", "report", "study", "train", "prepare", "demo", "draw_toy")

@@ -15,19 +15,19 @@ from training_world import LineTask, small_config
 
 from mmprime.cli import errors
 from mmprime.data import encode_dataset, prepare_folder, read_index
-from mmprime.drawing import Draw
 from mmprime.evaluation import Measure, read_rows, to_json
-from mmprime.evaluation.features import cached
+from mmprime.evaluation.images.features import cached
 from mmprime.evaluation.plots import read_log
+from mmprime.generation.pausing import load_paused, save_paused
+from mmprime.generation.pipeline import Pipeline, from_pretrained
+from mmprime.generation.regions import read_regions
+from mmprime.generation.sampling import Draw
 from mmprime.models.attention import require_xformers
 from mmprime.models.device import find_device
-from mmprime.pausing import load_paused, save_paused
-from mmprime.pipeline import Pipeline, from_pretrained
-from mmprime.regions import read_regions
-from mmprime.study import Study
+from mmprime.studies.spec import Study
 from mmprime.tokenizers import ImageTokenizer
-from mmprime.training.loop import Trainer
-from mmprime.training.tokenizer_task import write_pairs
+from mmprime.training.tasks.tokenizer import write_pairs
+from mmprime.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmprime.data import ImageDataset, check_dataset, prepare_folder, prepare_text, write_codes
+from mmprime.data.check import histogram, unigram_entropy
 from mmprime.data.digit_order import AS_STORED, RENUMBERED, REVERSED, readings, survival, to_codes, to_digits
-from mmprime.data.doctor import histogram, unigram_entropy
 from mmprime.tokenizers import TextTokenizer
 
 RADICES = (4, 3, 2)  # of red, green and blue, the most significant first

@@ -9,8 +9,8 @@ import torch
 from datafixtures import folder_bytes, write_emoji_packages
 
 from mmprime.data import ImageDataset, load_documents, read_index
-from mmprime.data.emoji import held_out_caption, prepare_emoji
-from mmprime.data.emoji_source import EmojiSource
+from mmprime.data.sources.emoji import held_out_caption, prepare_emoji
+from mmprime.data.sources.emoji_icons import EmojiSource
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 

@@ -11,7 +11,7 @@ import torch
 from datafixtures import folder_bytes
 
 from mmprime.data import ImageDataset
-from mmprime.data.fashion import CLASSES, prepare_fashion
+from mmprime.data.sources.fashion import CLASSES, prepare_fashion
 
 
 def write_idx(file: Path, array: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmprime.data.folders import HIDDEN, OTHER, PICTURES, list_folder, natural
-from mmprime.evaluation.pictures import read_folder
+from mmprime.evaluation.images.sets import read_folder
 
 
 def touch(*paths: Path) -> None:

@@ -20,8 +20,8 @@ from mmprime.engine import (
     seeded,
     steer,
 )
-from mmprime.engine.policies import PathPlanning
-from mmprime.engine.samplers import SAMPLERS, Request, build, options_of
+from mmprime.engine.samplers import PathPlanning
+from mmprime.engine.samplers.registry import SAMPLERS, Request, build, options_of
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmprime.engine import Schedule, sample
-from mmprime.engine.policies import Corrector
+from mmprime.engine.samplers import Corrector
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas

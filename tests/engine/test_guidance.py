@@ -154,7 +154,7 @@ def test_nfe_is_what_was_forwarded(schedule: str) -> None:
 
 
 def test_a_policy_counts_in_the_same_way() -> None:
-    from mmprime.engine.samplers import Request, build
+    from mmprime.engine.samplers.registry import Request, build
 
     model, start = oracle.wrong(WORLD), START.expand(8, -1)
     policy = build("confidence", Request(CANVAS, 8, 2, 1, start >= 0))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmprime.engine import LAWS, Plan, Schedule, joint_loss, nelbo, plan_nats
 from mmprime.engine.denoiser import reveal_nats
-from mmprime.engine.law import rates_by_time
+from mmprime.engine.masking.order import rates_by_time
 
 WORLD = oracle.mixed_world()
 WRONG = oracle.wrong(WORLD)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mmprime.engine import Canvas, Codec, Plan, Span, sample
-from mmprime.engine.policies import Margin, Mixture
 from mmprime.engine.policy import Look
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers import Margin, Mixture
+from mmprime.engine.samplers.registry import Request, build
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas

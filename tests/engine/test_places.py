@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmprime.engine import Canvas, Codec, Plan, Schedule, Span, joint_loss, nelbo, sample
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers.registry import Request, build
 
 WORLD = oracle.mixed_world()
 CANVAS, WRONG, PERFECT = WORLD.canvas, oracle.wrong(WORLD), oracle.perfect(WORLD)

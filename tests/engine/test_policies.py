@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmprime.engine import Canvas, Codec, Schedule, Span, sample
-from mmprime.engine.policies import (
+from mmprime.engine.policy import Look
+from mmprime.engine.samplers import (
     Blocks,
     Confidence,
     Entropy,
@@ -22,7 +23,6 @@ from mmprime.engine.policies import (
     ReMDM,
     Threshold,
 )
-from mmprime.engine.policy import Look
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmprime.engine import ABSENT, Canvas, Codec, Guidance, Span, sample
-from mmprime.engine.regional import Region, disjoint, guidance_scales, temperatures
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers.regions import Region, disjoint, guidance_scales, temperatures
+from mmprime.engine.samplers.registry import Request, build
 
 CANVAS = Canvas([Span("text", 4, Codec.base(9, 2)), Span("image", (4, 4), Codec.base(16, 2))])
 TEXT, IMAGE = CANVAS.mask("text"), CANVAS.mask("image")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmprime.engine import MASK_ID, begin, sample, stream
-from mmprime.engine.samplers import SAMPLERS, Request, build
+from mmprime.engine.samplers.registry import SAMPLERS, Request, build
 
 WORLD = oracle.mixed_world()
 DENOISER = oracle.wrong(WORLD)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import oracle
 import pytest
 
-from mmprime import console
+from mmprime.cli import console
 from mmprime.engine import Plan, Policy, sample
-from mmprime.engine.samplers import SAMPLERS, Request, build, describe, options_of
+from mmprime.engine.samplers.registry import SAMPLERS, Request, build, describe, options_of
 
 WORLD = oracle.mixed_world()
 DENOISER = oracle.wrong(WORLD)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmprime.engine import LAWS, Canvas, Codec, Plan, Schedule, Span, nelbo, plan_nats
-from mmprime.engine.steps import can_sum, step_chance, step_events
+from mmprime.engine.masking.steps import can_sum, step_chance, step_events
 
 WORLD = oracle.make_world([Span("text", 2, Codec.mixed_radix((2, 2, 2))), Span("image", (1, 1), Codec.base(3, 1))], 4)
 WRONG = oracle.wrong(WORLD)

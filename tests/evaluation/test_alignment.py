@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.evaluation import alignment
-from mmprime.evaluation.alignment import Sentences, bag_of_words, fit, fit_once, hold_out, retrieval, sentences_of
+from mmprime.evaluation.images import alignment
+from mmprime.evaluation.images.alignment import (
+    Sentences,
+    bag_of_words,
+    fit,
+    fit_once,
+    hold_out,
+    retrieval,
+    sentences_of,
+)
 
 CAPTIONS = [f"thing {number}" for number in range(40)]
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.evaluation import comparison, judges
-from mmprime.evaluation.comparison import Comparison, Judges, Rules
-from mmprime.evaluation.fidelity import (
+from mmprime.evaluation.images import comparison
+from mmprime.evaluation.images import extractors as judges
+from mmprime.evaluation.images.comparison import Comparison, Judges, Rules
+from mmprime.evaluation.images.extractors import Judge, Seen, look, look_once
+from mmprime.evaluation.images.fidelity import (
     check_frechet,
     inception_score,
     kernel_distance,
     precision_recall,
     subset_size,
 )
-from mmprime.evaluation.judges import Judge, Seen, look, look_once
-from mmprime.evaluation.pictures import Pictures, read_reference_batch
+from mmprime.evaluation.images.sets import Pictures, read_reference_batch
 
 
 def _noise(count: int, seed: int, shift: int = 0) -> Pictures:

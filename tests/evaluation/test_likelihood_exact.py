@@ -9,12 +9,12 @@ import oracle
 import pytest
 import torch
 
-from mmprime.commands import likelihood as command
+from mmprime.cli.evaluations import likelihood as command
 from mmprime.engine import LAWS, Canvas, Codec, Schedule, Span
+from mmprime.evaluation.datasets import load_scored
 from mmprime.evaluation.likelihood import Effort, choose, estimate, measures, ratio, tasks
 from mmprime.evaluation.quantities import ESTIMATORS, ORDERS, Quantity, fixed_rank, list_quantities
-from mmprime.pipeline import from_pretrained
-from mmprime.scoring import load_scored
+from mmprime.generation.pipeline import from_pretrained
 
 WORLD = oracle.mixed_world()
 WRONG = oracle.wrong(WORLD)  # a perfect denoiser would hide mistakes

@@ -13,16 +13,17 @@ from PIL import Image
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, write_text_image_model
 from torch import Tensor
 
-from mmprime.commands import captions, imagenet, samples, tokenizer
+from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
 from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.evaluation import Measure, judges, require_same
-from mmprime.evaluation.captions import choose_captions
-from mmprime.evaluation.judges import Judge, Seen
-from mmprime.evaluation.reconstruction import psnr, reconstruct
+from mmprime.evaluation import Measure, require_same
+from mmprime.evaluation.datasets import fitting, load_scored
+from mmprime.evaluation.images import extractors as judges
+from mmprime.evaluation.images.captions import choose_captions
+from mmprime.evaluation.images.extractors import Judge, Seen
+from mmprime.evaluation.images.reconstruction import psnr, reconstruct
+from mmprime.generation.pipeline import from_pretrained
 from mmprime.models import DiTConfig, PrimeDiT, save_model
-from mmprime.pipeline import from_pretrained
-from mmprime.scoring import fitting, load_scored
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
@@ -242,7 +243,7 @@ def test_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmprime.evaluation import alignment, features
+    from mmprime.evaluation.images import alignment, features
 
     class Eye(torch.nn.Module):
         fingerprint = "eye"

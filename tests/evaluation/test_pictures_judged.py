@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.evaluation import features
-from mmprime.evaluation.captions import Accuracy, Gallery, choose_captions
-from mmprime.evaluation.comparison import parse_metrics
-from mmprime.evaluation.fidelity import frechet, moments
-from mmprime.evaluation.judges import inception
-from mmprime.evaluation.pictures import PictureFiles, read_folder
+from mmprime.evaluation.images import features
+from mmprime.evaluation.images.captions import Accuracy, Gallery, choose_captions
+from mmprime.evaluation.images.comparison import parse_metrics
+from mmprime.evaluation.images.extractors import inception
+from mmprime.evaluation.images.fidelity import frechet, moments
+from mmprime.evaluation.images.sets import PictureFiles, read_folder
 
 
 def _flat_pictures(count: int) -> Tensor:

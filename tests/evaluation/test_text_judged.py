@@ -13,14 +13,14 @@ import pytest
 import torch
 from pipeline_world import write_text_model
 
-from mmprime.commands import text as command
-from mmprime.evaluation import causal_lm, frontier
-from mmprime.evaluation.causal_lm import Judge, converted, windows
-from mmprime.evaluation.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
-from mmprime.evaluation.report import read_rows
-from mmprime.pipeline import from_pretrained
-from mmprime.scoring import hash_of, load_scored, splits_of
-from tools import evaluate
+from mmprime.cli import evaluate
+from mmprime.cli.evaluations import text as command
+from mmprime.evaluation.datasets import hash_of, load_scored, splits_of
+from mmprime.evaluation.metric import read_rows
+from mmprime.evaluation.text import causal_lm, frontier
+from mmprime.evaluation.text.causal_lm import Judge, converted, windows
+from mmprime.evaluation.text.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
+from mmprime.generation.pipeline import from_pretrained
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-judge)"

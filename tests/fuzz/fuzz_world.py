@@ -14,13 +14,13 @@ from typing import Any
 from hypothesis import strategies as st
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, write_picture, write_text_image_model, write_text_model
 
+from mmprime.cli import draw_toy, evaluate, generate, prepare, report, study, trace, train
 from mmprime.data import encode_dataset, prepare_folder
 from mmprime.data.text import prepare_text
-from mmprime.drawing import Draw
 from mmprime.evaluation import Measure, to_json
-from mmprime.pausing import save_paused
-from mmprime.pipeline import from_pretrained
-from tools import draw_toy, evaluate, generate, prepare, report, study, trace, train
+from mmprime.generation.pausing import save_paused
+from mmprime.generation.pipeline import from_pretrained
+from mmprime.generation.sampling import Draw
 
 DOCUMENTED = {0, 1, 2, 3, 130}
 TOOLS = {

@@ -5,7 +5,7 @@ import torch
 from model_world import make_canvas, make_model, random_state
 
 from mmprime.engine import Canvas, Codec, Plan, Run, Span, begin, sample
-from mmprime.engine.samplers import Request, build
+from mmprime.engine.samplers.registry import Request, build
 from mmprime.models import CachedDiT, DiTConfig, PrimeDiT
 
 CANVAS = make_canvas()

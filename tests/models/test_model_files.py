@@ -9,7 +9,7 @@ from model_world import make_canvas, make_model, random_state
 from safetensors.torch import load_file, save_file
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.files import sha256
+from mmprime.io import sha256
 from mmprime.models import load_model, save_model
 
 EXTRA = {"tokenizers": {"image": "../emoji_tokenizer"}}

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from training_world import LineTask, small_config
 
-from mmprime.build import build_task
 from mmprime.data import prepare_folder
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+from mmprime.training.build import build_task
 from mmprime.training.config import load_config
-from mmprime.training.loop import Trainer
+from mmprime.training.trainer import Trainer
 
 WORDS = "the cat sat on a red mat and saw the dog run far away"
 

@@ -10,12 +10,12 @@ import torch
 from pipeline_world import tiny_image_tokenizer, write_picture
 from tools_world import run
 
+from mmprime.cli import generate
 from mmprime.data import encode_dataset, prepare_folder
-from mmprime.pipeline import from_pretrained
-from mmprime.training.diffusion_task import DiffusionTask
+from mmprime.generation.pipeline import from_pretrained
+from mmprime.generation.prompts import class_label
 from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig, TrainConfig
-from mmprime.vocabulary import class_label
-from tools import generate
+from mmprime.training.tasks.diffusion import DiffusionTask
 
 NAMES = ["2", "10", "big_cat", "dog"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmprime.cli.prepare import main, parser
 from mmprime.data import prepare_text
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import DiTConfig, PrimeDiT, load_codec, load_model, save_codec, save_model
@@ -24,9 +25,8 @@ from mmprime.training.codec_sources import (
     piece_embeddings,
 )
 from mmprime.training.config import ConfigError, load_config
-from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import Examples
-from tools.prepare import main, parser
+from mmprime.training.tasks.diffusion import DiffusionTask
 
 CODES = 257 + 15
 

@@ -11,7 +11,7 @@ import pytest
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import schema
 from mmprime.training.config import ConfigError, as_yaml, load_config
-from mmprime.training.toy_task import ToyTask
+from mmprime.training.tasks.toy import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = """

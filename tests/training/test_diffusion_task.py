@@ -4,15 +4,13 @@ import signal
 import pytest
 import torch
 
-from mmprime import console
+from mmprime.cli import console
 from mmprime.engine import LAWS, Schedule, nelbo
 from mmprime.models import load_model
 from mmprime.training.codecs import build_canvas
 from mmprime.training.conditions import Conditions
 from mmprime.training.config import ConfigError
-from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import Corpus, Examples
-from mmprime.training.loop import Trainer
 from mmprime.training.models import build_model
 from mmprime.training.sample_files import PLANS, draw
 from mmprime.training.schema import (
@@ -26,6 +24,8 @@ from mmprime.training.schema import (
     SamplesConfig,
     TrainConfig,
 )
+from mmprime.training.tasks.diffusion import DiffusionTask
+from mmprime.training.trainer import Trainer
 
 TEXT, IMAGE = 18, 32
 

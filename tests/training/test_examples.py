@@ -5,9 +5,9 @@ from mmprime.data import ImageDataset, write_codes
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError
-from mmprime.training.diffusion_task import DiffusionTask
 from mmprime.training.examples import load_corpus
 from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig
+from mmprime.training.tasks.diffusion import DiffusionTask
 
 
 class Blocks:

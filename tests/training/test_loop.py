@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
 from mmprime.training.lock import RunBusy, locked
-from mmprime.training.loop import NonFiniteLoss, Trainer
+from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 
 def entries(directory: Path) -> list[dict]:

@@ -8,7 +8,7 @@ from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, Schedule, Span, joint_loss, nelbo
 from mmprime.training.config import ConfigError
-from mmprime.training.objectives import Objective, laws_of, place_schedule, start_objective
+from mmprime.training.objective import Objective, laws_of, place_schedule, start_objective
 from mmprime.training.schema import ObjectiveConfig
 
 PLACED = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmprime.files import clear_leftovers
+from mmprime.io import clear_leftovers
 from mmprime.training import rng
 from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.data_order import DataOrder

@@ -7,11 +7,11 @@ import sys
 import pytest
 from training_world import LineTask, small_config
 
+from mmprime.cli import train
 from mmprime.training.config import load_config
 from mmprime.training.lock import RunBusy
-from mmprime.training.loop import Trainer
 from mmprime.training.run_folder import _git_state, opened
-from tools import train
+from mmprime.training.trainer import Trainer
 
 
 def toy(directory, *more):

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmprime import build
-from mmprime.training import threads
+from mmprime.training import build, threads
 from mmprime.training.schema import Config, RunConfig
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from mmprime.data import prepare_folder
 from mmprime.tokenizers import ImageTokenizer, ImageTokenizerConfig
-from mmprime.training.loop import Trainer
 from mmprime.training.schema import DataConfig, RunConfig, TokenizerLossConfig, TokenizerRunConfig, TrainConfig
-from mmprime.training.tokenizer_task import TokenizerTask, write_pairs
+from mmprime.training.tasks.tokenizer import TokenizerTask, write_pairs
+from mmprime.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mmprime.cli import draw_toy
 from mmprime.engine import nelbo
 from mmprime.training.config import ConfigError, load_config
-from mmprime.training.loop import Trainer
 from mmprime.training.schema import (
     CodecConfig,
     ModelConfig,
@@ -18,8 +18,8 @@ from mmprime.training.schema import (
     ToyRunConfig,
     TrainConfig,
 )
-from mmprime.training.toy_task import Distinct, ToyTask
-from tools import draw_toy
+from mmprime.training.tasks.toy import Distinct, ToyTask
+from mmprime.training.trainer import Trainer
 
 
 def config(directory, **objective) -> ToyRunConfig:
@@ -120,7 +120,7 @@ def test_estimated_bounds_agree_with_exact_ones(tmp_path, monkeypatch, digits):
     with torch.no_grad():
         exact = task._bound("independent", None, torch.Generator())
         finite = task._bound("independent", 2, torch.Generator())
-        monkeypatch.setattr("mmprime.training.toy_task.MOST_ROWS", 0)
+        monkeypatch.setattr("mmprime.training.tasks.toy.MOST_ROWS", 0)
         estimate = task._bound("independent", None, torch.Generator().manual_seed(0))
         finite_estimate = task._bound("independent", 2, torch.Generator().manual_seed(0))
     assert exact.stderr == finite.stderr == 0
@@ -146,7 +146,7 @@ def test_forwarding_equal_rows_once_changes_nothing(tmp_path):
 @pytest.mark.parametrize("digits", [1, 2])
 def test_a_learned_picture_prints_every_bound_above_the_entropy(tmp_path, monkeypatch, digits):
     torch.manual_seed(0)
-    monkeypatch.setattr("mmprime.training.toy_task.PICTURE_DRAWS", 50)
+    monkeypatch.setattr("mmprime.training.tasks.toy.PICTURE_DRAWS", 50)
     settings = picture_config(tmp_path, digits, draws=200)
     train = dataclasses.replace(settings.train, steps=20, batch=32, samples_every=20, validate_every=20)
     settings = dataclasses.replace(settings, train=train)

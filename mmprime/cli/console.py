@@ -1,0 +1,316 @@
+"""What the command lines of tools/ share: options, checks, one way to end. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from .errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
+from .output import kept_output
+
+_ASSETS = Path(__file__).resolve().parents[2] / "assets"
+DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
+DEFAULT_IMAGES = str(_ASSETS / "emoji")
+DEFAULT_CODES = str(_ASSETS / "emoji_codes")  # of these images
+PLANS = (
+    "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "regions",
+    "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
+    "blocks", "mixture", "remdm", "p2", "corrector",
+)  # fmt: skip
+LAWS = ("independent", "nested", "token_synchronous", "coarse_first")
+ORDERS = ("raster", "reversed", "halton", "coarse_first")
+ESTIMATORS = ("count", "time")
+JOINT_LOSS_NOTE = (
+    "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
+    "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
+)
+IMAGE_GUIDANCE = 3.0
+Item = TypeVar("Item")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {' '.join(printable(message).split())} (see --help)", file=sys.stderr)
+        raise SystemExit(MISTAKE)
+
+
+def run(work: Callable[[], Any]) -> int:
+    """Do a command's work, reading its options included, and return its exit code (`mmprime.cli.errors`).
+
+    Whatever ends it is one line on stderr. work: returns None, or an exit code of its own.
+    """
+    with kept_output() as out, _ctrl_c() as pressed:
+        try:
+            code = work() or DONE
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else DONE if done.code is None else MISTAKE
+        except BaseException as error:
+            interrupted = pressed and not isinstance(error, KeyboardInterrupt)
+            code, line = explain(KeyboardInterrupt() if interrupted else error)
+            print(line if code == INTERRUPTED else f"error: {line}", file=sys.stderr)
+        out.flush()
+        if out.lost():
+            print(f"warning: printing failed ({out.error}); what was asked to be in a file is there", file=sys.stderr)
+            code = code or DISK
+    return code
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt once and is ignored from then on; the list tells whether it came, for a library
+    that is interrupted while it is imported may raise another error."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    listening = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if listening:
+        signal.signal(signal.SIGINT, note)
+    yield pressed
+    if listening and not pressed:
+        signal.signal(signal.SIGINT, usual)
+
+
+def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
+    """The items, with a progress bar on a terminal while they last; a file that catches stderr gets none."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+
+
+def ticks(what: str, unit: str, total: int | None, shown: bool = True) -> Any:
+    """Such a bar without items: `update()` it after each, `close()` it at the end."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+
+
+MOST = 10**9  # of a count: what is larger is a slip, and would end in a lack of memory
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1 to `MOST`."""
+    number = whole(text)
+    if not 1 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} must be at {'most ' + str(MOST) if number else 'least 1'}")
+    return number
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number from 0 to 2^63 - 1."""
+    if not (text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
+def number_in(lowest: float, highest: float, open_ends: str = "") -> Callable[[str], float]:
+    """An argparse type: a finite number between two; open_ends: "low", "high" or both: that end is left out."""
+    ends = f"{'(' if 'low' in open_ends else '['}{lowest:g}, {highest:g}{')' if 'high' in open_ends else ']'}"
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        inside = lowest <= number <= highest and math.isfinite(number)
+        if not inside or ("low" in open_ends and number == lowest) or ("high" in open_ends and number == highest):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number in {ends}")
+        return number
+
+    return parse
+
+
+temperature = number_in(0, math.inf, "high")
+share = number_in(0, 1, "high")
+top_p = number_in(0, 1, "low")
+
+
+def sentence(text: str) -> str:
+    """An argparse type: text that is UTF-8."""
+    if printable(text) != text:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no UTF-8; type it in a UTF-8 terminal")
+    return text
+
+
+def device(text: str) -> str:
+    """An argparse type: the name of a device; whether there is one is asked when it is needed."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no device; give cpu, cuda or cuda:0")
+    return text
+
+
+def folder(text: str) -> str:
+    """An argparse type: a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no folder" + ("" if Path(text).exists() else ": nothing is there"))
+    return text
+
+
+def existing(text: str) -> str:
+    """An argparse type: a file or folder that is there."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    return text
+
+
+def out_file(text: str) -> str:
+    """An argparse type: a file that can be written. Raises OSError on a disk that is read-only."""
+    if not text or text.endswith("/") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; give the name of a file")
+    if Path(text).exists() and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no ordinary file; give another name")
+    _require_writable(Path(text).parent)
+    return text
+
+
+def out_folder(text: str) -> str:
+    """An argparse type: a folder that can be made or written into. Raises OSError on a disk that is read-only."""
+    _require_writable(Path(text))
+    return text
+
+
+def _require_writable(path: Path) -> None:
+    """Of a folder, or of the nearest one above it that exists."""
+    above = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{above} is a file, so {path} cannot be a folder")
+    if os.statvfs(above).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{above} does not let you write; give another place")
+
+
+def typed(tool: str, arguments: Sequence[str]) -> str:
+    """The command line as it can be typed again, for records."""
+    return printable(shlex.join(["python", f"tools/{tool}.py", *arguments]))
+
+
+def scale(text: str) -> float | dict[str, float]:
+    """An argparse type: a guidance scale, "3", or one for each span, "image=3,text=1"."""
+    try:
+        parts = [part.rpartition("=") for part in text.split(",")]
+        pairs = [(name.strip(), float(value)) for name, _, value in parts]
+        if all(math.isfinite(value) for _, value in pairs) and len(dict(pairs)) == len(pairs):
+            if "=" not in text:
+                return pairs[0][1]
+            if all(name and "=" not in name for name, _ in pairs):
+                return dict(pairs)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER, each span once")
+
+
+def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -> None:
+    """--guidance and --guidance-schedule, the parts of a `Guidance`."""
+    parser.add_argument(
+        "--guidance", type=scale, default=default, metavar="SCALE",
+        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is drawn{note}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--guidance-schedule", default="linear", metavar="SCHEDULE",
+        help="constant, linear (default), power_cosine[:POWER] or interval:LO:HI, over the share that is visible",
+    )  # fmt: skip
+
+
+def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """An argparse type: comma-separated values of a kind, at least one."""
+
+    def parse(text: str) -> list[Any]:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise argparse.ArgumentTypeError(f"{text!r} lists nothing")
+        return [kind(part) for part in parts]
+
+    return parse
+
+
+numbers = list_of(positive)  # e.g. "4,16,64"
+
+
+def powers(text: str) -> list[float]:
+    """An argparse type: numbers > 0, e.g. "1,2.5"."""
+    try:
+        found = list_of(float)(text)
+    except ValueError:
+        found = [math.nan]
+    if not all(0 < power < math.inf for power in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers > 0 such as 1,2.5")
+    return found
+
+
+# ---------------------------------------------------------------- how to sample
+
+
+def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
+    """The options of every tool that draws; num: how many by default."""
+    how.add_argument("--num", type=positive, default=num, help=f"how many (default {num})")
+    how.add_argument("--steps", type=positive, help="forward steps (default 16; for continuing a text 64)")
+    add_guidance_arguments(how, None, "; default 3 for pictures")
+    how.add_argument(
+        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
+        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
+    )  # fmt: skip
+    how.add_argument("--seed", type=whole, default=0)
+    how.add_argument("--temperature", type=temperature, default=1.0)
+    how.add_argument("--top-p", type=top_p, default=1.0)
+    how.add_argument("--new-tokens", type=positive, help="length of a continuation (default: what fits)")
+    how.add_argument("--blank-tokens", type=positive, default=4, help="tokens for each ___ (default 4)")
+
+
+def draw_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_sampling` as arguments of `Draw`, all but steps, whose default depends on the
+    model. Raises ValueError as `parse_sampler` does."""
+    name, settings = parse_sampler(options.sampler)
+    from mmprime.engine import Guidance
+
+    shared = {key: getattr(options, key) for key in ("temperature", "top_p", "seed")}
+    guidance = None if options.guidance is None else Guidance(options.guidance, options.guidance_schedule)
+    return {"plan": name, "options": settings, "guidance": guidance, **shared}
+
+
+def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
+    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
+    if not words:
+        return None, {}
+    name, *rest = words
+    if name not in PLANS:
+        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
+    for word in rest:
+        if "=" not in word:
+            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
+    return name, dict(word.split("=", 1) for word in rest)
+
+
+def warn(message: str | None) -> None:
+    """Print a warning, if there is one, to stderr."""
+    if message:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def require_model(directory: str) -> None:
+    """Raises ValueError when there is no model folder."""
+    if not (Path(directory) / "config.json").is_file():
+        raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")
+
+
+def require_path(path: str | None, option: str) -> None:
+    """Raises ValueError when an option names a path where nothing is."""
+    if path is not None and not Path(path).exists():
+        raise ValueError(f"{option} {path} does not exist")

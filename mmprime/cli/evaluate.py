@@ -1,0 +1,94 @@
+"""Measure a model. Every number comes with its name, its standard error and the command that gives it again.
+
+    python tools/evaluate.py likelihood --model DIR [--data DIR] [--split val] [--steps 4,16,64]
+        bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
+    python tools/evaluate.py samples --generated DIR --reference DIR --inception FILE
+        FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
+    python tools/evaluate.py captions --model DIR [--num 300] [--steps 32]
+        how often the nearest real drawing of a generated one carries its caption
+    python tools/evaluate.py text --model DIR [--temperature 0.7,1]
+        generative perplexity by a causal language model, beside entropy, distinct-n and repetition
+    python tools/evaluate.py tokenizer --tokenizer DIR
+        PSNR, code use, rFID of an image tokenizer
+    python tools/evaluate.py imagenet --model DIR --out DIR --reference FILE
+        FID-50k of a class-conditional model; also under torchrun
+    python tools/evaluate.py calibration --model DIR
+        confidence of predictions against how often they are right
+
+Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+from . import console  # noqa: E402
+from .evaluations import calibration, captions, imagenet, likelihood, samples, text, tokenizer  # noqa: E402
+
+COMMANDS = {
+    "likelihood": likelihood,
+    "samples": samples,
+    "captions": captions,
+    "text": text,
+    "tokenizer": tokenizer,
+    "imagenet": imagenet,
+    "calibration": calibration,
+}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP)
+        module.add_arguments(command)
+        command.add_argument("--seed", type=console.whole, default=0)
+        command.add_argument("--json", type=console.out_file, metavar="FILE", help="write the rows as JSON")
+    return parser.parse_args(arguments)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Run the command. Raises ValueError for what the user can mend."""
+    origin = {"command": options.typed}
+    model = getattr(options, "model", None)
+    if model is not None:
+        console.require_model(model)
+    for name in ("data", "generated", "reference", "texts", "tokenizer", "inception"):
+        if name != "data" or options.command != "samples" or model is not None:
+            console.require_path(getattr(options, name, None), f"--{name}")
+    from mmprime.evaluation import stamp, table, to_json
+    from mmprime.evaluation.provenance import averaged_by, model_hash, versions
+
+    about = {} if model is None else {"model_hash": model_hash(model), "ema": averaged_by(model), "precision": "fp32"}
+    rows = stamp(COMMANDS[options.command].run(options), **origin, **about, versions=versions())
+    if options.json:  # before anything is printed: a row that cannot be printed is not lost
+        from mmprime.io import write_text
+
+        write_text(options.json, to_json(rows))
+    if not getattr(COMMANDS[options.command], "SUMMARY", False):
+        print(table(rows))
+    for note in getattr(COMMANDS[options.command], "NOTES", ()):
+        print(note)
+    if options.json:
+        print(f"rows in {options.json}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    typed = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> None:
+        options = parse(typed)
+        options.typed = console.typed("evaluate", typed)
+        evaluate(options)
+
+    return console.run(work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,70 @@
+"""An image tokenizer by itself: PSNR, use of its codes, and rFID (or rFD-EffNet-Lite0) of what it gives back."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .. import console
+from .samples import add_metric_arguments, rules_of
+
+if TYPE_CHECKING:
+    from mmprime.evaluation import Measure
+
+HELP = "PSNR, code use and rFID of an image tokenizer"
+NOTES = (
+    "PSNR is the mean over images of each image's own; its error is over images. rFID and rFD compare reconstructions "
+    "with their own originals, so they are smaller than distances to other pictures.",
+)
+METRICS = ("fid", "fd-effnet-lite0")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("--tokenizer", default=console.DEFAULT_MODEL.replace("emoji_t2i", "emoji_tokenizer"))
+    parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="dataset folder of images")
+    parser.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
+    parser.add_argument("--limit", type=console.positive, help="images of each split, drawn by --seed (default: all)")
+    parser.add_argument("--batch", type=console.positive, default=64)
+    add_metric_arguments(parser, "none")
+
+
+def run(options: argparse.Namespace) -> list[Measure]:
+    """A few rows for each split."""
+    import torch
+
+    from mmprime.data import ImageDataset
+    from mmprime.evaluation import Measure, stamp
+    from mmprime.evaluation.datasets import choose, splits_of
+    from mmprime.evaluation.images.comparison import Comparison, Judges, parse_metrics
+    from mmprime.evaluation.images.reconstruction import reconstruct
+    from mmprime.evaluation.images.sets import Pictures
+    from mmprime.evaluation.provenance import data_hash, model_hash
+    from mmprime.tokenizers import ImageTokenizer
+
+    asked = [] if options.metric == "none" else parse_metrics(options.metric)
+    if odd := sorted(set(asked) - set(METRICS)):
+        raise ValueError(f"--metric {odd[0]} is not one of a tokenizer; there are none, {', '.join(METRICS)}")
+    judges = Judges(asked, options.inception) if asked else None
+    tokenizer = ImageTokenizer.load(options.tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[Measure] = []
+    for split in splits_of(options.data, options.split):
+        images = ImageDataset.load(options.data, split).images
+        if options.limit is not None:
+            images = images[choose(len(images), options.limit, options.seed)]
+        comparison = None if judges is None else Comparison(judges, Pictures(images), rules_of(options))
+        if comparison is not None:
+            comparison.check(len(images))
+        found = reconstruct(tokenizer, images, options.batch, progress=True)
+        count = len(images)
+        error = float(found.psnr.std() / count**0.5) if count > 1 else None
+        rows += [
+            Measure(f"{split}: PSNR", float(found.psnr.mean()), error, "dB", count, 0, options.seed),
+            Measure(f"{split}: codes used", found.use, None, "share of the code book", count, 0, options.seed),
+            Measure(f"{split}: code perplexity", found.perplexity, None, "codes", count, 0, options.seed),
+        ]
+        if comparison is not None:
+            scored = comparison.rows(Pictures(found.images), 0, options.seed)
+            rows += [replace(row, metric=f"{split}: r{row.metric}") for row in scored]
+    return stamp(rows, data_hash=data_hash(options.data), model_hash=model_hash(options.tokenizer))

@@ -1,0 +1,130 @@
+"""Networks that look at pictures, and what they saw, kept by hash.
+
+Inception: the network of FID (Heusel et al., arXiv 1706.08500) as torch-fidelity computes it, weights in a file of the
+user's; 2048 pooled features, 1008 logits for the Inception Score. EffNet-Lite0: 1280 pooled features, weights in a
+package; what it says is never called FID.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmprime.cli.console import bar, warn
+
+from ..provenance import hash_files
+from .features import WIDTH, EfficientNetLite0, cache_folder, keep
+from .sets import PictureSet, stacked
+
+INCEPTION_VARIABLE = "MMPRIME_INCEPTION"
+_INCEPTION_LAYERS = ["2048", "logits_unbiased"]
+
+
+class Seen(NamedTuple):
+    """features (n, d) float32; logits (n, k) or None."""
+
+    features: Tensor
+    logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """see: uint8 (B, 3, H, W) -> Seen. fingerprint: hash of the weights. width: d."""
+
+    name: str
+    width: int
+    fingerprint: str
+    see: Callable[[Tensor], Seen]
+
+
+def effnet() -> Judge:
+    """EfficientNet-Lite0. Raises ValueError when its package is not installed."""
+    net = EfficientNetLite0().to(_device())
+    return Judge("EffNet-Lite0", WIDTH, net.fingerprint, lambda images: Seen(net(images)))
+
+
+def inception(file: str | Path | None = None) -> Judge:
+    """Inception from a file of weights (None: $MMPRIME_INCEPTION). Raises ValueError as `check_inception` does."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path, weights = check_inception(file)
+    with tempfile.TemporaryDirectory() as folder:
+        own = str(Path(folder, "weights.pth"))
+        torch.save(weights, own)  # torch-fidelity unpickles what it is given: let that be a file of our writing
+        try:
+            net = FeatureExtractorInceptionV3("inception", _INCEPTION_LAYERS, feature_extractor_weights_path=own)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} does not hold the layers of Inception: {str(error)[:200]}") from error
+    net = net.to(_device())
+    return Judge("Inception", 2048, hash_files(path), lambda images: Seen(*net(images)))
+
+
+def check_inception(file: str | Path | None = None) -> tuple[Path, dict[str, Tensor]]:
+    """The file of Inception weights and what it holds. Raises ValueError saying how to pass it when it is absent."""
+    hint = (
+        "the Inception judge (FID, KID, IS, precision and recall) needs its weights as a file: --inception FILE or "
+        f"{INCEPTION_VARIABLE}=FILE, where FILE is weights-inception-2015-12-05-6726825d.pth, an asset of release "
+        "v0.2.0 of torch-fidelity; without it ask for --metric fd-effnet-lite0"
+    )
+    file = file or os.environ.get(INCEPTION_VARIABLE)
+    if not file or not Path(file).is_file():
+        raise ValueError(hint if not file else f"no file at {file}; {hint}")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{file} holds no plain weights; {hint}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{file} holds no plain weights; {hint}")
+    return Path(file), weights
+
+
+@torch.no_grad()
+def look(judge: Judge, pictures: PictureSet, batch: int = 32, progress: bool = False) -> Seen:
+    """What the judge sees in all the pictures. Raises ValueError when a feature is not finite."""
+    parts = []
+    for images in bar(stacked(pictures, batch), judge.name, "batch", progress, -(-len(pictures) // batch)):
+        found = judge.see(images.to(_device()))
+        logits = None if found.logits is None else found.logits.float().cpu()
+        parts.append(Seen(found.features.float().cpu(), logits))
+    known = [part.logits for part in parts if part.logits is not None]
+    seen = Seen(torch.cat([part.features for part in parts]), torch.cat(known) if known else None)
+    for name, value in seen._asdict().items():
+        odd = [] if value is None else (~value.isfinite().all(-1)).nonzero().flatten().tolist()
+        if odd:
+            raise ValueError(
+                f"{judge.name} gave {name} that are no numbers for {len(odd)} of {len(pictures)} pictures, first "
+                f"number {odd[0]}: its weights or that picture are damaged"
+            )
+    return seen
+
+
+def look_once(
+    judge: Judge, pictures: PictureSet, batch: int = 32, progress: bool = False, folder: Path | None = None
+) -> Seen:
+    """`look`, kept in a file whose name has the hash of the weights, that of the pictures, and their count."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    name = f"seen-{judge.name.lower()}-{judge.fingerprint}-{pictures.fingerprint()}-{len(pictures)}.safetensors"
+    path = (folder or cache_folder()) / name
+    if path.is_file():
+        try:
+            stored = load_file(path)
+            return Seen(stored["features"], stored.get("logits"))
+        except (SafetensorError, KeyError, OSError) as error:
+            warn(f"{path} cannot be read ({error}); it is computed again")
+    seen = look(judge, pictures, batch, progress)
+    keep(path, {name: value for name, value in seen._asdict().items() if value is not None})
+    return seen
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,137 @@
+"""From codes to files: pictures, labelled sheets, and the film of a canvas as it grows; and from files to images.
+
+A partly known code is shown as what the model knows of it: the mean of the code vectors that agree with its visible
+digits, decoded like any code vector. A hidden code is the mean of the whole code book.
+
+Images are float (3, H, W) or (B, 3, H, W) in [0, 1]. Files are written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmprime.data.pictures import read_square
+from mmprime.engine import Canvas
+from mmprime.io import whole_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmprime.tokenizers import ImageTokenizer
+
+BACKGROUND = (255, 255, 255)
+
+
+def load_image(path: str | Path, side: int) -> Tensor:
+    """An image file as (3, side, side), on white where it is transparent and around what is not square.
+
+    Raises ValueError as `mmprime.data.pictures.read_square` does.
+    """
+    return to_tensor(read_square(path, side, "pad"))
+
+
+def to_tensor(picture: Image) -> Tensor:
+    """PIL RGB -> (3, H, W) in [0, 1]."""
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+
+
+def to_picture(image: Tensor, scale: int = 1) -> Image:
+    """(3, H, W) in [0, 1] -> PIL RGB, enlarged `scale` times with square pixels."""
+    from PIL import Image
+
+    data = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    picture = Image.fromarray(data.numpy())
+    size = (picture.width * scale, picture.height * scale)
+    return picture if scale == 1 else picture.resize(size, Image.Resampling.NEAREST)
+
+
+def sheet(images: Tensor, labels: Sequence[str] | None = None, columns: int = 0, scale: int = 1) -> Image:
+    """(B, 3, H, W) side by side, `columns` a row (0: near a square), each with its label below if there are labels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    count, gap = len(images), 4 * scale if labels else scale
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    width, height = images.shape[-1] * scale, images.shape[-2] * scale
+    font = ImageFont.load_default(size=max(10, width // 14))
+    line = max(10, width // 14) + 4
+    lines = [wrap(label, width, font) for label in labels] if labels else [[]] * count
+    label_height = line * max(len(each) for each in lines)
+    page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + label_height + gap) + gap), BACKGROUND)
+    pen = ImageDraw.Draw(page)
+    for index, image in enumerate(images):
+        x = gap + (index % columns) * (width + gap)
+        y = gap + (index // columns) * (height + label_height + gap)
+        page.paste(to_picture(image, scale), (x, y))
+        for number, words in enumerate(lines[index]):
+            pen.text((x + width / 2, y + height + line * number + 2), words, fill=(0, 0, 0), font=font, anchor="ma")
+    return page
+
+
+def wrap(text: str, width: int, font: object) -> list[str]:
+    """Break text into lines no wider than `width` pixels; a longer single word stays whole."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        fits = font.getlength(longer) <= width  # type: ignore[attr-defined]
+        if fits or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def partial_images(y: Tensor, canvas: Canvas, tokenizer: ImageTokenizer, name: str = "image") -> Tensor:
+    """The image span of partly visible rows y (B, N) as pictures (B, 3, H, W)."""
+    span = canvas.span(name)
+    if span.grid is None:
+        raise ValueError(f"span {name!r} has no grid, so it is no image")
+    states, where = canvas.view(y, name).flatten(0, 1).unique(dim=0, return_inverse=True)
+    digits = span.codec.digits.to(y.device)
+    agree = torch.ones(len(states), span.codec.num_codes, device=y.device)
+    for place in range(span.codec.num_digits):
+        shown = states[:, place, None]
+        agree *= (shown < 0) | (shown == digits[None, :, place])
+    book = tokenizer.codebook_vectors().to(y.device)
+    means = agree @ book / agree.sum(-1, keepdim=True)
+    return tokenizer.decode_vectors(means[where].view(len(y), *span.grid, -1))
+
+
+def film(frames: Sequence[Tensor], scale: int = 4, seconds: float = 3.0) -> list[tuple[Image, int]]:
+    """Frames, each (B, 3, H, W), as sheets with their duration in ms; the last one stays for a second and a half."""
+    each = max(40, round(1000 * seconds / max(1, len(frames))))
+    pictures = [sheet(frame, scale=scale) for frame in frames]
+    return [(picture, 1500 if index == len(pictures) - 1 else each) for index, picture in enumerate(pictures)]
+
+
+def save_picture(path: str | Path, picture: Image) -> None:
+    """Write a picture in the format its name asks for."""
+    kind = picture_format(path)
+    with whole_file(path) as temporary:
+        picture.save(temporary, format=kind)
+
+
+def save_film(path: str | Path, frames: Sequence[tuple[Image, int]]) -> None:
+    """Write an endless GIF of (picture, milliseconds)."""
+    first, *rest = [picture.quantize(colors=255) for picture, _ in frames]
+    durations = [duration for _, duration in frames]
+    with whole_file(path) as temporary:
+        first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def picture_format(path: str | Path) -> str:
+    """PIL's name for the format of a file name. Raises ValueError for one that cannot be written."""
+    from PIL import Image
+
+    Image.init()
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path}: no picture format has the ending {Path(path).suffix!r}; use .png")
+    return kind

@@ -1,0 +1,93 @@
+"""The tokenizers of a model folder, and whether they are those it was trained with.
+
+A model only knows codes by their numbers, so another tokenizer of as many codes would turn them into noise without a
+complaint. config.json records the fingerprints (`fingerprints_of`); a folder without them is compared with the codes it
+was trained on, where these are at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmprime.engine import LAWS, Canvas
+
+from .prompts import collect_words
+
+if TYPE_CHECKING:
+    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+
+def check_extras(file: Path, config: dict[str, Any]) -> None:
+    """Raises ValueError when what a pipeline reads of a config.json, beside the model itself, is of another kind."""
+
+    def words(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+    def names(value: object) -> bool:
+        return isinstance(value, dict) and words(list(value.values()))
+
+    def powers(value: object) -> bool:
+        return isinstance(value, list) and all(type(each) in (int, float) and 0 < each < math.inf for each in value)
+
+    checks: dict[str, Callable[[Any], bool]] = {
+        "tokenizers": names, "fingerprints": names, "words": words, "place_powers": powers,
+        "data": lambda value: isinstance(value, str) and "\0" not in value,
+        "law": lambda value: value in LAWS, "trained_on": lambda value: words(value) and set(value) <= set(LAWS),
+    }  # fmt: skip
+    for name, fits in checks.items():
+        if name in config and not fits(config[name]):
+            raise ValueError(f"{file}: {name} cannot be {str(config[name])[:60]!r}")
+
+
+def load_tokenizers(
+    directory: Path, config: dict[str, Any], canvas: Canvas, device: torch.device | str = "cpu"
+) -> tuple[TextTokenizer | None, ImageTokenizer | None]:
+    """Those that config.json names, relative to the directory, for the spans there are.
+
+    Raises ValueError on a file that is missing, and on another tokenizer than that of the training.
+    """
+    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+    paths = {name: directory / path for name, path in config.get("tokenizers", {}).items() if canvas.has(name)}
+    wanted = _recorded(directory, config)
+    text = TextTokenizer.load(paths["text"]) if "text" in paths else None
+    image = ImageTokenizer.load(paths["image"]) if "image" in paths else None
+    for name, tokenizer in (("text", text), ("image", image)):
+        if tokenizer is not None and wanted.get(name, own := tokenizer.fingerprint()) != own:
+            raise ValueError(
+                f"the {name} tokenizer at {paths[name]} ({own}) is not the one that the model at {directory} was "
+                f"trained with ({wanted[name]}): its codes mean something else"
+            )
+    return text, None if image is None else image.to(device)
+
+
+def _recorded(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints by span: those of config.json, else that of the codes the model was trained on."""
+    from mmprime.data import read_index
+
+    found = dict(config.get("fingerprints", {}))
+    data = directory / config["data"] if config.get("data") else None
+    if "image" not in found and data is not None:
+        with suppress(ValueError):  # the data is not at hand, damaged or of another kind: the model works without it
+            found["image"] = read_index(data, "codes")["tokenizer_fingerprint"]
+    return found
+
+
+def training_words(config: dict[str, Any], data: Path | None) -> frozenset[str]:
+    """The words of the training captions: from the config, else from the dataset it names, else none."""
+    if "words" in config:
+        return frozenset(config["words"])
+    if data is None or not (data / "index.json").is_file():
+        return frozenset()
+    from mmprime.data import CodeDataset
+
+    try:
+        return collect_words(CodeDataset.load(data, "train").captions)
+    except ValueError:
+        return frozenset()

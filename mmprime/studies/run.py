@@ -1,0 +1,88 @@
+"""Train and judge one cell of a study.
+
+A cell that is done is not run again; one that was stopped goes on. Judged is the first split of data.validation, on the
+same examples with the same hidden counts and uniforms in every cell, so that rows can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from mmprime.evaluation import Measure, read_rows, stamp, to_json
+from mmprime.evaluation.provenance import versions
+from mmprime.io import whole_file, write_text
+from mmprime.models import save_codec
+from mmprime.training.build import build_trainer
+from mmprime.training.codec_sources import Recipe, make_codec
+from mmprime.training.config import load_config
+from mmprime.training.tasks.diffusion import DiffusionTask
+from mmprime.training.trainer import Trainer
+
+from .evaluate import judge
+from .spec import Cell, DigitsFrom, Study
+
+
+def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
+    """Train and judge a cell, or read what it left; the rows are written when all are there, beside the nats of each
+    example.
+
+    Its training has a row in CPU seconds, with the making of its digits, unless it was resumed.
+    """
+    file = study.result(cell)
+    if file.is_file():
+        return read_rows(file)
+    folder = study.directory / "cells" / cell.name
+    fresh, began = not folder.exists(), time.process_time()
+    trainer = _train_cell(cell, study.bases[cell.base].get("span", ""), folder)
+    seconds = time.process_time() - began
+    rows, nats = judge(trainer, study.judging(cell.base))
+    if fresh:
+        rows.append(Measure("training", seconds, None, "CPU seconds", 1, 0, cell.seed))
+    rows = stamp(rows, versions=versions(), command=command)
+    with whole_file(study.nats(cell)) as temporary:
+        save_file({name: values.half() for name, values in nats.items()}, temporary)
+    write_text(file, to_json(rows))
+    return rows
+
+
+def _train_cell(cell: Cell, span: str, folder: Path) -> Trainer:
+    if cell.digits_from is None:
+        return _train(cell, cell.overrides, folder)
+    first, total = cell.digits_from, load_config(cell.config, [*cell.overrides, f"run.dir={folder}"]).train.steps
+    steps = round(total * first.share)
+    overrides: Sequence[str] = (*cell.common, *first.set)
+    for number in range(first.rounds):
+        place = folder / f"round_{number}"
+        # a constant rate: what follows goes on from here
+        trainer = _train(cell, [*overrides, f"train.steps={steps}", "train.final_lr_ratio=1"], place)
+        digits, model = _digits(first, trainer, span, place)
+        kind = [f"model.codec.{span}.kind=stored", f"model.codec.{span}.path={digits}", f"model.init={model}"]
+        overrides = [*cell.overrides, *kind]
+    return _train(cell, [*overrides, f"train.steps={total - first.rounds * steps}"], folder / "last")
+
+
+def _train(cell: Cell, overrides: Sequence[str], folder: Path) -> Trainer:
+    """Raises KeyboardInterrupt when it was told to stop; it has saved then."""
+    trainer = build_trainer(load_config(cell.config, [*overrides, f"run.dir={folder}", f"run.seed={cell.seed}"]))
+    outcome = trainer.run()
+    if outcome.signal is not None:
+        raise KeyboardInterrupt(f"{cell.name} was stopped at step {outcome.step}; the same command goes on")
+    return trainer
+
+
+def _digits(first: DigitsFrom, trainer: Trainer, span: str, folder: Path) -> tuple[Path, Path]:
+    """The codec file and the model folder that a round leaves; a codec that is there is kept."""
+    model, file = folder / "model", folder / "codec.safetensors"
+    if not file.is_file():
+        assert isinstance(trainer.task, DiffusionTask), "judged cells are diffusion tasks"
+        data = trainer.task.config.data
+        trainer.export(model)
+        made, about = make_codec(
+            Recipe(first.source, data.path, str(model), data.text_tokenizer, span, radices=first.radices)
+        )
+        save_codec(file, made, about)
+    return file, model

@@ -1,0 +1,214 @@
+"""A study: the same training and the same judging for many cells, so that only what a cell changes differs.
+
+    cell = base × one choice of every axis (or one of the `extra` choices) × seed
+
+A study is a YAML file:
+
+    dir: runs/NAME                      one folder a cell
+    results: docs/studies/NAME          CELL.json and CELL.safetensors when a cell is done
+    bases: {NAME: {config: FILE, VALUE: ...}}      a training config each; values fill {VALUE} in the overrides,
+                                                   `set: [overrides]` holds for all its cells,
+                                                   `judge: {...}` overrides what is judged
+    seeds: [0, 1, 2]
+    axes: {AXIS: {CHOICE: [overrides]}}            overrides of the training config, as on tools/train.py
+    extra: {CHOICE: [overrides]}                   cells beside the product of the axes
+    only: {CHOICE: [bases]}             a choice of `extra` that fits some bases only
+    digits_from: {CHOICE: {source: head, share: 0.25}}    cells of `extra` whose digits come from a model trained first
+    judge: {limit: 256, samples: 4, steps: [1, 4, 16], laws: [token_synchronous],
+            draws: 128, draw_steps: [4, 16], pictures: FOLDER}
+
+What runs a cell is `mmprime.studies.run`, what judges it `mmprime.studies.evaluate`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mmprime.training.schema import DiffusionConfig
+
+KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "only", "digits_from", "judge"}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How each cell is judged; see `mmprime.evaluation.likelihood.measures`.
+
+    draws: samples drawn at each of `draw_steps` by the plan of the law trained on, and judged; 0 is none. samplers:
+    others that draw as many, as on a command line ("confidence unit=token"). pictures: the image dataset that samples
+    of image codes are compared with. finite_laws: those of T-step bounds beside the law trained on.
+    """
+
+    limit: int = 256
+    samples: int = 4
+    steps: tuple[int, ...] = (1, 4, 16)
+    laws: tuple[str, ...] = ("token_synchronous",)
+    finite_laws: tuple[str, ...] = ()
+    task: str = ""
+    seed: int = 0
+    draws: int = 0
+    draw_steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    samplers: tuple[str, ...] = ()
+    pictures: str = "assets/emoji"
+
+
+@dataclass(frozen=True)
+class DigitsFrom:
+    """Digits that a model gives: rounds of training on a share of the cell's steps, then clustering by `source`.
+
+    set: overrides of the first round, beside those of the base; later rounds train as the cell does, with the digits
+    of the round before. source: head or confusion, see `mmprime.training.codec_sources`. radices: of the digits.
+    Raises ValueError unless the rounds leave steps for the cell itself.
+    """
+
+    source: str
+    share: float = 0.25
+    rounds: int = 1
+    set: tuple[str, ...] = ()
+    radices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not 0 < self.share * self.rounds < 1:
+            raise ValueError(f"digits_from: {self.rounds} rounds of {self.share} of the steps leave none, or are none")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """base: a name of the study; choices: by axis; overrides: of the training config, without seed and folder.
+
+    common: the first of the overrides, those of the base. digits_from: what is trained before, for its digits.
+    """
+
+    base: str
+    config: str
+    choices: dict[str, str]
+    overrides: tuple[str, ...]
+    seed: int
+    common: tuple[str, ...] = ()
+    digits_from: DigitsFrom | None = None
+
+    @property
+    def law(self) -> str:
+        """The law of plans the cell trains on."""
+        key = "objective.law="
+        named = [each.removeprefix(key) for each in self.overrides if each.startswith(key)]
+        return named[-1] if named else DiffusionConfig().objective.law
+
+    @property
+    def group(self) -> str:
+        """The cell's name without its seed: what is averaged over seeds."""
+        return "-".join([self.base, *self.choices.values()])
+
+    @property
+    def name(self) -> str:
+        """A folder name."""
+        return f"{self.group}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Raises ValueError on unknown keys and on empty parts."""
+
+    directory: Path
+    results: Path
+    bases: dict[str, dict[str, Any]]
+    seeds: list[int]
+    axes: dict[str, dict[str, list[str]]]
+    extra: dict[str, list[str]] = field(default_factory=dict)
+    digits_from: dict[str, DigitsFrom] = field(default_factory=dict)
+    only: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, file: str | Path) -> Study:
+        """Read a study's YAML."""
+        if not Path(file).is_file():
+            raise ValueError(f"no study at {file}")
+        try:
+            study = cls._read(file, OmegaConf.to_container(OmegaConf.load(file)))
+            list(study.cells())
+        except (TypeError, AttributeError, KeyError, IndexError, YAMLError, OmegaConfBaseException) as error:
+            what = " ".join(str(error).split())
+            raise ValueError(
+                f"{file}: a part is missing or of another kind ({type(error).__name__}: {what})"
+            ) from error
+        return study
+
+    @classmethod
+    def _read(cls, file: str | Path, given: Any) -> Study:
+        if not isinstance(given, dict) or not {"dir", "results", "bases", "seeds"} <= set(given) <= KEYS:
+            raise ValueError(f"{file}: a study has the keys {', '.join(sorted(KEYS))}")
+        judge = _judging(given.get("judge") or {}, file)
+        axes = {
+            str(axis): {str(name): list(values) for name, values in choices.items()}
+            for axis, choices in (given.get("axes") or {}).items()
+        }
+        extra = {str(name): list(values) for name, values in (given.get("extra") or {}).items()}
+        for about in given["bases"].values():
+            about["judge"] = {**judge, **_judging(about.get("judge") or {}, file)}
+        digits = {str(name): _digits_from(about, file) for name, about in (given.get("digits_from") or {}).items()}
+        only = {str(name): list(bases) for name, bases in (given.get("only") or {}).items()}
+        for key, named in (("digits_from", digits), ("only", only)):
+            if odd := sorted(set(named) - set(extra)):
+                raise ValueError(f"{file}: {key} names {odd[0]!r}, which is no choice of extra")
+        if odd := sorted({base for bases in only.values() for base in bases} - set(given["bases"])):
+            raise ValueError(f"{file}: only names {odd[0]!r}, which is no base")
+        directory, results = Path(given["dir"]), Path(given["results"])
+        return cls(directory, results, given["bases"], list(given["seeds"]), axes, extra, digits, only)
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, seed by seed, so that a study cut short has whole seeds."""
+        for seed in self.seeds:
+            for base, about in self.bases.items():
+                for choices, overrides in self._choices(base):
+                    common, own = (tuple(each.format(**about) for each in o) for o in (about.get("set", []), overrides))
+                    before = self._before(choices, about)
+                    yield Cell(base, about["config"], choices, (*common, *own), seed, common, before)
+
+    def _choices(self, base: str) -> Iterator[tuple[dict[str, str], list[str]]]:
+        for name, overrides in self.extra.items():
+            if base in self.only.get(name, self.bases):
+                yield {"extra": name}, overrides
+        if not self.axes:
+            return
+        for combination in itertools.product(*[choices.items() for choices in self.axes.values()]):
+            names = dict(zip(self.axes, (name for name, _ in combination)))
+            yield names, [each for _, overrides in combination for each in overrides]
+
+    def _before(self, choices: Mapping[str, str], about: Mapping[str, Any]) -> DigitsFrom | None:
+        """What a cell's digits come from, its overrides filled in."""
+        found = self.digits_from.get(choices.get("extra", ""))
+        return found and replace(found, set=tuple(each.format(**about) for each in found.set))
+
+    def result(self, cell: Cell) -> Path:
+        """Where the rows of a cell lie once it is done."""
+        return self.results / f"{cell.name}.json"
+
+    def nats(self, cell: Cell) -> Path:
+        """Where the nats of each example behind a cell's likelihoods lie, half precision."""
+        return self.result(cell).with_suffix(".safetensors")
+
+    def judging(self, base: str) -> Judging:
+        """How cells of a base are judged."""
+        return Judging(**self.bases[base]["judge"])
+
+
+def _judging(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """Fields of `Judging` as a YAML has them. Raises ValueError on unknown ones."""
+    if odd := sorted(map(str, set(given) - set(Judging.__dataclass_fields__))):
+        raise ValueError(f"{file}: judge has no key {odd[0]!r}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _digits_from(given: Mapping[str, Any], file: str | Path) -> DigitsFrom:
+    """Raises ValueError on unknown keys."""
+    if odd := sorted(map(str, set(given) - set(DigitsFrom.__dataclass_fields__))):
+        raise ValueError(f"{file}: digits_from has no key {odd[0]!r}")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return DigitsFrom(**values)

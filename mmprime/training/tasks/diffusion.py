@@ -1,0 +1,227 @@
+"""Masked diffusion over a canvas of text and image spans, as a Task.
+
+Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode), by
+``objectives.py``; padding after a caption is scored and counted there, so that every position weighs alike. What is
+printed is in nats per token: NELBOs under ``objective.law`` and its place powers, and the loss of each mode. Where a
+caption is scored its padding is not counted, and the name says "(text and end)"; see ``mmprime.evaluation.likelihood``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmprime.cli.console import bar
+from mmprime.engine import Canvas, joint_loss, nelbo
+from mmprime.evaluation.likelihood import Sizes, Task, ratio, tasks, uniform_nats
+from mmprime.models import PrimeDiT, save_model
+
+from ..codecs import build_canvas, codec_origin
+from ..conditions import Conditions
+from ..config import resolve
+from ..examples import Corpus, Examples, load_corpus
+from ..models import build_model
+from ..objective import Objective, laws_of, place_schedule, start_objective
+from ..sample_files import write_samples
+from ..schema import CodecConfig, DiffusionConfig
+from ..splits import without_validation
+from ..task import LossTerm
+
+CHUNK = 64  # examples of one validation batch
+WORD = re.compile(r"[^\W_]+")
+
+
+class DiffusionTask:
+    """Train ``model`` on ``corpus`` over ``canvas``; see the module's head."""
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        corpus: Corpus,
+        canvas: Canvas,
+        model: PrimeDiT,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.corpus, self.canvas = config, corpus, canvas
+        self.device = torch.device(device)
+        self.modules = model.to(self.device)
+        if config.run.compile:
+            model.compile_blocks()
+        if not corpus.validation:
+            without_validation(config.data, config.train)
+        self.conditions = Conditions(canvas, config.conditions)
+        self.num_examples = len(corpus.train)
+        self.notices = corpus.notices
+        self.views = tasks(canvas)
+        self.padded = Sizes(text_tokens=corpus.train.text_tokens)
+        codecs = config.model.codec
+        self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
+        self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
+        self.schedule = place_schedule(config.objective, canvas)
+        apart = config.conditions.independent_times and len(canvas.spans) > 1
+        self.objective = Objective(config.objective, apart, self.schedule)
+        self.start_steps, self.start = start_objective(config.objective, config.train.steps, apart)
+
+    @classmethod
+    def from_config(
+        cls, config: DiffusionConfig, device: torch.device | str = "cpu", cache: Path | None = None
+    ) -> DiffusionTask:
+        """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
+        corpus = load_corpus(config.data, config.run.seed)
+        canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache)
+        return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": list(self.modules.parameters())}
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Of the trunk; embeddings, heads and modulation stay with AdamW."""
+        return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+
+    def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
+        batch = self.corpus.train.draw(indices.cpu(), generator)
+        y0, cond = self._batch(batch, torch.arange(len(batch)))
+        mode = self.conditions.draw(len(y0), generator)
+        cond = self._drop_labels(cond, generator)
+        given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
+        objective = self.objective if self.start is None or step >= self.start_steps else self.start
+        nats = objective(self.modules, self.canvas, y0, generator, given, absent, cond)
+        per_position = nats / self.conditions.tokens[mode].to(nats)
+        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
+
+    def validate(self, generator: torch.Generator) -> dict[str, float]:
+        """For each split: the NELBO of each view with its standard error, and for the first view also the
+        token-synchronous NELBO and the joint loss. Nats per token."""
+        metrics: dict[str, float] = {}
+        for split, examples in self.corpus.validation.items():
+            sizes = Sizes(text_tokens=examples.text_tokens)
+            for number, view in enumerate(self.views):
+                law, given = self.config.objective.law, view.given
+                values = {self._key(view): self._score(examples, given, generator, "nelbo", law)}
+                if number == 0:
+                    values["nelbo_token_synchronous"] = self._score(
+                        examples, given, generator, "nelbo", "token_synchronous"
+                    )
+                    values["joint_loss"] = self._score(examples, given, generator, "joint", law)
+                for key, nats in values.items():
+                    value, error = ratio(nats, sizes.tokens(view, self.canvas, len(nats)))
+                    metrics[f"{split}/{key}"] = value
+                    metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
+        return metrics
+
+    def report(self, metrics: dict[str, float], step: int) -> str:
+        """One line a split; before the first step each NELBO beside that of a model that knows nothing: ln C."""
+        lines = []
+        for split, examples in self.corpus.validation.items():
+            parts = []
+            for view in self.views:
+                key, name = f"{split}/{self._key(view)}", f" of {view.name}{self.padded.counted(view)}"
+                text = f"NELBO{name if len(self.canvas.spans) > 1 else ''}"
+                text += f" {metrics[key]:.4f} ± {metrics[key + '_se']:.4f}"
+                parts.append(text + (f" ({self._untrained(view, examples)})" if step == 0 else ""))
+            synchronous = metrics[f"{split}/nelbo_token_synchronous"]
+            joint = metrics[f"{split}/joint_loss"]
+            parts += [f"token-synchronous NELBO {synchronous:.4f}", f"joint loss (no bound) {joint:.4f}"]
+            lines.append(f"{'untrained, ' if step == 0 else ''}{split}, nats/token: " + "; ".join(parts))
+        return "\n".join(lines)
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        write_samples(self, directory, step)
+
+    def export(self, directory: Path) -> None:
+        """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
+        data = self.config.data
+        references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
+        extra: dict[str, Any] = {
+            "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
+            "fingerprints": self.corpus.tokenizers,
+            "data": _relative(data.path, directory),
+            "law": self.config.objective.law,
+            "trained_on": laws_of(self.config.objective),
+            "codecs": self.codecs,
+        }
+        if self.schedule is not None:
+            extra["place_powers"] = list(self.config.objective.place_powers)
+        if self.canvas.has("text") and self.corpus.train.captions:
+            several = self.corpus.train.alternatives
+            captions = {*self.corpus.train.captions, *(several.captions if several else ())}
+            words = {word for text in captions for word in WORD.findall(text.lower())}
+            extra["words"] = sorted(words)
+        if self.corpus.classes:
+            extra["classes"] = self.corpus.classes
+        save_model(directory, self.modules, self.canvas, extra, torch.float16)
+
+    def inspect(self, indices: Tensor) -> dict[str, Tensor]:
+        return {"y0": self._batch(self.corpus.train, indices.cpu())[0]}
+
+    def fingerprint(self) -> dict[str, str]:
+        codecs = {f"model.codec.{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
+        tokenizers = {f"data.{name}_tokenizer": value for name, value in self.corpus.tokenizers.items()}
+        return {"data.path": self.corpus.fingerprint, **tokenizers, **codecs}
+
+    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """y0 (B, N) and the condition of some examples, on the device."""
+        y0 = self.canvas.pack({name: codes[indices].long() for name, codes in examples.codes.items()})
+        cond = None if examples.labels is None else {"label": examples.labels[indices].to(self.device)}
+        return y0.to(self.device), cond
+
+    def _drop_labels(self, cond: dict[str, Tensor] | None, generator: torch.Generator) -> dict[str, Tensor] | None:
+        if cond is None or not self.config.conditions.label_dropout:
+            return cond
+        label = cond["label"]
+        drop = torch.rand(len(label), generator=generator) < self.config.conditions.label_dropout
+        null = self.modules.null_condition(cond)["label"]
+        return {"label": torch.where(drop.to(label.device), null, label)}
+
+    def _key(self, view: Task) -> str:
+        """What the NELBO of a view is called in the log; other names where padding is not counted."""
+        return "nelbo" if len(self.canvas.spans) == 1 else f"nelbo/{view.name}{self.padded.counted(view)}"
+
+    def _by_mode(self, nats: Tensor, batch: Examples, mode: Tensor) -> dict[str, float]:
+        """Loss of each mode that occurs, in nats per token."""
+        if len(self.conditions.names) == 1:
+            return {}
+        sizes = batch.text_tokens
+        found = {}
+        for number, name in enumerate(self.conditions.names):
+            if not (mine := mode == number).any():
+                continue
+            view = self.conditions.views[number]
+            own = Sizes(text_tokens=None if sizes is None else sizes[mine])
+            value, _ = ratio(nats[mine], own.tokens(view, self.canvas, int(mine.sum())))
+            found[f"{self.objective.name}/{name}{own.counted(view)}"] = value
+        return found
+
+    def _score(self, examples: Examples, given: Tensor, generator: torch.Generator, kind: str, law: str) -> Tensor:
+        """Nats of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
+        measure: Callable[..., Tensor] = nelbo if kind == "nelbo" else joint_loss
+        if self.schedule is not None and law == self.config.objective.law:
+            timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
+            measure = partial(measure, **timing)
+        parts = []
+        for indices in bar(torch.arange(len(examples)).split(CHUNK), "validation", "batch"):
+            y0, cond = self._batch(examples, indices)
+            region = given.to(self.device)
+            nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)
+            parts.append(nats.double().cpu())
+        return torch.cat(parts)
+
+    def _untrained(self, view: Task, examples: Examples) -> str:
+        """The NELBO of a model that knows nothing, in words: ln C, for every position of a row."""
+        sizes = Sizes(text_tokens=examples.text_tokens)
+        tokens = sizes.tokens(view, self.canvas, len(examples)).double().mean()
+        where = ", padding included" if sizes.counted(view) else ""
+        return f"ln C{where} = {uniform_nats(self.canvas, view) / float(tokens):.4f}"
+
+
+def _relative(path: str, directory: Path) -> str:
+    return Path(os.path.relpath(resolve(path), directory)).as_posix()

@@ -1,0 +1,200 @@
+"""Training of an image tokenizer: ``a1·|x̂-x| + a2·(x̂-x)² + perceptual + adversarial + quantizer's own loss``.
+
+PSNR of an image is ``-10·log10(mean (x̂-x)²)`` for pixels in [0, 1]; a split reports the mean over its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mmprime.cli.console import bar
+from mmprime.data import ImageDataset, read_index
+from mmprime.io import sha256
+from mmprime.tokenizers import ImageTokenizer
+from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
+from mmprime.tokenizers.quantizers import code_usage
+
+from ..config import ConfigError, resolve
+from ..examples import dataset_fingerprint
+from ..schema import TokenizerLossConfig, TokenizerRunConfig
+from ..splits import validation_splits, without_validation
+from ..task import LossTerm
+
+_BATCH = 128  # images at a time where no gradients are needed
+
+
+class TokenizerTask:
+    """A Task: images of ``config.data.path`` in memory as uint8, a tokenizer, and an adversary if asked for.
+
+    Raises:
+        ValueError: if a split is absent or empty, the images have another size, a loss lacks its weights or all are 0.
+    """
+
+    name = "tokenizer"
+    best_metric = "mse"
+
+    def __init__(self, config: TokenizerRunConfig, device: torch.device | str = "cpu") -> None:
+        self.loss, self.device = config.loss, torch.device(device)
+        if not (self.loss.l1 or self.loss.l2 or self.loss.perceptual):
+            raise ConfigError("loss.l1, loss.l2 and loss.perceptual are all 0: nothing asks for the picture; set one")
+        splits = validation_splits(config.data, read_index(resolve(config.data.path))["splits"])
+        self.tokenizer = ImageTokenizer(config.tokenizer)
+        self.images = self._load(config, config.data.train_split)
+        self.validation = {split: self._load(config, split) for split in splits}
+        if not self.validation:
+            without_validation(config.data, config.train)
+        self.num_examples = len(self.images)
+        self.modules = nn.ModuleDict({"tokenizer": self.tokenizer})
+        if self.loss.adversarial:
+            self.modules["discriminator"] = PatchDiscriminator()
+        self.modules.to(self.device)
+        self.perceptual = _perceptual(self.loss, self.device)
+        self._fingerprint = {"data.path": dataset_fingerprint(config.data.path)}
+        if self.perceptual is not None:
+            self._fingerprint["loss.perceptual_weights"] = sha256(resolve(self.loss.perceptual_weights))[:16]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """One optimizer for the tokenizer and, where there is an adversary, one for it."""
+        return {name: list(module.parameters()) for name, module in self.modules.items()}
+
+    def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
+        """The tokenizer's loss on images ``indices`` (B,), then from ``adversarial_start`` on the adversary's.
+
+        The only random draws are those of code-book start and revival, from torch's global generator.
+        """
+        images = self._pixels(self.images[indices.cpu()])
+        result = self.tokenizer(images)
+        fooling = self._adversary_at(step)
+        terms = self._terms(images, result.reconstruction, fooling) | {"quantizer": result.aux_loss}
+        weights = {name: getattr(self.loss, name) for name in terms}
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        yield "tokenizer", total, {name: float(term.detach()) for name, term in terms.items()}
+        if fooling:
+            judge = self.modules["discriminator"]
+            yield "discriminator", hinge_discriminator(judge(images), judge(result.reconstruction.detach())), {}
+
+    def after_step(self) -> None:
+        """Move the code book by what all processes saw in this step."""
+        self.tokenizer.quantizer.update()
+
+    def validate(self, generator: torch.Generator) -> dict[str, float]:
+        """For each validation split: PSNR (dB), L1, mean squared error, share of codes used, their perplexity.
+
+        ``mse`` alone is the mean over the splits.
+        """
+        metrics: dict[str, float] = {}
+        for split, images in self.validation.items():
+            metrics |= {f"{split}/{name}": value for name, value in self.scores(images).items()}
+        errors = [metrics[f"{split}/mse"] for split in self.validation]
+        return {"mse": sum(errors) / len(errors), **metrics}
+
+    def scores(self, images: Tensor) -> dict[str, float]:
+        """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W)."""
+        squared, absolute, codes = [], [], []
+        for part in bar(images.split(_BATCH), "validation", "batch"):
+            pixels = self._pixels(part)
+            result = self.tokenizer(pixels)
+            error = result.reconstruction.clamp(0, 1) - pixels
+            squared.append(error.square().mean((1, 2, 3)))
+            absolute.append(error.abs().mean((1, 2, 3)))
+            codes.append(result.codes)
+        mse = torch.cat(squared)
+        use, perplexity = code_usage(torch.cat(codes), self.tokenizer.num_codes)
+        return {
+            "psnr": float(-10 * mse.clamp(min=1e-8).log10().mean()),
+            "l1": float(torch.cat(absolute).mean()),
+            "mse": float(mse.mean()),
+            "codes_used": use,
+            "code_perplexity": perplexity,
+        }
+
+    def report(self, metrics: dict[str, float], step: int) -> str:
+        """PSNR and code use of each split, in one line."""
+        return "; ".join(
+            f"{split} PSNR {metrics[f'{split}/psnr']:.2f} dB, L1 {metrics[f'{split}/l1']:.4f}, "
+            f"{100 * metrics[f'{split}/codes_used']:.1f} % of codes used, perplexity "
+            f"{metrics[f'{split}/code_perplexity']:.0f}"
+            for split in self.validation
+        )
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        """``reconstructions_STEP.png``: validation images (training ones where there are none) above their copies."""
+        directory.mkdir(parents=True, exist_ok=True)
+        shown = list(self.validation.values()) or [self.images]
+        chosen = torch.cat([_spread(images, -(-32 // len(shown))) for images in shown])
+        originals = self._pixels(chosen)
+        restored = self.tokenizer.decode(self.tokenizer.encode(originals))
+        write_pairs(directory / f"reconstructions_{step:06d}.png", originals, restored)
+
+    def export(self, directory: Path) -> None:
+        """The tokenizer's folder."""
+        self.tokenizer.save(directory)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Of the images, and of the weights of a perceptual loss."""
+        return self._fingerprint
+
+    def inspect(self, indices: Tensor) -> dict[str, Tensor]:
+        """The images of a batch."""
+        return {"images": self.images[indices.cpu()]}
+
+    def _terms(self, images: Tensor, restored: Tensor, fooling: bool) -> dict[str, Tensor]:
+        """Unweighted loss terms by their names in the config; only those with a weight."""
+        error = restored - images
+        terms = {"l1": error.abs().mean(), "l2": error.square().mean()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(restored, images)
+        if fooling:
+            terms["adversarial"] = hinge_generator(self.modules["discriminator"](restored))
+        return terms
+
+    def _adversary_at(self, step: int) -> bool:
+        return "discriminator" in self.modules and step >= self.loss.adversarial_start
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.to(self.device).float() / 255
+
+    def _load(self, config: TokenizerRunConfig, split: str) -> Tensor:
+        images = torch.as_tensor(ImageDataset.load(resolve(config.data.path), split).images)
+        size = self.tokenizer.image_size
+        if len(images) == 0:
+            raise ValueError(f"{config.data.path} has no images in split {split!r}")
+        if tuple(images.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"{config.data.path}: images are {tuple(images.shape[1:])} but tokenizer.image_size={size}"
+            )
+        return images
+
+
+def write_pairs(path: Path, above: Tensor, below: Tensor, columns: int = 16) -> None:
+    """A PNG of images (n, 3, H, W) in [0, 1]: rows of ``above``, each followed by the matching row of ``below``."""
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    pairs = torch.stack([above, below]).clamp(0, 1)
+    blank = pairs.new_ones(2, -len(above) % columns, *above.shape[1:])
+    cells = rearrange(
+        torch.cat([pairs, blank], 1), "pair (row column) c h w -> (row pair column) c h w", column=columns
+    )
+    to_pil_image((make_grid(cells, nrow=columns, padding=0) * 255).round().byte().cpu()).save(path)
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    """``count`` images evenly spaced over the set (fewer if there are not so many)."""
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
+
+
+def _perceptual(loss: TokenizerLossConfig, device: torch.device) -> PerceptualLoss | None:
+    if not loss.perceptual:
+        return None
+    if not loss.perceptual_weights:
+        raise ValueError(
+            f"loss.perceptual={loss.perceptual} needs loss.perceptual_weights, a file of {loss.perceptual_model} "
+            "weights; set it, or loss.perceptual=0"
+        )
+    return PerceptualLoss(resolve(loss.perceptual_weights), loss.perceptual_model).to(device)

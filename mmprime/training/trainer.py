@@ -1,0 +1,353 @@
+"""The Trainer: steps of a Task, with everything a long run needs around them.
+
+    step k:  for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
+             sum over processes; stop if anything is not finite; clip; AdamW at lr(k); EMA
+    then, where due: log · validate and draw samples with averaged weights · checkpoint
+
+Stopped by Ctrl-C, SIGTERM or kill -9 and started again, a run continues to bitwise the same weights: what a step
+computes depends on the stored state and on (seed, k, m) only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmprime.engine import NonFiniteLogits
+from mmprime.io import whole_file, whole_folder
+from mmprime.models.precision import autocast
+
+from . import rng
+from .changes import Change
+from .checkpoint import Checkpoints, Newest, non_finite
+from .config import as_dict
+from .data_order import DataOrder
+from .distributed import World
+from .log import Progress, RunLog, Window, numbers
+from .optim import learning_rate
+from .resume import clear_the_way, find_start
+from .run_folder import RunFolder, opened
+from .schema import Config
+from .signals import StopRequest
+from .state import MUON, Position, RunState
+from .task import Task
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss, a gradient or a weight was not finite; the message says where the run can go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How :meth:`Trainer.run` ended. ``signal`` is the number of the signal that stopped it, or None."""
+
+    step: int
+    metrics: dict[str, float]
+    signal: int | None = None
+
+
+class Trainer:
+    """Trains ``task`` as ``config`` says, in ``config.run.dir``; continues a run that stands there.
+
+    ``folder``: the run's folder, where the caller holds it already; None: :meth:`run` opens it.
+
+    Raises:
+        ValueError: micro-batches that cannot be shared out; a run.dir against ``run.resume``; a checkpoint that does
+            not fit the task, or data and settings that ``run.allow_changes`` would have to name.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        world: World | None = None,
+        device: torch.device | str = "cpu",
+        folder: RunFolder | None = None,
+    ) -> None:
+        self.task, self.config, self.train = task, config, config.train
+        self.world, self.device = world or World(), torch.device(device)
+        self.directory = Path(config.run.dir)
+        self.order = DataOrder(
+            task.num_examples,
+            self.train.batch,
+            self.train.accumulate,
+            config.run.seed,
+            self.world.rank,
+            self.world.size,
+        )
+        self.world.broadcast(task.modules)
+        self.state = RunState(task, config)
+        self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
+        self.stop = StopRequest()
+        self.folder = folder
+        self.began = self._resume()
+
+    @property
+    def at(self) -> Position:
+        """Where the run stands."""
+        return self.state.at
+
+    def run(self) -> Outcome:
+        """Train to ``train.steps`` or until a signal, which saves a checkpoint first.
+
+        Raises NonFiniteLoss, and RunBusy if another process trains in the same folder.
+        """
+        with opened(self.config) if self.folder is None else nullcontext(self.folder) as folder:
+            if self.world.is_main:
+                for line in clear_the_way(self.checkpoints, self.began):
+                    print(line)
+                self.checkpoints.prune(self.at.best_step)
+                folder.describe()
+            return self._run()
+
+    def _run(self) -> Outcome:
+        main = self.world.is_main
+        done = self.at.events_step == self.at.step
+        self.log = RunLog(self.directory if main else None, self.at.step, done)
+        self.progress = Progress(self.train.steps, self.order.samples_per_step, self.at.step, main)
+        try:
+            with self.stop.listening():
+                return self._loop()
+        finally:
+            self.progress.close()
+            self.log.close()
+
+    def export(self, directory: Path) -> None:
+        """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
+        if self.world.is_main:
+            origin = {
+                "step": self.at.step,
+                "samples": self.at.step * self.order.samples_per_step,
+                "metrics": self.at.metrics,
+                "fingerprint": self.state.fingerprint(),
+                "config": as_dict(self.config),
+            }
+            with whole_folder(directory) as folder, self._averaged():
+                self.task.export(folder)
+                (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+        self.world.barrier()
+
+    def _loop(self) -> Outcome:
+        began = self.at.step
+        while True:
+            improved = self.at.events_step < self.at.step and self._events()
+            if self._save_due(improved):
+                self.save()
+            if self.at.step >= self.train.steps:
+                return Outcome(self.at.step, self.at.metrics)
+            stopped = self._step()
+            self.progress.advance()
+            if self.at.step % self.train.log_every == 0:
+                self._log()
+            elif self.at.step == began + 1:
+                self._tell(self.state.window.means())
+            if stopped:
+                path = self.save()
+                self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
+                return Outcome(self.at.step, self.at.metrics, self.stop.signal or signal.SIGTERM)
+
+    # one step
+
+    def _step(self) -> bool:
+        """One optimizer step; True if any process was told to stop."""
+        self.task.modules.train()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        bad: list[int] = []
+        for micro in self.order.own_micro_batches():
+            if not self._backward(micro):
+                bad.append(micro)
+        for parameters in self.groups.values():
+            self.world.sum_gradients(parameters)
+        stats = self.world.sum(torch.tensor([float(len(bad)), float(self.stop.signal is not None)], device=self.device))
+        norms = {name: self._clip(parameters) for name, parameters in self.groups.items()}
+        if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
+            self._stop_non_finite(bad, norms)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                scale = self.train.lr_scale.get(name.removeprefix(MUON), 1.0)
+                group["lr"] = learning_rate(self.at.step, self.train) * scale
+            optimizer.step()
+        if hasattr(self.task, "after_step"):
+            self.task.after_step()
+        self.ema.update(self.at.step)
+        self.state.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
+        self.at.step += 1
+        return bool(stats[1] > 0)
+
+    def _backward(self, micro: int) -> bool:
+        """Gradients of one micro-batch; False if a loss is not finite."""
+        seed, step = self.config.run.seed, self.at.step
+        rng.seed_globals(seed, "global", step, micro)
+        generator = rng.generator_for("cpu", seed, "step", step, micro)
+        terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
+        while True:
+            try:
+                with self._precision():
+                    term = next(terms, None)
+            except NonFiniteLogits:
+                return False
+            if term is None:
+                return True
+            name, loss, metrics = term
+            value = float(loss.detach())
+            self.state.window.add({f"loss/{name}": value, **metrics})
+            if not math.isfinite(value):
+                return False
+            inputs = [p for p in self.groups[name] if p.requires_grad] if len(self.groups) > 1 else None
+            torch.autograd.backward(loss / self.train.accumulate, inputs=inputs)
+
+    def _clip(self, parameters: list[nn.Parameter]) -> float:
+        limit = self.train.grad_clip or math.inf
+        return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return autocast(self.config.run.precision, self.device)
+
+    def _stop_non_finite(self, bad: list[int], norms: dict[str, float]) -> None:
+        """Save the micro-batches at fault (all own ones if only a gradient is) and raise NonFiniteLoss."""
+        step, own = self.at.step, list(self.order.own_micro_batches())
+        micros = bad or own
+        indices = torch.cat([self.order.indices(step, micro) for micro in micros])
+        tensors: dict[str, Tensor] = {"indices": indices, "micro_batches": torch.tensor(micros)}
+        if hasattr(self.task, "inspect"):
+            tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices.to(self.device)).items()}
+        path = self.directory / f"nonfinite_step{step}_rank{self.world.rank}.safetensors"
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"step": str(step), "seed": str(self.config.run.seed)})
+        what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
+        raise NonFiniteLoss(f"step {step}: {what} is not finite; batch saved in {path}; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        """Where the next start goes on. A checkpoint that allows no step is set aside if there is another."""
+        steps, aside = self.checkpoints.steps(), ""
+        if len(steps) > 1 and steps[-1] == self.at.step:
+            aside = f"the checkpoint of step {steps.pop()} gives it at once, so it is set aside as nonfinite-*; "
+            if self.world.is_main:
+                self.checkpoints.set_aside(self.at.step, "nonfinite")
+        start = f"the next start goes on from the finite checkpoint of step {steps[-1]}" if steps else "none is saved"
+        return f"{aside}{start}: lower train.lr or train.grad_clip in the same command, or look at the batch"
+
+    # what happens between steps
+
+    def _log(self) -> None:
+        self._merge_windows()
+        if not self.world.is_main:
+            return
+        step, means = self.at.step, self.state.window.means()
+        self.state.window = Window()
+        rate, lr = self.progress.rate(step), learning_rate(step - 1, self.train)
+        counts = {"samples": step * self.order.samples_per_step, "lr": lr}
+        self.log.write("train", step, counts | means | {"samples_per_second": round(rate, 2)})
+        self._tell(means, f"  lr {lr:.3g}  {rate:.4g} samples/s, {self.progress.left(step)} left")
+
+    def _tell(self, means: dict[str, float], more: str = "") -> None:
+        """Losses beside the bar, or as a line where there is none."""
+        losses = numbers({name: value for name, value in means.items() if name.startswith("loss/")})
+        self.progress.bar.set_postfix_str(losses, refresh=False)
+        if self.progress.bar.disable:
+            self.progress.say(f"step {self.at.step}/{self.train.steps}  {losses}{more}")
+
+    def _events(self) -> bool:
+        """Validation and samples of this step, where due, on process 0; True at a new best."""
+        step, improved = self.at.step, False
+        validate, draw = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
+        if validate and self.world.is_main:
+            improved = self._validate()
+        if draw and self.world.is_main:
+            with self._averaged():
+                self.task.write_samples(self.directory / "samples", step)
+        if validate or draw:
+            self.world.barrier()
+        self.at.events_step = step
+        return improved
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self.at.step % every == 0 or self.at.step >= self.train.steps)
+
+    def _validate(self) -> bool:
+        began = time.monotonic()
+        with self._averaged():
+            metrics = self.task.validate(rng.generator_for("cpu", self.config.run.seed, "validate"))
+        step, self.at.metrics = self.at.step, metrics
+        self.log.write("validate", step, {**metrics, "seconds": round(time.monotonic() - began, 2)})
+        report = self.task.report(metrics, step) if hasattr(self.task, "report") else numbers(metrics)
+        self.progress.say(f"step {step}: {report}")
+        value = metrics[self.task.best_metric]
+        if step == 0 or not value < self.at.best_value:
+            return False
+        self.at.best_step, self.at.best_value = step, value
+        return True
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
+        tensors, values = rng.capture()
+        self.task.modules.eval()
+        with self.ema.swapped_in(), torch.no_grad(), self._precision():
+            yield
+        self.task.modules.train()
+        rng.restore(tensors, values)
+
+    # checkpoints
+
+    def save(self) -> Path:
+        """Write the checkpoint of the current step (process 0), unless it stands, and return its folder.
+
+        Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are not finite.
+        """
+        self._merge_windows()
+        path, bad = self.checkpoints.path(self.at.step), []
+        if self.world.is_main and not path.exists():
+            tensors, values = self.state.collect()
+            bad = non_finite(tensors)
+            if not bad:
+                self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
+        if self.world.sum(torch.tensor([float(len(bad))], device=self.device))[0] > 0:
+            which = f" ({bad[0]} and {len(bad) - 1} others)" if bad else ""
+            raise NonFiniteLoss(f"step {self.at.step}: weights are not finite{which}; not saved; {self._way_out()}")
+        return path
+
+    def _save_due(self, improved: bool) -> bool:
+        last = self.at.step >= self.train.steps
+        due = self.at.step > 0 and (improved or last or self._due(self.train.save_every))
+        flags = self.world.sum(torch.tensor([float(due)], device=self.device))  # only process 0 knows of a new best
+        return bool(flags[0] > 0)
+
+    def _resume(self) -> Newest:
+        newest, lines = find_start(self.checkpoints, self.config.run.resume, self.directory)
+        changes: list[Change] = []
+        if newest.state is not None:
+            try:
+                changes = self.state.changes(newest.state[1])
+                self.state.restore(newest.state)
+            except (ValueError, KeyError, TypeError) as error:
+                told = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
+                raise ValueError(f"{self.checkpoints.path(newest.step)}: {told}") from error
+            lines.append(f"resuming {self.directory} at step {newest.step} of {self.train.steps}")
+        if changes:
+            lines.append("changed since the checkpoint: " + "; ".join(map(str, changes)))
+        if self.world.is_main:
+            print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        else:
+            self.state.window = Window()  # process 0 holds the merged one
+        return Newest(newest.step, None, newest.damaged)
+
+    def _merge_windows(self) -> None:
+        """Process 0 gets the sum of all windows, the others begin anew."""
+        if self.world.size > 1:
+            parts = self.world.gather(self.state.window.sums)
+            self.state.window = Window()
+            for part in parts if self.world.is_main else []:
+                self.state.window.merge(part)
