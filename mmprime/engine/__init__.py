@@ -1,33 +1,32 @@
-"""The method of mmprime: codecs, canvas, schedules, plans, likelihoods, sampling. Needs torch only.
+"""The method of mmprime: codecs, canvas, masking processes, plans, likelihoods, sampling. Needs torch only.
 
-Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-token is visible; a hidden sub-token is -1.
+Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-token is visible; a masked sub-token is -1.
 """
-
-from mmprime.codecs.cooccurrence import ppmi_vectors
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID, Codec
-from .denoiser import Condition, Denoiser, NonFiniteLogits
-from .exact import ExactLikelihood
+from .denoiser import Denoiser, NonFiniteLogits
+from .exact import ExactLikelihood, exact_nelbo
 from .guidance import Guidance, Guided
 from .heads.softmax import log_mass
 from .likelihood import joint_loss, nelbo, plan_nats
-from .masking.order import LAWS
-from .masking.transition import corrupt, partial_states, transition_matrix
-from .particles import steer
-from .plan import ABSENT, Plan, halton_order
-from .policy import Policy
+from .masking import MASKINGS, Masking, corrupt, masking_of, partial_states, transition_matrix
+from .order import Order, halton_order
+from .particles import Steering, steer
+from .plan import ABSENT, Plan, random_order
 from .rng import generator_of, mix, seeded
-from .rollout import Run
-from .samplers.regions import Region
+from .rollout import Rollout
+from .rows import Condition, Rows
+from .samplers import SAMPLERS, Region, Sampler, default_sampler, sampler_of
 from .sampling import Sample, Trace, begin, sample, stream
 from .schedule import AlphaValue, Schedule
 from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
-    "ABSENT", "LAWS", "MASK_ID", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
-    "ExactLikelihood", "Guidance", "Guided", "NonFiniteLogits", "Plan", "Policy", "Region", "Run", "Sample",
-    "Schedule", "Scorer", "Span", "Tilted", "Trace", "begin", "corrupt", "generator_of", "halton_order", "joint_loss",
-    "log_mass", "mix", "nelbo", "partial_states", "plan_nats", "ppmi_vectors", "sample", "seeded", "steer", "stream",
+    "ABSENT", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
+    "ExactLikelihood", "Guidance", "Guided", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows",
+    "Sample", "Sampler", "Schedule", "Scorer", "Span", "Steering", "Tilted", "Trace", "begin", "corrupt",
+    "default_sampler", "exact_nelbo", "generator_of", "halton_order", "joint_loss", "log_mass", "masking_of", "mix",
+    "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded", "steer", "stream",
     "transition_matrix",
 ]  # fmt: skip

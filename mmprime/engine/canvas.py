@@ -59,13 +59,13 @@ class Canvas:
         tokens = subtokens = 0
         for index, span in enumerate(self.spans):
             self._token_start[span.name], self._subtoken_start[span.name] = tokens, subtokens
-            places = span.codec.num_digits
             if subtokens + span.num_subtokens > _MAX_SUBTOKENS:
                 raise ValueError(
                     f"span {span.name!r} of length {span.length}: a canvas has at most {_MAX_SUBTOKENS} sub-tokens"
                 )
-            token.append(torch.arange(tokens, tokens + span.num_tokens).repeat_interleave(places))
-            digit.append(torch.arange(places).repeat(span.num_tokens))
+            levels = span.codec.num_digits
+            token.append(torch.arange(tokens, tokens + span.num_tokens).repeat_interleave(levels))
+            digit.append(torch.arange(levels).repeat(span.num_tokens))
             span_of.append(torch.full((span.num_subtokens,), index))
             tokens, subtokens = tokens + span.num_tokens, subtokens + span.num_subtokens
         self.num_tokens, self.num_subtokens = tokens, subtokens
@@ -82,6 +82,16 @@ class Canvas:
             if span.name == name:
                 return span
         raise ValueError(f"no span {name!r} on this canvas; it has {[span.name for span in self.spans]}")
+
+    @property
+    def num_levels(self) -> int:
+        """S: the most digits that a token of the canvas has."""
+        return max(span.codec.num_digits for span in self.spans)
+
+    @property
+    def token_start(self) -> Tensor:
+        """(N,) the position of the first digit of each sub-token's token."""
+        return torch.arange(self.num_subtokens) - self.digit_of
 
     def token_slice(self, name: str) -> slice:
         """Where the span's tokens lie among all L tokens."""
@@ -127,6 +137,29 @@ class Canvas:
         out = torch.zeros(len(marked), self.num_tokens, dtype=torch.int64, device=marked.device)
         return out.index_add_(1, self.token_of.to(marked.device), marked.long()) > 0
 
+    def first_in_token(self, marked: Tensor) -> Tensor:
+        """(B, N) bool -> the first marked digit of each token."""
+        count = marked.long().cumsum(-1)
+        start = self.token_start.to(marked.device)
+        before = count[:, start] - marked[:, start].long()
+        return marked & (count - before == 1)
+
+    def at_level(self, x: Tensor, level: int) -> Tensor:
+        """x (B, N) -> (B, L): the value at one digit level of each token, 0 where the token has no such level."""
+        chosen = (self.digit_of == level).to(x.device)
+        out = torch.zeros(len(x), self.num_tokens, dtype=x.dtype, device=x.device)
+        out[:, self.token_of.to(x.device)[chosen]] = x[:, chosen]
+        return out
+
+    def full_mask(self, mask: Tensor | None, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """None, (N,) or (B, N) bool -> (B, N) bool. Raises ValueError on another shape or dtype."""
+        if mask is None:
+            return torch.zeros(batch, self.num_subtokens, dtype=torch.bool, device=device)
+        if mask.dtype != torch.bool or mask.shape not in {(self.num_subtokens,), (batch, self.num_subtokens)}:
+            wanted = f"bool ({self.num_subtokens},) or ({batch}, {self.num_subtokens})"
+            raise ValueError(f"a mask of sub-tokens is {wanted}, got {mask.dtype} {tuple(mask.shape)}")
+        return mask.to(device).expand(batch, -1)
+
     def check(self, y: Tensor) -> None:
         if y.shape[-1] != self.num_subtokens:
             raise ValueError(f"expected {self.num_subtokens} sub-tokens on the last axis, got shape {tuple(y.shape)}")
@@ -148,7 +181,7 @@ class Canvas:
         box: tuple[int, int, int, int] | None = None,
         digits: Sequence[int] | None = None,
     ) -> Tensor:
-        """A region as (N,) bool: a span, a box (x0, y0, x1, y1) of its grid (x1, y1 excluded), some digit places.
+        """A region as (N,) bool: a span, a box (x0, y0, x1, y1) of its grid (x1, y1 excluded), some digit levels.
 
         Raises ValueError on a box outside the grid or without a grid to lie on.
         """
@@ -168,8 +201,8 @@ class Canvas:
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= grid[1] and 0 <= y0 < y1 <= grid[0]):
             raise ValueError(f"box {box} (x0, y0, x1, y1) lies outside the {grid[1]} x {grid[0]} grid of {name!r}")
-        place = self.token_of - self._token_start[name]
-        row, column = place // grid[1], place % grid[1]
+        index = self.token_of - self._token_start[name]
+        row, column = index // grid[1], index % grid[1]
         return (row >= y0) & (row < y1) & (column >= x0) & (column < x1)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ does not grow with L·C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NoReturn, Protocol
 
 import torch
@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .canvas import Canvas, Span
 from .heads.softmax import log_mass, log_posterior
-
-Condition = Mapping[str, Tensor]
+from .rows import Condition
 
 
 class NonFiniteLogits(ValueError):

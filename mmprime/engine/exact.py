@@ -1,4 +1,4 @@
-"""Exact likelihood and exact expected bound by enumerating every plan of a law; for tiny canvases.
+"""Exact likelihood and exact expected bound by enumerating every plan of a masking process; for tiny canvases.
 
 nll = -log E_plan[p(x | plan)]   <=   bound = E_plan[-log p(x | plan)]          (Jensen)
 """
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from .canvas import Canvas
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, reveal_nats
-from .masking.order import LAWS, num_places
-from .plan import check_law
-from .schedule import Schedule
+from .denoiser import Denoiser, reveal_nats
+from .masking import Masking, masking_of
+from .rows import Rows
+from .schedule import Regions
 
 _MAX_PLANS = 200_000
+Plans = dict[tuple[int, ...], float]  # the ranks of the sub-tokens -> the chance of that plan
 
 
 class ExactLikelihood(NamedTuple):
@@ -29,58 +30,43 @@ class ExactLikelihood(NamedTuple):
     bound: Tensor
 
 
-def exact_likelihood(
+def exact_nelbo(
     denoiser: Denoiser,
     canvas: Canvas,
-    y0: Tensor,
+    y0: Tensor | Rows,
     steps: int | None = None,
-    law: str = "independent",
+    masking: str | Masking = "independent",
     given: Tensor | None = None,
-    *,
-    cond: Condition | None = None,
-    schedule: Schedule | None = None,
 ) -> ExactLikelihood:
-    """Enumerate all plans of a law (all orders, or all grid ranks for finite T). given: (N,) bool.
+    """Enumerate all plans of a masking process (all orders, or all grid ranks for finite T). given: (N,) bool.
 
-    Raises ValueError when there are more than 200,000 plans, on hidden sub-tokens in y0, steps < 1, a `given` of
-    another shape, or in continuous time a schedule by regions that differ by more than their power, or by that under
-    another law than independent (the chance of an order then depends on times).
+    Raises ValueError when there are more than 200,000 plans, on masked sub-tokens in y0, steps < 1, masks that differ
+    between examples, or in continuous time a schedule by regions that differ by more than their power (the chance of an
+    order then depends on times).
     """
-    canvas.check_digits(y0)
-    if (y0 < 0).any():
-        raise ValueError(f"sub-token {(y0 < 0).nonzero()[0, 1]} is hidden in the data; there is no exact value")
-    if given is not None and given.shape != (canvas.num_subtokens,):
-        raise ValueError(f"given is bool ({canvas.num_subtokens},), got {tuple(given.shape)}")
-    free = torch.ones(canvas.num_subtokens, dtype=torch.bool) if given is None else ~given
-    if schedule is not None:
-        check_law(canvas, law, schedule)
-    if steps is not None:
-        plans = _time_plans(canvas, law, free, steps, schedule or Schedule.linear())
-    else:
-        rates = (schedule or Schedule.linear()).rates(canvas.num_subtokens)
-        if rates is None or (law != "independent" and bool((rates != rates[0]).any())):
-            raise ValueError(
-                f"continuous time by these regions has no exact value here under law {law!r}; give steps, or estimate "
-                "by `nelbo(...)`"
-            )
-        plans = _order_plans(canvas, law, free, rates.tolist())
+    rows, process = Rows.of(canvas, y0, given), masking_of(masking)
+    if rows.absent.any() or (len(rows) and (rows.given != rows.given[0]).any()):
+        raise ValueError("the exact value needs one mask `given` for all examples, and nothing absent")
+    process.check(canvas)
+    free = rows.free[0] if len(rows) else torch.ones(canvas.num_subtokens, dtype=torch.bool)
+    plans = _orders(canvas, process, free) if steps is None else _grids(canvas, process, free, steps)
     cache: dict[tuple[frozenset[int], frozenset[int]], Tensor] = {}
 
-    def step_nats(shown: frozenset[int], revealed: frozenset[int]) -> Tensor:
-        key = (shown, revealed)
+    def step_nats(visible: frozenset[int], revealed: frozenset[int]) -> Tensor:
+        key = (visible, revealed)
         if key not in cache:
-            before, after = (_show(y0, positions) for positions in (shown, shown | revealed))
-            cache[key] = reveal_nats(denoiser, canvas, before, after[None], cond).sum((0, 2)).double()
+            before, after = (_visible(rows.y, positions) for positions in (visible, visible | revealed))
+            cache[key] = reveal_nats(denoiser, canvas, before, after[None], rows.cond).sum((0, 2)).double()
         return cache[key]
 
     start = frozenset((~free).nonzero()[:, 0].tolist())
     logs, nats = [], []
     for rank, probability in plans.items():
-        shown, total = start, torch.zeros(len(y0), dtype=torch.float64)
+        visible, total = start, torch.zeros(len(rows), dtype=torch.float64)
         for k in sorted(set(rank) - {0}):
             revealed = frozenset(n for n, r in enumerate(rank) if r == k)
-            total = total + step_nats(shown, revealed)
-            shown = shown | revealed
+            total = total + step_nats(visible, revealed)
+            visible = visible | revealed
         logs.append(math.log(probability))
         nats.append(total)
     log_weight, plan_nats = torch.tensor(logs, dtype=torch.float64)[:, None], torch.stack(nats)
@@ -89,67 +75,46 @@ def exact_likelihood(
     return ExactLikelihood(-torch.logsumexp(log_weight - plan_nats, 0), bound)
 
 
-def _show(y0: Tensor, positions: frozenset[int]) -> Tensor:
+def _visible(y0: Tensor, positions: frozenset[int]) -> Tensor:
     visible = torch.zeros(y0.shape[1], dtype=torch.bool)
     visible[list(positions)] = True
     return torch.where(visible, y0, MASK_ID)
 
 
-def _units(canvas: Canvas, law: str, free: Tensor) -> list[list[int]]:
-    """The free positions grouped into the units that draw a time of their own."""
-    if law not in LAWS:
-        raise ValueError(f"unknown law {law!r}; there are {', '.join(LAWS)}")
-    positions = free.nonzero()[:, 0].tolist()
-    if law != "token_synchronous":
-        return [[n] for n in positions]
-    groups: dict[int, list[int]] = {}
-    for n in positions:
-        groups.setdefault(int(canvas.token_of[n]), []).append(n)
-    return list(groups.values())
-
-
-def _sort(canvas: Canvas, law: str, rank: list[int], free: Tensor) -> tuple[int, ...]:
-    """Sort the ranks of each token's free digits under the nested law."""
-    if law == "nested":
-        for token in range(canvas.num_tokens):
-            places = [n for n in range(len(rank)) if free[n] and int(canvas.token_of[n]) == token]
-            for n, r in zip(places, sorted(rank[n] for n in places)):
-                rank[n] = r
-    return tuple(rank)
-
-
-def _order_plans(canvas: Canvas, law: str, free: Tensor, rates: list[float]) -> dict[tuple[int, ...], float]:
-    """Singletons in every order; the next unit has chance rate / Σ rates of those that are left (Plackett-Luce)."""
-    units = _units(canvas, law, free)
+def _orders(canvas: Canvas, process: Masking, free: Tensor) -> Plans:
+    """Singletons in every order; the next unit has chance p / Σ p of those that are left (Plackett-Luce)."""
+    powers: Tensor | None = torch.ones(canvas.num_subtokens, dtype=torch.float64)
+    if isinstance(process.schedule, Regions):
+        powers = process.schedule.powers
+    if powers is None or (process.one_schedule and bool((powers != powers[0]).any())):
+        raise ValueError(
+            f"continuous time by these regions has no exact value here under masking {process.name!r}; give steps, or "
+            "estimate by `nelbo(...)`"
+        )
+    rates = powers.tolist()
+    units = process.unit_positions(canvas, free)
     _limit(math.factorial(len(units)))
-    plans: dict[tuple[int, ...], float] = {}
+    plans: Plans = {}
     for order in itertools.permutations(range(len(units))):
         rank, probability, left = [0] * canvas.num_subtokens, 1.0, sum(rates[unit[0]] for unit in units)
-        for place, index in enumerate(order):
+        for position, index in enumerate(order):
             rate = rates[units[index][0]]
             probability, left = probability * min(1.0, rate / left), left - rate
             for n in units[index]:
-                rank[n] = place + 1
-        if law == "coarse_first":  # the same order inside a digit place, one place after the other
-            first = sorted(free.nonzero()[:, 0].tolist(), key=lambda n: (int(canvas.digit_of[n]), rank[n]))
-            for place, n in enumerate(first):
-                rank[n] = place + 1
-        key = _sort(canvas, law, rank, free)
+                rank[n] = position + 1
+        key = tuple(process.settled(canvas, rank, free, in_time=False))
         plans[key] = plans.get(key, 0.0) + probability
     return plans
 
 
-def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Schedule) -> dict[tuple[int, ...], float]:
+def _grids(canvas: Canvas, process: Masking, free: Tensor, steps: int) -> Plans:
     if steps < 1:
         raise ValueError(f"a plan needs at least one step, got {steps}")
-    units = _units(canvas, law, free)
+    units = process.unit_positions(canvas, free)
     _limit(steps ** len(units))
     times = 1 - torch.arange(steps + 1, dtype=torch.float64)[:, None] / steps
-    alpha = schedule.alpha(times).expand(-1, canvas.num_subtokens)
-    if law == "coarse_first":
-        alpha = (num_places(canvas) * alpha - canvas.digit_of).clamp(0, 1)
-    chance = alpha.diff(dim=0)  # (T, N): of being revealed at each step
-    plans: dict[tuple[int, ...], float] = {}
+    chance = process.visible(canvas, times).diff(dim=0)  # (T, N): of being revealed at each step
+    plans: Plans = {}
     for ranks in itertools.product(range(steps), repeat=len(units)):
         probability = math.prod(float(chance[r, unit[0]]) for unit, r in zip(units, ranks))
         if probability > 0:
@@ -157,7 +122,7 @@ def _time_plans(canvas: Canvas, law: str, free: Tensor, steps: int, schedule: Sc
             for unit, r in zip(units, ranks):
                 for n in unit:
                     rank[n] = r + 1
-            key = _sort(canvas, law, rank, free)
+            key = tuple(process.settled(canvas, rank, free, in_time=True))
             plans[key] = plans.get(key, 0.0) + probability
     return plans
 

@@ -6,7 +6,7 @@
 
 ℓ_c is the conditional branch, ℓ_u the unconditional one: it hides the condition's sub-tokens and takes the null class.
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
-law of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the plan's rate
+distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the plan's rate
 times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by token. A code
 with p_c = 0 stays impossible for every w > -1.
 
@@ -35,7 +35,7 @@ Scale = float | Mapping[str, float] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """How strongly to guide. Scale 0 is none, -1 the unconditional law.
+    """How strongly to guide. Scale 0 is none, -1 the unconditional distribution.
 
     scale: one number, one for each span by name (0 for those left out), or (L,) one for each token of the canvas.
     schedule: one of `SCHEDULES`, e.g. "power_cosine:2" or "interval:0.1:0.8" in shares of what is visible.
@@ -168,7 +168,7 @@ class Guided:
         with_condition = self.denoiser.logits(hidden[:, :width], span)
         without = self.denoiser.logits(hidden[rows, width:-1], span)
         weight, own = hidden[rows, -1:].to(without), with_condition[rows]
-        never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional law
+        never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional distribution
         guided = torch.where(own.isneginf(), never, own + weight * (own - without))
         return with_condition.index_copy(0, rows, guided)
 

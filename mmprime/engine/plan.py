@@ -2,22 +2,23 @@
 
     rank[n] = 0 given,  k in 1..K revealed at step k,  -1 (`ABSENT`) never
 
-Sampling executes a plan, likelihood scores one, training scores one random step of a random one. The law of a plan
-never looks at the data, which is what makes E_plan[-log p(x | plan)] a bound.
+Sampling executes a plan, likelihood scores one, training scores one random step of a random one. The distribution of
+a plan never looks at the data, which is what makes E_plan[-log p(x | plan)] a bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .canvas import Canvas, Span
-from .masking.order import Order, as_mask, draw_order, in_time
+from .canvas import Canvas
+from .masking import Masking, masking_of
+from .order import Order, class_priority, halton_priority
 from .rng import Randomness, generators, uniforms
-from .schedule import Regions, Schedule
+from .schedule import Schedule
 
 ABSENT = -1
 _PLAN_STREAM = 1
@@ -45,14 +46,50 @@ class Plan:
         return used[:, 2:]
 
     def compact(self) -> Plan:
-        """The same reveals in the same order without idle steps, for each example on its own; the law is unchanged."""
+        """The same reveals in the same order without idle steps, for each example on its own; their distribution is unchanged."""
         used = self.steps_used
         renamed = torch.cat(
             [used.new_tensor([[ABSENT, 0]], dtype=torch.int64).expand(len(used), 2), used.cumsum(-1)], 1
         )
         return Plan(renamed.gather(1, self.rank + 1), int(used.sum(-1).max()) if used.numel() else 0)
 
-    # ---------------------------------------------------------------- by time
+    @classmethod
+    def by_time(cls, order: Order, schedule: Schedule, steps: int) -> Plan:
+        """Reveal times cut by a uniform grid: step k reveals τ in [1 - k/K, 1 - (k-1)/K); steps may be idle.
+
+        Raises ValueError on steps < 1.
+        """
+        if steps < 1:
+            raise ValueError(f"a plan needs at least one step, got {steps}")
+        time = schedule.inverse(order.key.clamp(0, 1))
+        return cls(_mark((steps - (time * steps).floor()).clamp(1, steps).long(), order), steps)
+
+    @classmethod
+    def by_count(cls, order: Order, per_step: int = 1, steps: int | None = None, pace: Schedule | None = None) -> Plan:
+        """An order cut by the number of units, `per_step` a step or all in at most `steps`; empty steps are dropped.
+
+        pace: the share of the units revealed after step k of K is α(1 - k/K); None is linear. Raises ValueError on
+        numbers below 1, both numbers at once, or a pace without steps.
+        """
+        if steps is not None and per_step != 1:
+            raise ValueError(f"give either per_step ({per_step}) or steps ({steps}), not both")
+        if steps is None and pace is not None:
+            raise ValueError("a pace shapes a number of steps; give steps as well")
+        if per_step < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"per_step and steps must be at least 1, got {per_step} and {steps}")
+        keys = order.key.masked_fill(~order.is_unit, torch.inf).sort(-1).values
+        before = torch.searchsorted(keys, order.key)  # units before this one
+        if steps is None:
+            rank = before // per_step + 1
+        else:
+            alpha = (pace or Schedule.linear()).alpha(1 - torch.arange(1, steps + 1, dtype=torch.float64) / steps)
+            done = (alpha * order.is_unit.sum(-1, keepdim=True) + 1e-9).floor().long()  # (B, K) units after each step
+            done[:, -1] = order.is_unit.sum(-1)
+            rank = torch.searchsorted(done, before, right=True) + 1
+        rank = _mark(rank, order)
+        return cls(rank, max(1, int(rank.max()) if rank.numel() else 0)).compact()
+
+    # ---------------------------------------------------------------- short forms
 
     @classmethod
     def ancestral(
@@ -63,14 +100,12 @@ class Plan:
         batch: int,
         generator: Randomness = None,
         given: Tensor | None = None,
-        absent: Tensor | None = None,
-        law: str = "independent",
+        masking: str | Masking = "independent",
     ) -> Plan:
-        """Reveal times cut by a uniform grid of `steps` times; steps may be idle (see `compact`)."""
-        order = _order(canvas, law, batch, generator, given, absent)
-        return cls(ranks_by_time(canvas, law, order, schedule, steps), steps)
-
-    # ---------------------------------------------------------------- by count: no idle step
+        """`by_time` of a random order."""
+        process = masking_of(masking)
+        replace(process, schedule=schedule).check(canvas)
+        return cls.by_time(random_order(canvas, process, batch, generator, given), schedule, steps)
 
     @classmethod
     def first_hitting(
@@ -80,24 +115,14 @@ class Plan:
         generator: Randomness = None,
         per_step: int = 1,
         given: Tensor | None = None,
-        *,
         steps: int | None = None,
-        absent: Tensor | None = None,
-        law: str = "independent",
-        pace: Schedule | None = None,
-        schedule: Schedule | None = None,
+        masking: str | Masking = "independent",
     ) -> Plan:
-        """A random order cut by count: `per_step` units a step, or all units in at most `steps` steps.
+        """`by_count` of a random order; one unit a step has the distribution of continuous time.
 
-        pace gives the share revealed after step k of K as α(1 - k/K); linear by default. schedule: the order is that of
-        its reveal times, which matters where regions differ. One unit a step has the law of continuous time (Zheng et
-        al., arXiv 2409.02908).
+        Source: Zheng et al., arXiv 2409.02908.
         """
-        order = _order(canvas, law, batch, generator, given, absent)
-        if schedule is not None:
-            check_law(canvas, law, schedule)
-            order = in_time(order, schedule)
-        return _cut_by_count(order, per_step, steps, pace)
+        return cls.by_count(random_order(canvas, masking, batch, generator, given), per_step, steps)
 
     @classmethod
     def token_synchronous(
@@ -107,14 +132,10 @@ class Plan:
         generator: Randomness = None,
         per_step: int = 1,
         given: Tensor | None = None,
-        *,
         steps: int | None = None,
-        absent: Tensor | None = None,
-        pace: Schedule | None = None,
     ) -> Plan:
         """Whole tokens in random order: plain masked diffusion."""
-        order = _order(canvas, "token_synchronous", batch, generator, given, absent)
-        return _cut_by_count(order, per_step, steps, pace)
+        return cls.first_hitting(canvas, batch, generator, per_step, given, steps, "token_synchronous")
 
     @classmethod
     def nested(
@@ -124,14 +145,10 @@ class Plan:
         generator: Randomness = None,
         per_step: int = 1,
         given: Tensor | None = None,
-        *,
         steps: int | None = None,
-        absent: Tensor | None = None,
-        pace: Schedule | None = None,
     ) -> Plan:
         """Random order in which a token's digits come coarse before fine."""
-        order = _order(canvas, "nested", batch, generator, given, absent)
-        return _cut_by_count(order, per_step, steps, pace)
+        return cls.first_hitting(canvas, batch, generator, per_step, given, steps, "nested")
 
     @classmethod
     def ordered(
@@ -142,19 +159,11 @@ class Plan:
         by: str | Sequence[Tensor] = "digit",
         per_step: int = 1,
         given: Tensor | None = None,
-        *,
         steps: int | None = None,
-        absent: Tensor | None = None,
-        pace: Schedule | None = None,
     ) -> Plan:
-        """A fixed order of classes, random inside a class.
-
-        by: "digit" (the coarse digit of all tokens first), "raster" (token after token, digits in order), or a list of
-        region masks (N,) to be revealed one after the other; what no region names comes last.
-        """
-        priority = _priority(canvas, by)
-        order = _order(canvas, "independent", batch, generator, given, absent)
-        return _cut_by_count(_prefer(order, priority.expand(batch, -1)), per_step, steps, pace)
+        """A fixed order of classes (`class_priority`), random inside a class."""
+        order = random_order(canvas, "independent", batch, generator, given)
+        return cls.by_count(order.by(class_priority(canvas, by).expand(batch, -1)), per_step, steps)
 
     @classmethod
     def halton(
@@ -164,110 +173,30 @@ class Plan:
         generator: Randomness = None,
         per_step: int = 1,
         given: Tensor | None = None,
-        *,
         steps: int | None = None,
-        absent: Tensor | None = None,
-        pace: Schedule | None = None,
     ) -> Plan:
-        """Tokens of each span in a low-discrepancy order, rolled at random per example; a token's coarse digit first.
-
-        Source: Besnier et al., "Halton Scheduler for Masked Generative Image Transformer", arXiv 2503.17076.
-        """
-        streams = generators(generator, batch, _PLAN_STREAM)
-        order = _order(canvas, "independent", batch, streams, given, absent)
-        roll = uniforms(streams, len(canvas.spans))
-        columns = []
-        for index, span in enumerate(canvas.spans):
-            place = torch.empty(span.num_tokens, dtype=torch.float64)
-            place[halton_order(span)] = torch.arange(span.num_tokens, dtype=torch.float64)
-            shift = (roll[:, index : index + 1] * span.num_tokens).long()
-            rolled = (place + shift) % span.num_tokens  # (B, L)
-            digit = torch.arange(span.codec.num_digits) / span.codec.num_digits
-            columns.append(((rolled[..., None] + digit) / span.num_tokens).flatten(1))
-        return _cut_by_count(_prefer(order, torch.cat(columns, 1)), per_step, steps, pace)
+        """Tokens of each span in a low-discrepancy order (`halton_priority`); a token's coarse digit first."""
+        streams = plan_streams(generator, batch)
+        order = random_order(canvas, "independent", batch, streams, given)
+        return cls.by_count(order.by(halton_priority(canvas, streams)), per_step, steps)
 
 
-def halton_order(span: Span) -> Tensor:
-    """A permutation (L,) of the span's tokens: Halton points (bases 2, 3) on the grid, base 2 on a line."""
-    height, width = span.grid or (1, span.num_tokens)
-    seen: dict[int, None] = {}
-    index = 0
-    while len(seen) < span.num_tokens:
-        column = int(_radical_inverse(index, 2) * width)
-        row = int(_radical_inverse(index, 3) * height)
-        seen.setdefault(row * width + column)
-        index += 1
-    return torch.tensor(list(seen))
+def plan_streams(generator: Randomness, batch: int) -> list[torch.Generator]:
+    """The random streams of the plans of a batch; a list of generators as it is."""
+    return generators(generator, batch, _PLAN_STREAM)
 
 
-def _radical_inverse(index: int, base: int) -> float:
-    value, scale = 0.0, 1.0 / base
-    while index:
-        value += scale * (index % base)
-        index, scale = index // base, scale / base
-    return value
-
-
-def ranks_by_time(canvas: Canvas, law: str, order: Order, schedule: Schedule, steps: int) -> Tensor:
-    """Order -> rank (B, N): step k reveals the reveal times τ in [1 - k/K, 1 - (k-1)/K)."""
-    if steps < 1:
-        raise ValueError(f"a plan needs at least one step, got {steps}")
-    check_law(canvas, law, schedule)
-    time = schedule.inverse(order.key.clamp(0, 1))
-    rank = (steps - (time * steps).floor()).clamp(1, steps).long()
-    return _mark(rank, order)
-
-
-def check_law(canvas: Canvas, law: str, schedule: Schedule) -> None:
-    """The digits of a token must share a schedule unless they are independent."""
-    if law != "independent" and isinstance(schedule, Regions) and not schedule.constant_on(canvas.token_of):
-        raise ValueError(f"law {law!r} needs one schedule for all digits of a token; use law 'independent'")
-
-
-def _order(
-    canvas: Canvas, law: str, batch: int, generator: Randomness, given: Tensor | None, absent: Tensor | None
+def random_order(
+    canvas: Canvas,
+    masking: str | Masking,
+    batch: int,
+    generator: Randomness = None,
+    given: Tensor | None = None,
+    absent: Tensor | None = None,
 ) -> Order:
-    u = uniforms(generators(generator, batch, _PLAN_STREAM), canvas.num_subtokens)
-    cpu = torch.device("cpu")
-    return draw_order(canvas, law, u, as_mask(given, canvas, batch, cpu), as_mask(absent, canvas, batch, cpu))
-
-
-def _prefer(order: Order, priority: Tensor) -> Order:
-    """The same units ordered by priority (B, N) first, at random among equals."""
-    _, rank = torch.unique(priority, return_inverse=True)
-    return Order(order.key + rank, order.free, order.leader)  # keys lie in [0, 1), given and absent stay infinite
-
-
-def _priority(canvas: Canvas, by: str | Sequence[Tensor]) -> Tensor:
-    if isinstance(by, str):
-        if by not in ("digit", "raster"):
-            raise ValueError(f"unknown order {by!r}; there are 'digit', 'raster', or a list of region masks")
-        return (canvas.digit_of if by == "digit" else torch.arange(canvas.num_subtokens)).double()
-    priority = torch.full((canvas.num_subtokens,), float(len(by)), dtype=torch.float64)
-    for place in reversed(range(len(by))):
-        priority[as_mask(by[place], canvas, 1, torch.device("cpu"))[0]] = place
-    return priority
-
-
-def _cut_by_count(order: Order, per_step: int, steps: int | None, pace: Schedule | None) -> Plan:
-    """Cut an order into steps by the number of units; empty steps are dropped."""
-    if steps is not None and per_step != 1:
-        raise ValueError(f"give either per_step ({per_step}) or steps ({steps}), not both")
-    if steps is None and pace is not None:
-        raise ValueError("a pace shapes a number of steps; give steps as well")
-    if per_step < 1 or (steps is not None and steps < 1):
-        raise ValueError(f"per_step and steps must be at least 1, got {per_step} and {steps}")
-    keys = order.key.masked_fill(~order.leader, torch.inf).sort(-1).values
-    place = torch.searchsorted(keys, order.key)  # units before this one
-    if steps is None:
-        rank = place // per_step + 1
-    else:
-        alpha = (pace or Schedule.linear()).alpha(1 - torch.arange(1, steps + 1, dtype=torch.float64) / steps)
-        done = (alpha * order.leader.sum(-1, keepdim=True) + 1e-9).floor().long()  # (B, K) units shown after each step
-        done[:, -1] = order.leader.sum(-1)
-        rank = torch.searchsorted(done, place, right=True) + 1
-    rank = _mark(rank, order)
-    return Plan(rank, max(1, int(rank.max()) if rank.numel() else 0)).compact()
+    """An order of a masking process for each example; given, absent: None, (N,) or (B, N) bool."""
+    u = uniforms(plan_streams(generator, batch), canvas.num_subtokens)
+    return masking_of(masking).order(canvas, u, canvas.full_mask(given, batch), canvas.full_mask(absent, batch))
 
 
 def _mark(rank: Tensor, order: Order) -> Tensor:

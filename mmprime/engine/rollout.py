@@ -1,27 +1,36 @@
-"""A sampling run that stands between two steps: what every way of revealing shares, and the run of a plan.
+"""The one sampling loop: it stands between two steps of a batch, and can be looked at, saved and taken up again.
 
-A run can be looked at after every step, stopped, saved (`state`) and taken up again (`load_state`) to the same sample,
-bit for bit: its state holds the canvas and the random streams of all examples.
+    for k = 1, 2, ...:   hidden = denoiser(y);   for each token looked at:   v ~ p(v | hidden, its visible digits)
+                         the sampler selects sub-tokens;   they are revealed with the digits of v
+
+Drawing the whole code and revealing part of it draws exactly from the marginal of the joint; what is visible never
+changes unless a sampler masks it again, and no code that does not exist can come out (carry-over by construction). An
+example is forwarded only at steps that need it and until nothing of it is masked, so no call is idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import DRAWN_AT_ONCE, Condition, Denoiser, chunks, forward_passes, hidden_states, token_grid
-from .heads.softmax import draw, unravel
-from .plan import Plan
+from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, forward_passes, hidden_states, token_grid
+from .heads.softmax import draw, log_posterior, unit_probs, unravel
+from .plan import ABSENT
 from .rng import uniforms
+from .rows import Condition
+from .samplers.base import Reveal, Sampler, Start, View
+
+_LATER = torch.iinfo(torch.int64).max  # the rank of what is not revealed yet
+_ROWS = ("y", "rank", "nfe", "idle_steps", "confidence", "entropy")
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ValueSampling:
     """How values are drawn. temperature: a number, or (N,) for each sub-token (a token drawn at one step takes that of
     the first digit it reveals); 0 is greedy. top_p in (0, 1] applies to whole tokens. Raises ValueError on others."""
 
@@ -42,148 +51,204 @@ class Drawing:
         return canvas.view(self.temperature, span.name)[token, first]
 
 
-class Run:
-    """number: steps done; y (B, N); rank (B, N); nfe (B,) forward passes; confidence, entropy (B, N), NaN where
-    nothing was drawn. `step` does one step and says whether there was one to do."""
-
-    _ROWS = ("y", "rank", "nfe", "confidence", "entropy")
+class Rollout:
+    """number: steps done; y (B, N); rank (B, N) the step at which a sub-token was revealed, 0 given, -1 absent; nfe (B,)
+    forward passes; idle_steps (B,) steps of a plan before an example's last reveal at which it revealed nothing
+    (skipped, not computed); confidence, entropy (B, N) of the distribution a digit was drawn from, NaN where none was.
+    """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        canvas: Canvas,
+        sampler: Sampler,
+        start: Start,
         y: Tensor,
-        rank: Tensor,
         streams: list[torch.Generator],
-        drawing: Drawing,
-        cond: Condition | None,
+        values: ValueSampling,
+        cond: Condition | None = None,
     ) -> None:
-        self.denoiser, self.canvas, self.drawing, self.cond = denoiser, canvas, drawing, cond
-        self.y, self.rank, self.streams = y, rank, streams
-        self.number = 0
+        self.denoiser, self.sampler, self.canvas, self.cond = denoiser, sampler, start.canvas, cond
+        self.y, self.streams, self.values, self.number = y, streams, values, 0
+        self.free = ~(start.given | start.absent).to(y.device)
+        self.rank = torch.where(self.free, _LATER, torch.where(start.absent.to(y.device), ABSENT, 0))
         self.nfe = torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        self.idle_steps = torch.zeros_like(self.nfe)
         self.confidence = torch.full(y.shape, torch.nan, dtype=torch.float64, device=y.device)
         self.entropy = self.confidence.clone()
+        self.total = self._units()
+        self.memory = {name: value.to(y.device) for name, value in sampler.begin(start).items()}
 
-    def step(self) -> bool:
-        """Do the next step; False when the run is over."""
-        raise NotImplementedError
+    # ---------------------------------------------------------------- what a user of a rollout does
 
     @property
-    def idle_steps(self) -> Tensor:
-        """(B,) steps so far of a plan that revealed nothing in an example that had something left to reveal; they were
-        not computed. What comes after the last reveal of an example is no step of it. 0 of a policy."""
-        raise NotImplementedError
+    def masked(self) -> Tensor:
+        """(B, N): what is still to be revealed."""
+        return self.free & (self.y < 0)
 
     @property
     def under_way(self) -> bool:
         """Whether `step` has anything to do."""
-        raise NotImplementedError
+        return bool(self._active().any())
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """One step of every example that is not done; False when all are. Raises RuntimeError if an adaptive sampler
+        that does not remask reveals nothing."""
+        example = self._active().nonzero()[:, 0]
+        if not len(example):
+            return False
+        self.number += 1
+        tokens = self.canvas.num_tokens
+        if self.sampler.looks or self.sampler.noise_per != "none":
+            noises = self.canvas.num_subtokens if self.sampler.noise_per == "digit" else tokens
+            u = self._uniforms(example, tokens + noises)
+            view = self._view(example, u[:, tokens:].clamp(min=2.0**-60))
+        else:
+            view = self._view(example, self.confidence.new_zeros(len(example), 0))
+        if self.sampler.looks:
+            proposal = self._propose(example, view.masked, self._looked_at(view), u[:, :tokens])
+            reveal = self._select(replace(view, feature=proposal.feature))
+        else:
+            reveal = self._select(view)
+            if self.sampler.noise_per == "none":
+                some = reveal.reveal.any(-1)
+                self.idle_steps[example[~some]] += 1
+                example, reveal = example[some], Reveal(reveal.reveal[some])
+                u = self._uniforms(example, tokens)
+            proposal = self._propose(example, reveal.reveal, reveal.reveal, u[:, :tokens])
+        self._reveal(example, reveal, proposal)
+        return True
 
     def state(self) -> dict[str, Tensor]:
-        """All that a run of the same request needs to go on from here."""
-        rows = {name: getattr(self, name).clone() for name in self._ROWS}
+        """All that a rollout of the same request needs to go on from here."""
         return {
-            **rows,
+            **{name: getattr(self, name).clone() for name in _ROWS},
+            **{f"sampler.{name}": value.clone() for name, value in self.memory.items()},
             "number": torch.tensor(self.number),
             "streams": torch.stack([g.get_state() for g in self.streams]) if self.streams else torch.zeros(0, 0),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a run of the same request. Raises ValueError when it does not fit."""
-        if missing := sorted({*self._ROWS, "number", "streams"} - set(state)):
-            raise ValueError(f"a state of a run has no {missing[0]!r}")
-        for name in self._ROWS:
-            own = getattr(self, name)
-            if state[name].shape != own.shape or state[name].dtype != own.dtype:
-                shape = f"{state[name].dtype} {tuple(state[name].shape)}"
-                raise ValueError(f"{name} of the state is {shape}, of the run {own.dtype} {tuple(own.shape)}")
-            setattr(self, name, state[name].to(own.device).clone())
-        for span in self.canvas.spans:
-            digits = self.canvas.view(self.y, span.name)
-            radices = torch.tensor(span.codec.radices, device=digits.device)
-            if bool(((digits >= radices) | (digits < MASK_ID)).any()):
-                raise ValueError(f"y of the state has digits that {span.name!r} does not have")
-        if len(state["streams"]) != len(self.streams):
-            raise ValueError(f"the state has {len(state['streams'])} streams, the run {len(self.streams)}")
+        """Go on from a state of a rollout of the same request. Raises ValueError when it does not fit."""
+        own = {**{name: getattr(self, name) for name in _ROWS}, **{f"sampler.{n}": v for n, v in self.memory.items()}}
+        if missing := sorted({*own, "number", "streams"} - set(state)):
+            raise ValueError(f"a state of a rollout by {self.sampler.name!r} has {missing[0]!r}; this one has not")
+        for name, value in own.items():
+            if (state[name].shape, state[name].dtype) != (value.shape, value.dtype):
+                got, wanted = (f"{each.dtype} {tuple(each.shape)}" for each in (state[name], value))
+                raise ValueError(f"{name} of the state is {got}, of the rollout {wanted}")
+        if not torch.equal((state["rank"] > 0).to(self.free), self.free):
+            raise ValueError("the state belongs to a rollout with other given parts")
+        if "rank" in self.memory and not torch.equal(
+            state["sampler.rank"].to(self.memory["rank"]), self.memory["rank"]
+        ):
+            raise ValueError("the state belongs to a rollout of another plan")
+        for name in _ROWS:
+            setattr(self, name, state[name].to(self.y.device).clone())
+        self.memory = {name: state[f"sampler.{name}"].to(self.y.device).clone() for name in self.memory}
         self.number = int(state["number"])
         for stream, saved in zip(self.streams, state["streams"]):
-            try:
-                stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
-            except (RuntimeError, TypeError) as error:
-                raise ValueError(f"a stream of the state is none: {error}") from error
+            stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
 
-    def forward(self, example: Tensor, wanted: Tensor) -> Tensor:
-        """Hidden states of the tokens `wanted` (A, L) of some examples (A,) as they stand; counts what it costs."""
-        cond = None if self.cond is None else {name: value[example] for name, value in self.cond.items()}
-        hidden = hidden_states(self.denoiser, self.y[example], self.canvas, cond, wanted)
-        self.nfe[example] += forward_passes(self.denoiser, self.y[example], cond)
-        return hidden
+    # ---------------------------------------------------------------- parts of a step
+
+    def _active(self) -> Tensor:
+        """(B,): the examples that the next step is for."""
+        remasking = self.sampler.remasks and self.number < self.sampler.last_step
+        return torch.ones_like(self.nfe, dtype=torch.bool) if remasking else self.masked.any(-1)
+
+    def _units(self) -> Tensor:
+        """(B,) masked units."""
+        masked = self.masked
+        return (masked if self.sampler.unit_of == "digit" else self.canvas.tokens_with(masked)).sum(-1)
+
+    def _uniforms(self, example: Tensor, width: int) -> Tensor:
+        return uniforms([self.streams[b] for b in example.tolist()], width).to(self.y.device)
+
+    def _view(self, example: Tensor, noise: Tensor) -> View:
+        masked, free = self.masked[example], self.free[example]
+        candidate = self.canvas.tokens_with(masked)
+        unmasked = self.canvas.tokens_with(free) & ~candidate
+        feature = self.confidence.new_zeros(*candidate.shape, self.sampler.features)
+        return View(
+            self.number, self.canvas, masked, free & ~masked, candidate, unmasked, self._units()[example],
+            self.total[example], noise, example, feature, self.memory,
+        )  # fmt: skip
+
+    def _looked_at(self, view: View) -> Tensor:
+        """(A, N): the sub-tokens that the sampler may select or scores."""
+        if self.sampler.scores_unmasked:
+            return view.masked | view.visible
+        return view.masked & self.sampler.window(view.candidate)[:, self.canvas.token_of.to(view.masked.device)]
+
+    def _propose(self, example: Tensor, masked: Tensor, looked_at: Tensor, u: Tensor) -> _Proposal:
+        """One forward pass of the examples with something in `masked` (A, N), and a code for each token looked at."""
+        shape = (*u.shape, self.sampler.features)
+        out = _Proposal(torch.full_like(masked, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
+        rows = masked.any(-1).nonzero()[:, 0]
+        if not len(rows):
+            return out
+        asked = example[rows]
+        cond = None if self.cond is None else {name: value[asked] for name, value in self.cond.items()}
+        wanted = self.canvas.tokens_with(looked_at[rows])
+        hidden = hidden_states(self.denoiser, self.y[asked], self.canvas, cond, wanted)
+        self.nfe[asked] += forward_passes(self.denoiser, self.y[asked], cond)
+        for span in self.canvas.spans:
+            where = self.canvas.token_slice(span.name)
+            digits = self.canvas.view(looked_at[rows], span.name)
+            row, token = digits.any(-1).nonzero(as_tuple=True)
+            for part in chunks(len(row), span, DRAWN_AT_ONCE):
+                a, i = row[part], token[part]
+                index = torch.stack([asked[a], i + where.start, digits[a, i].long().argmax(-1)], -1)
+                self._draw(span, hidden[:, where][a, i], index, u[rows[a], i + where.start], rows[a], out)
+        return out
+
+    def _draw(self, span: Span, hidden: Tensor, index: Tensor, u: Tensor, row: Tensor, out: _Proposal) -> None:
+        """Draw a code for some tokens of a span and let the sampler describe their units; index as in `describe`."""
+        example, token, first = index.unbind(-1)
+        inside = token - self.canvas.token_slice(span.name).start
+        visible = self.canvas.view(self.y, span.name)[example, inside]
+        grid = token_grid(self.denoiser, hidden, span, inside)
+        temperature = self.values.of(self.canvas, span, inside, first)
+        if self.sampler.sharpness != 1:
+            temperature = temperature / self.sampler.sharpness
+        drawn = draw(grid, visible, u, temperature, self.values.top_p)
+        cell, out.confidence[row, token], out.entropy[row, token] = drawn
+        digits = unravel(cell, span.codec.radices)
+        self.canvas.view(out.values, span.name)[row, inside] = digits
+        if not self.sampler.looks:
+            return
+        whole = (visible >= 0).all(-1, keepdim=True)  # only where unmasked tokens are scored: as if masked
+        again = whole & self.canvas.view(self.free, span.name)[example, inside]  # what is given stays visible
+        posterior = log_posterior(grid, visible.masked_fill(again, MASK_ID))
+        probs, value = unit_probs(posterior, first, cell, digits, self.sampler.unit_of)
+        out.feature[row, token] = self.sampler.describe(probs, value, index, self.memory)
+
+    def _select(self, view: View) -> Reveal:
+        """What the sampler selects, of what is masked and visible."""
+        selected = self.sampler.select(view)
+        reveal = selected.reveal & view.masked
+        if self.sampler.looks and not self.sampler.remasks and not bool(reveal.any(-1).all()):
+            raise RuntimeError(f"{self.sampler} reveals nothing at step {view.step}; it would never end")
+        return Reveal(reveal, None if selected.remask is None else selected.remask & view.visible)
+
+    def _reveal(self, example: Tensor, selected: Reveal, proposal: _Proposal) -> None:
+        """Carry it out."""
+        token = self.canvas.token_of.to(self.y.device)
+        for target, source in (
+            (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, self.number)),
+            (self.confidence, proposal.confidence[:, token]), (self.entropy, proposal.entropy[:, token]),
+        ):  # fmt: skip
+            target[example] = torch.where(selected.reveal, source, target[example])
+        if selected.remask is not None:
+            self.y[example] = self.y[example].masked_fill(selected.remask, MASK_ID)
 
 
-class PlanRun(Run):
-    """The run of a plan."""
+@dataclass
+class _Proposal:
+    """For A examples: values (A, N) drawn digits; feature (A, L, F); confidence, entropy (A, L) of the drawn codes."""
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        canvas: Canvas,
-        plan: Plan,
-        y: Tensor,
-        streams: list[torch.Generator],
-        drawing: Drawing,
-        cond: Condition | None = None,
-    ) -> None:
-        super().__init__(denoiser, canvas, y, plan.rank.to(y.device), streams, drawing, cond)
-        self.num_steps, used = plan.num_steps, plan.steps_used.to(y.device)
-        self._idle = ~used & (used.flip(-1).cumsum(-1).flip(-1) > 0)  # (B, K): nothing now, something later
-
-    @property
-    def idle_steps(self) -> Tensor:
-        return self._idle[:, : self.number].sum(-1)
-
-    @property
-    def under_way(self) -> bool:
-        return self.number < self.num_steps
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        if "rank" in state and not torch.equal(state["rank"].to(self.rank), self.rank):
-            raise ValueError("the state belongs to a run of another plan")
-        super().load_state(state)
-
-    @torch.no_grad()
-    def step(self) -> bool:
-        """Reveal the sub-tokens of the next rank; one forward pass of the examples that have any."""
-        if not self.under_way:
-            return False
-        self.number += 1
-        reveal = self.rank == self.number
-        active = reveal.any(-1).nonzero()[:, 0]
-        if len(active):
-            reveal = reveal[active]
-            hidden = self.forward(active, self.canvas.tokens_with(reveal))
-            u = uniforms([self.streams[b] for b in active.tolist()], self.canvas.num_tokens).to(self.y.device)
-            for span in self.canvas.spans:
-                self._reveal_span(span, active, reveal, hidden, u)
-        return True
-
-    def _reveal_span(self, span: Span, active: Tensor, reveal: Tensor, hidden: Tensor, u: Tensor) -> None:
-        wanted = self.canvas.view(reveal, span.name)  # (A, L, S)
-        row, token = wanted.any(-1).nonzero(as_tuple=True)
-        where = self.canvas.token_slice(span.name)
-        states, u = hidden[:, where][row, token], u[:, where][row, token]
-        example = active[row]
-        for part in chunks(len(row), span, DRAWN_AT_ONCE):
-            b, i = example[part], token[part]
-            shown = self.canvas.view(self.y, span.name)[b, i]
-            chosen = wanted[row[part], i]
-            grid = token_grid(self.denoiser, states[part], span, i)
-            temperature = self.drawing.of(self.canvas, span, i, chosen.long().argmax(-1))
-            cell, confidence, entropy = draw(grid, shown, u[part], temperature, self.drawing.top_p)
-            self._write(self.y, span, b, i, chosen, unravel(cell, span.codec.radices))
-            self._write(self.confidence, span, b, i, chosen, confidence[:, None].expand(chosen.shape))
-            self._write(self.entropy, span, b, i, chosen, entropy[:, None].expand(chosen.shape))
-
-    def _write(self, target: Tensor, span: Span, b: Tensor, i: Tensor, chosen: Tensor, values: Tensor) -> None:
-        view = self.canvas.view(target, span.name)  # shares storage with target
-        view[b, i] = torch.where(chosen, values, view[b, i])
+    values: Tensor
+    feature: Tensor
+    confidence: Tensor
+    entropy: Tensor

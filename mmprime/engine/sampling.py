@@ -1,38 +1,31 @@
-"""Sampling executes a plan, or follows a policy that makes its plan on the way.
-
-    for k = 1..K:   hidden = denoiser(y);   for each token with sub-tokens of rank k:
-                    v ~ p(v | hidden, visible digits of the token),   reveal the digits of rank k of v
-
-Drawing the whole code and revealing part of it draws exactly from the marginal of the joint; what is visible never
-changes and no code that does not exist can come out (carry-over by construction). An example is forwarded only at
-steps where it reveals something, so there is no idle call.
-"""
+"""Sampling: run a sampler, or execute a plan, on what is given of a canvas."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .canvas import Canvas
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser
+from .denoiser import Denoiser
 from .guidance import Guidance, guide
-from .plan import ABSENT, Plan
-from .policy import Policy
-from .policy_rollout import PolicyRun
+from .plan import Plan
 from .rng import Randomness, generators
-from .rollout import Drawing, PlanRun, Run
+from .rollout import Rollout, ValueSampling
+from .rows import Condition
+from .samplers.base import FixedPlan, Sampler, Start
 
-_SAMPLE_STREAM = 2
+_PLAN_STREAM, _SAMPLE_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
 class Trace:
-    """y: (K, B, N) the state after each step. confidence, entropy: (B, N) of the token's law when the digit was drawn.
+    """y: (K, B, N) the state after each step. confidence, entropy: (B, N) of the distribution a digit was drawn from.
 
     Entropy is in nats; both are NaN where nothing was drawn.
     """
@@ -54,117 +47,107 @@ class Sample:
     trace: Trace | None = None
 
 
+class SamplingOptions(TypedDict, total=False):
+    """What a rollout may be told beside its sampler and what is given.
+
+    guidance: classifier-free scale w (0 or None is off) or a `Guidance`. temperature: a number or one for each
+    sub-token (N,), 0 is greedy; top_p in (0, 1] applies to whole tokens. cond: (B, ...) tensors by name. absent (N,)
+    bool: what stays masked (a plan says so itself). batch: examples where nothing is given, 1 by default.
+    plan_generator: as `generator`, for the plans of planned samplers; by default a stream of the same seed. state: of a
+    rollout of the same request, to go on from there.
+    """
+
+    guidance: float | Guidance | None
+    temperature: float | Tensor
+    top_p: float
+    cond: Condition | None
+    absent: Tensor | None
+    batch: int
+    plan_generator: Randomness
+    state: Mapping[str, Tensor] | None
+
+
 StepCallback = Callable[[int, Tensor], None]
 
 
 def sample(
     denoiser: Denoiser,
     canvas: Canvas,
-    plan: Plan | Policy,
+    sampler: Sampler | Plan,
     given: Tensor | None = None,
-    guidance: float | Guidance | None = None,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
     generator: Randomness = None,
     trace: bool = False,
-    *,
-    cond: Condition | None = None,
     on_step: StepCallback | None = None,
-    batch: int = 1,
-    absent: Tensor | None = None,
-    state: Mapping[str, Tensor] | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Sample:
-    """Draw one example for each row of the plan.
+    """Draw an example for each row of `given`, or of the plan.
 
-    given (B, N): values where the plan has rank 0, `MASK_ID` elsewhere; with a policy every value that is given counts
-    as rank 0, and without `given` there are `batch` empty examples. absent (N,) bool: with a policy, what stays hidden
-    (a plan says so itself). guidance: classifier-free scale w (0 or None is
-    off) or a `Guidance`. temperature: a number or one for each sub-token (N,), 0 is greedy; top_p in (0, 1] applies
-    to whole tokens. generator: a seed, a generator, or one for each example; a sample depends on its own stream only.
-    on_step(k, y) is called after step k. state: of a run of the same request (`Run.state`), to go on from there.
-    Raises ValueError on a temperature < 0, top_p outside (0, 1], given values that do not match the plan's rank 0, and
-    on logits that are NaN, +inf or -inf for every code, naming span and token.
+    given (B, N): known values, `MASK_ID` elsewhere; with a plan exactly where its rank is 0. generator: a seed, a
+    generator, or one for each example; a sample depends on its own stream only. on_step(k, y) is called after step k.
+    options: see `SamplingOptions`. Raises ValueError on a temperature < 0, top_p outside (0, 1], given values that do
+    not match the plan's rank 0, and on logits that are NaN, +inf or -inf for every code, naming span and token.
     """
-    run = begin(
-        denoiser, canvas, plan, given, guidance, temperature, top_p, generator,
-        cond=cond, batch=batch, absent=absent, state=state,
-    )  # fmt: skip
+    rollout = begin(denoiser, canvas, sampler, given, generator, **options)
     history = []
-    while run.step():
+    while rollout.step():
         if trace:
-            history.append(run.y.clone())
+            history.append(rollout.y.clone())
         if on_step is not None:
-            on_step(run.number, run.y)
-    record = Trace(torch.stack(history) if history else run.y[None][:0], run.confidence, run.entropy) if trace else None
-    return Sample(run.y, run.rank, run.nfe, run.idle_steps, record)
+            on_step(rollout.number, rollout.y)
+    states = torch.stack(history) if history else rollout.y[None][:0]
+    record = Trace(states, rollout.confidence, rollout.entropy) if trace else None
+    return Sample(rollout.y, rollout.rank, rollout.nfe, rollout.idle_steps, record)
 
 
 def stream(
     denoiser: Denoiser,
     canvas: Canvas,
-    plan: Plan | Policy,
+    sampler: Sampler | Plan,
     given: Tensor | None = None,
-    guidance: float | Guidance | None = None,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
     generator: Randomness = None,
-    **more: Any,
-) -> Iterator[Run]:
-    """The same, step by step: yields the run after each step, to be looked at (`run.y`), saved (`run.state()`) or left.
+    **options: Unpack[SamplingOptions],
+) -> Iterator[Rollout]:
+    """The same, step by step: yields the rollout after each step, to be looked at (`.y`), saved (`.state()`) or left.
 
-    The arguments are those of `begin`. The run is one object that changes; copy what is to stay.
+    The arguments are those of `begin`. The rollout is one object that changes; copy what is to stay.
     """
-    run = begin(denoiser, canvas, plan, given, guidance, temperature, top_p, generator, **more)
-    while run.step():
-        yield run
+    rollout = begin(denoiser, canvas, sampler, given, generator, **options)
+    while rollout.step():
+        yield rollout
 
 
 def begin(
     denoiser: Denoiser,
     canvas: Canvas,
-    plan: Plan | Policy,
+    sampler: Sampler | Plan,
     given: Tensor | None = None,
-    guidance: float | Guidance | None = None,
-    temperature: float | Tensor = 1.0,
-    top_p: float = 1.0,
     generator: Randomness = None,
-    *,
-    cond: Condition | None = None,
-    batch: int = 1,
-    absent: Tensor | None = None,
-    state: Mapping[str, Tensor] | None = None,
-) -> Run:
-    """A run before its first step, or as `state` left it; the arguments and errors are those of `sample`."""
-    drawing = Drawing(temperature, top_p)
-    if isinstance(plan, Policy):
-        rank = _first_rank(canvas, given, batch, absent)
-    elif absent is not None:
-        raise ValueError("a plan itself says what is absent (rank -1); absent is for policies")
+    **options: Unpack[SamplingOptions],
+) -> Rollout:
+    """A rollout before its first step, or as `state` left it; the arguments and errors are those of `sample`."""
+    absent = options.get("absent")
+    if isinstance(sampler, Plan):
+        if absent is not None:
+            raise ValueError("a plan itself says what is absent (rank -1); absent is for samplers")
+        rank = sampler.rank if given is None else sampler.rank.to(given.device)
+        y, sampler = _planned_start(canvas, rank, given), FixedPlan(sampler)
     else:
-        rank = plan.rank if given is None else plan.rank.to(given.device)
-    y = _start(canvas, rank, given)
-    denoiser, cond = guide(denoiser, canvas, rank, cond, guidance)
+        y = torch.full((options.get("batch", 1), canvas.num_subtokens), MASK_ID) if given is None else given.clone()
+        canvas.check_digits(y)
+        rank = torch.where(y >= 0, 0, 1)
+        rank = rank if absent is None else rank.masked_fill(absent.to(rank.device) & (rank > 0), -1)
+    guided, cond = guide(denoiser, canvas, rank, options.get("cond"), options.get("guidance"))
     streams = generators(generator, len(y), _SAMPLE_STREAM)
-    run: Run = (
-        PolicyRun(denoiser, canvas, plan, y, rank > 0, streams, drawing, cond)
-        if isinstance(plan, Policy)
-        else PlanRun(denoiser, canvas, plan, y, streams, drawing, cond)
-    )
-    if state is not None:
-        run.load_state(state)
-    return run
+    plan_streams = generators(options.get("plan_generator", generator), len(y), _PLAN_STREAM)
+    start = Start(canvas, (rank == 0).cpu(), (rank < 0).cpu(), plan_streams)
+    values = ValueSampling(options.get("temperature", 1.0), options.get("top_p", 1.0))
+    rollout = Rollout(guided, sampler, start, y, streams, values, cond)
+    if (state := options.get("state")) is not None:
+        rollout.load_state(state)
+    return rollout
 
 
-def _first_rank(canvas: Canvas, given: Tensor | None, batch: int, absent: Tensor | None) -> Tensor:
-    """(B, N): 0 where given, -1 where absent, 1 where a policy is free."""
-    if given is None:
-        given = torch.full((batch, canvas.num_subtokens), MASK_ID)
-    canvas.check(given)
-    rank = torch.where(given >= 0, 0, 1)
-    return rank if absent is None else rank.masked_fill(absent.to(rank.device) & (rank > 0), ABSENT)
-
-
-def _start(canvas: Canvas, rank: Tensor, given: Tensor | None) -> Tensor:
+def _planned_start(canvas: Canvas, rank: Tensor, given: Tensor | None) -> Tensor:
     canvas.check(rank)
     y = torch.full_like(rank, MASK_ID) if given is None else given.clone()
     if y.shape != rank.shape:

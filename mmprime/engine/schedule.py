@@ -7,9 +7,9 @@
 Sources: Sahoo et al. (MDLM), arXiv 2406.07524, eq. 10; Shi et al. (MD4), arXiv 2406.04329, table 1 (cosine and
 polynomial; vector schedules, section 6). Region-wise: α_r(t) = α(clip((t - a_r) / (b_r - a_r), 0, 1)).
 
-*Place powers*: α_j(t) = 1 - t^{p_j} for digit place j; a larger p is hidden later from clean to masked, so revealed
-earlier when sampling. With τ = U^{1/p}, -ln τ is exponential of rate p: sub-tokens race to be hidden, and going from
-t = 1 to 0 the next one revealed of those still hidden is n with chance p_n / Σ_hidden p (the rates -α'/(1-α) = p/t).
+*Level powers*: α_j(t) = 1 - t^{p_j} for digit level j; a larger p is masked later from clean to masked, so revealed
+earlier when sampling. With τ = U^{1/p}, -ln τ is exponential of rate p: sub-tokens race to be masked, and going from
+t = 1 to 0 the next one revealed of those still masked is n with chance p_n / Σ_masked p (the rates -α'/(1-α) = p/t).
 """
 
 from __future__ import annotations
@@ -53,11 +53,6 @@ class Schedule(ABC):
         hidden = 1 - alpha
         return torch.where(hidden > 0, -derivative / hidden.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
 
-    def rates(self, num_subtokens: int) -> Tensor | None:
-        """(N,) float64: each hidden sub-token is the next to be revealed with chance rate / Σ_hidden rate, whenever
-        that is; None where this depends on the time."""
-        return torch.ones(num_subtokens, dtype=torch.float64)
-
     @staticmethod
     def linear() -> Schedule:
         """α = 1 - t."""
@@ -74,8 +69,8 @@ class Schedule(ABC):
         return Cosine()
 
     @staticmethod
-    def places(powers: Sequence[float], canvas: Canvas) -> Schedule:
-        """α_j = 1 - t^{p_j} with a power for each digit place j; see the module's head.
+    def levels(powers: Sequence[float], canvas: Canvas) -> Schedule:
+        """α_j = 1 - t^{p_j} with a power for each digit level j; see the module's head.
 
         The powers belong to the spans with more than one digit a token, which must all have len(powers) digits; spans
         of one digit have power 1. Raises ValueError on another number of powers, or powers that are not > 0.
@@ -83,7 +78,7 @@ class Schedule(ABC):
         digits = {span.name: span.codec.num_digits for span in canvas.spans}
         if not powers or any(count not in (1, len(powers)) for count in digits.values()) or max(digits.values()) < 2:
             raise ValueError(
-                f"place powers {list(powers)}: one for each digit of the spans with more than one digit; "
+                f"level powers {list(powers)}: one for each digit of the spans with more than one digit; "
                 f"digits of a token are {digits}"
             )
         power = torch.tensor([float(p) for p in powers], dtype=torch.float64)[canvas.digit_of]
@@ -102,14 +97,59 @@ class Schedule(ABC):
         )
         return Regions(tuple(pairs))
 
+    def on(self, canvas: Canvas) -> Schedule:
+        """The schedule on a canvas; another one only where it depends on the canvas (`LevelPowers`)."""
+        return self
+
     def window(self, start: float, stop: float) -> Schedule:
         """This schedule squeezed into the times [start, stop] (t = 1 is the beginning of sampling)."""
         return Windowed(self, start, stop)
 
 
+def schedule_of(word: str) -> Schedule:
+    """linear, cosine, polynomial:P, or levels:P,P,... (a power for each digit level) -> the schedule.
+
+    Raises ValueError on another word.
+    """
+    kind, _, numbers = word.partition(":")
+    try:
+        powers = [float(power) for power in numbers.split(",")] if numbers else []
+        if kind == "levels" and powers:
+            return LevelPowers(tuple(powers))
+        if kind == "polynomial" and len(powers) == 1:
+            return Schedule.polynomial(powers[0])
+        if word in ("linear", "cosine"):
+            return Schedule.linear() if word == "linear" else Schedule.cosine()
+    except ValueError as error:
+        raise ValueError(f"schedule {word!r}: {error}") from error
+    raise ValueError(f"unknown schedule {word!r}; there are linear, cosine, polynomial:P, levels:P,P,...")
+
+
+@dataclass(frozen=True)
+class LevelPowers(Schedule):
+    """`Schedule.levels` before its canvas is known: ask `on(canvas)`."""
+
+    powers: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"levels:{','.join(f'{power:g}' for power in self.powers)}"
+
+    def on(self, canvas: Canvas) -> Schedule:
+        return Schedule.levels(self.powers, canvas)
+
+    def at(self, t: Tensor) -> AlphaValue:
+        raise TypeError("powers by level have no α before they lie on a canvas; use `.on(canvas)`")
+
+    def inverse(self, a: Tensor) -> Tensor:
+        raise TypeError("powers by level have no α⁻¹ before they lie on a canvas; use `.on(canvas)`")
+
+
 @dataclass(frozen=True)
 class Polynomial(Schedule):
     power: float
+
+    def __str__(self) -> str:
+        return "linear" if self.power == 1 else f"polynomial:{self.power:g}"
 
     def __post_init__(self) -> None:
         if not self.power > 0:
@@ -124,6 +164,9 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
+    def __str__(self) -> str:
+        return "cosine"
+
     def at(self, t: Tensor) -> AlphaValue:
         angle = math.pi / 2 * (1 - t)
         return AlphaValue(1 - torch.cos(angle), -math.pi / 2 * torch.sin(angle))
@@ -158,8 +201,8 @@ class Regions(Schedule):
     def __init__(self, parts: tuple[tuple[Tensor, Schedule], ...]) -> None:
         cover = torch.stack([mask.long() for mask, _ in parts]).sum(0)
         if not (cover == 1).all():
-            place = int((cover != 1).nonzero()[0])
-            raise ValueError(f"regions must tile the canvas: sub-token {place} lies in {int(cover[place])} of them")
+            n = int((cover != 1).nonzero()[0])
+            raise ValueError(f"regions must tile the canvas: sub-token {n} lies in {int(cover[n])} of them")
         self.parts = parts
 
     def constant_on(self, group_of: Tensor) -> bool:
@@ -175,7 +218,10 @@ class Regions(Schedule):
     def inverse(self, a: Tensor) -> Tensor:
         return self._merge([schedule.inverse(a) for _, schedule in self.parts])
 
-    def rates(self, num_subtokens: int) -> Tensor | None:
+    @property
+    def powers(self) -> Tensor | None:
+        """(N,) float64: p where α = 1 - t^p, None unless every region is such. Of the masked sub-tokens n is the next
+        to be revealed with chance p_n / Σ_masked p, whenever that is."""
         powers = [schedule.power for _, schedule in self.parts if isinstance(schedule, Polynomial)]
         if len(powers) < len(self.parts):
             return None

@@ -20,7 +20,7 @@ SCHEDULES = {
 
 
 def expected_bound(world: oracle.World, denoiser: oracle.TableDenoiser, **options: object) -> float:
-    return float((world.p * nelbo.exact(denoiser, world.canvas, world.y, **options).bound.detach()).sum())
+    return float((world.p * exact_nelbo(denoiser, world.canvas, world.y, **options).bound.detach()).sum())
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -28,7 +28,7 @@ def expected_bound(world: oracle.World, denoiser: oracle.TableDenoiser, **option
 def test_exact_by_plans_equals_exact_by_states(law: str, given: torch.Tensor | None) -> None:
     denoiser, y = oracle.wrong(MIXED), MIXED.y[::4]
     places = [] if given is None else given.nonzero()[:, 0].tolist()
-    value = nelbo.exact(denoiser, MIXED.canvas, y, law=law, given=given)
+    value = exact_nelbo(denoiser, MIXED.canvas, y, masking=law, given=given)
     nll, bound = oracle.law_of(denoiser, MIXED.canvas, y, law, given=places)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
@@ -40,7 +40,7 @@ def test_exact_by_plans_equals_exact_by_states(law: str, given: torch.Tensor | N
 @pytest.mark.parametrize("steps", [1, 2])
 def test_finite_exact_by_plans_equals_exact_by_states(law: str, name: str, steps: int) -> None:
     denoiser, y = oracle.wrong(MIXED), MIXED.y[::8]
-    value = nelbo.exact(denoiser, MIXED.canvas, y, steps, law, schedule=SCHEDULES[name])
+    value = exact_nelbo(denoiser, MIXED.canvas, y, steps, law, schedule=SCHEDULES[name])
     nll, bound = oracle.law_of(denoiser, MIXED.canvas, y, law, SCHEDULES[name], steps)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
@@ -53,7 +53,7 @@ def test_the_model_is_a_law_and_the_bound_holds(law: str, steps: int | None, kin
     """exp(-nll) sums to one over all configurations; nll <= bound row by row; entropy <= E_p[nll] <= E_p[bound]."""
     for world in (PAIR, MIXED) if steps in (None, 1, 2) else (PAIR,):
         denoiser = {"perfect": oracle.perfect, "wrong": oracle.wrong}.get(kind, lambda w: oracle.random_table(w.canvas))
-        value = nelbo.exact(denoiser(world), world.canvas, world.y, steps, law)
+        value = exact_nelbo(denoiser(world), world.canvas, world.y, steps, law)
         assert float(value.nll.detach().neg().exp().sum()) == pytest.approx(1, abs=1e-9)
         assert (value.bound >= value.nll - 1e-9).all()
         assert float((world.p * value.nll.detach()).sum()) >= world.entropy - 1e-9
@@ -65,7 +65,7 @@ def test_the_model_is_a_law_and_the_bound_holds(law: str, steps: int | None, kin
 def test_singletons_of_the_perfect_denoiser_reach_the_entropy(law: str) -> None:
     """One sub-token a step: the chain rule, for each configuration and every order."""
     for world in (PAIR, MIXED, PLAIN):
-        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, law=law)
+        value = exact_nelbo(oracle.perfect(world), world.canvas, world.y, masking=law)
         assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
         assert torch.allclose(value.nll, -world.p.log(), atol=1e-9)
 
@@ -73,7 +73,7 @@ def test_singletons_of_the_perfect_denoiser_reach_the_entropy(law: str) -> None:
 def test_token_synchronous_singletons_reach_the_entropy_too() -> None:
     """Whole tokens one by one, digits drawn jointly."""
     for world in (PAIR, MIXED, PLAIN):
-        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, law="token_synchronous")
+        value = exact_nelbo(oracle.perfect(world), world.canvas, world.y, masking="token_synchronous")
         assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
 
 
@@ -82,15 +82,15 @@ def test_one_token_is_exact_at_every_number_of_steps(law: str) -> None:
     """With one token nothing is independent that should not be: digits of a token are drawn jointly."""
     world = oracle.make_world([Span("text", 1, Codec.base(5, 3))], seed=3)
     for steps in (None, 1, 2, 5):
-        value = nelbo.exact(oracle.perfect(world), world.canvas, world.y, steps, law)
+        value = exact_nelbo(oracle.perfect(world), world.canvas, world.y, steps, law)
         assert torch.allclose(value.bound, -world.p.log(), atol=1e-9)
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_finite_bound_falls_towards_the_continuous_one(law: str) -> None:
     denoiser = oracle.perfect(PAIR)
-    bounds = [expected_bound(PAIR, denoiser, steps=steps, law=law) for steps in (1, 2, 4, 8)]
-    limit = expected_bound(PAIR, denoiser, law=law)
+    bounds = [expected_bound(PAIR, denoiser, steps=steps, masking=law) for steps in (1, 2, 4, 8)]
+    limit = expected_bound(PAIR, denoiser, masking=law)
     assert limit == pytest.approx(PAIR.entropy, abs=1e-9)
     gaps = [bound - limit for bound in bounds]
     assert gaps[0] > 0.02
@@ -100,7 +100,7 @@ def test_finite_bound_falls_towards_the_continuous_one(law: str) -> None:
 
 def test_one_step_is_the_sum_of_the_token_marginals() -> None:
     """T = 1 knows each token alone: the bound is Σ_i -log p(x_i), the entropy plus the total correlation."""
-    value = nelbo.exact(oracle.perfect(PAIR), PAIR.canvas, PAIR.y, steps=1)
+    value = exact_nelbo(oracle.perfect(PAIR), PAIR.canvas, PAIR.y, steps=1)
     table = PAIR.p.view(3, 3)
     alone = -(table.sum(1).log()[PAIR.codes[:, 0]] + table.sum(0).log()[PAIR.codes[:, 1]])
     assert torch.allclose(value.bound, alone, atol=1e-9)
@@ -110,7 +110,7 @@ def test_one_step_is_the_sum_of_the_token_marginals() -> None:
 @pytest.mark.parametrize("law", LAWS)
 def test_finite_exact_at_more_steps(law: str) -> None:
     denoiser = oracle.wrong(PAIR)
-    value = nelbo.exact(denoiser, PAIR.canvas, PAIR.y, 5, law, schedule=Schedule.cosine())
+    value = exact_nelbo(denoiser, PAIR.canvas, PAIR.y, 5, law, schedule=Schedule.cosine())
     nll, bound = oracle.law_of(denoiser, PAIR.canvas, PAIR.y, law, Schedule.cosine(), 5)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
@@ -128,7 +128,7 @@ def test_the_continuous_bound_does_not_depend_on_the_schedule_and_the_finite_one
 
 
 def test_everything_given_costs_nothing() -> None:
-    value = nelbo.exact(oracle.wrong(PAIR), PAIR.canvas, PAIR.y, given=torch.ones(4, dtype=torch.bool))
+    value = exact_nelbo(oracle.wrong(PAIR), PAIR.canvas, PAIR.y, given=torch.ones(4, dtype=torch.bool))
     assert torch.equal(value.bound, torch.zeros(9, dtype=torch.float64))
     nats = nelbo(oracle.wrong(PAIR), PAIR.canvas, PAIR.y, given=torch.ones(4, dtype=torch.bool))
     assert torch.equal(nats.detach(), torch.zeros_like(nats))
@@ -137,21 +137,21 @@ def test_everything_given_costs_nothing() -> None:
 def test_refusals() -> None:
     denoiser, canvas, y = oracle.wrong(MIXED), MIXED.canvas, MIXED.y[:2]
     with pytest.raises(ValueError, match="at least one step, got 0"):
-        nelbo.exact(denoiser, canvas, y, steps=0)
+        exact_nelbo(denoiser, canvas, y, steps=0)
     with pytest.raises(ValueError, match="'diagonal'"):
-        nelbo.exact(denoiser, canvas, y, law="diagonal")
+        exact_nelbo(denoiser, canvas, y, masking="diagonal")
     with pytest.raises(ValueError, match=r"\(2, 6\)"):
-        nelbo.exact(denoiser, canvas, y, given=GIVEN.expand(2, 6))
+        exact_nelbo(denoiser, canvas, y, given=GIVEN.expand(2, 6))
     with pytest.raises(ValueError, match="regions"):
-        nelbo.exact(denoiser, canvas, y, schedule=SCHEDULES["regions"])
+        exact_nelbo(denoiser, canvas, y, schedule=SCHEDULES["regions"])
     coarse = canvas.mask(digits=[0])
     by_digit = Schedule.regions([(coarse, Schedule.linear()), (~coarse, Schedule.cosine())], canvas)
     with pytest.raises(ValueError, match="'nested' needs one schedule"):
-        nelbo.exact(denoiser, canvas, y, 2, "nested", schedule=by_digit)
+        exact_nelbo(denoiser, canvas, y, 2, "nested", schedule=by_digit)
     with pytest.raises(ValueError, match="sub-token 5 is hidden"):
-        nelbo.exact(denoiser, canvas, torch.where(torch.arange(6) == 5, -1, y))
+        exact_nelbo(denoiser, canvas, torch.where(torch.arange(6) == 5, -1, y))
     with pytest.raises(ValueError, match="digit 9 at sub-token 0 of example 0"):
-        nelbo.exact(denoiser, canvas, torch.where(torch.arange(6) == 0, 9, y))
+        exact_nelbo(denoiser, canvas, torch.where(torch.arange(6) == 0, 9, y))
     big = Canvas([Span("text", 9, Codec.base(2, 1))])
     with pytest.raises(ValueError, match="362880 plans"):
-        nelbo.exact(denoiser, big, torch.zeros(1, 9, dtype=torch.int64))
+        exact_nelbo(denoiser, big, torch.zeros(1, 9, dtype=torch.int64))

@@ -15,7 +15,7 @@ from mmprime.engine import denoiser as denoiser_module
 WORLD = oracle.mixed_world()
 CANVAS, ROWS = WORLD.canvas, WORLD.y[::5]
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    **{law: lambda *args, law=law, **options: nelbo(*args, law=law, **options) for law in LAWS},
+    **{law: lambda *args, masking=law, **options: nelbo(*args, masking=law, **options) for law in LAWS},
     "finite": lambda *args, **options: nelbo(*args, steps=3, **options),
     "joint": joint_loss,
 }

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mmprime.engine import LAWS, Plan, Schedule, joint_loss, nelbo, plan_nats
 from mmprime.engine.denoiser import reveal_nats
-from mmprime.engine.masking.order import rates_by_time
 
 WORLD = oracle.mixed_world()
 WRONG = oracle.wrong(WORLD)
@@ -40,7 +39,7 @@ def check_estimate(exact: torch.Tensor, y0: torch.Tensor, seed: int, **options: 
 def test_continuous_estimate_meets_exact(law: str, schedule: Schedule | None) -> None:
     y0 = WORLD.y[PICK]
     _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law)
-    check_estimate(exact, y0, 10, law=law, schedule=schedule)
+    check_estimate(exact, y0, 10, masking=law, schedule=schedule)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -48,7 +47,7 @@ def test_continuous_estimate_meets_exact(law: str, schedule: Schedule | None) ->
 def test_finite_estimate_meets_exact(law: str, steps: int) -> None:
     y0 = WORLD.y[PICK]
     _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps)
-    check_estimate(exact, y0, 20 + steps, law=law, steps=steps)
+    check_estimate(exact, y0, 20 + steps, masking=law, steps=steps)
 
 
 def test_finite_estimate_places_its_grid_by_the_schedule() -> None:
@@ -68,9 +67,9 @@ def test_given_and_absent_subtokens(law: str, steps: int | None) -> None:
     _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps, given=given, absent=absent)
     _, all_scored = oracle.law_of(WRONG, WORLD.canvas, y0, law, steps=steps)
     assert (exact - all_scored).abs().min() > 0.05
-    check_estimate(exact, y0, 40, law=law, steps=steps, given=GIVEN, absent=ABSENT)
+    check_estimate(exact, y0, 40, masking=law, steps=steps, given=GIVEN, absent=ABSENT)
     y0[:, ABSENT] = -1  # an absent sub-token need not have a value, and a value it has is not seen
-    check_estimate(exact, y0, 40, law=law, steps=steps, given=GIVEN, absent=ABSENT)
+    check_estimate(exact, y0, 40, masking=law, steps=steps, given=GIVEN, absent=ABSENT)
 
 
 def test_given_may_differ_between_examples() -> None:
@@ -89,9 +88,9 @@ def test_regions_with_rates_of_their_own(law: str) -> None:
     schedule = Schedule.regions({"text": Schedule.polynomial(0.7), "image": Schedule.polynomial(2.5)}, WORLD.canvas)
     rates = [0.7] * 4 + [2.5] * 2
     _, exact = oracle.law_of(WRONG, WORLD.canvas, y0, law, rates=rates)
-    check_estimate(exact, y0, 60, law=law, schedule=schedule)
+    check_estimate(exact, y0, 60, masking=law, schedule=schedule)
     _, finite = oracle.law_of(WRONG, WORLD.canvas, y0, law, schedule, steps=3)
-    check_estimate(finite, y0, 61, law=law, schedule=schedule, steps=3)
+    check_estimate(finite, y0, 61, masking=law, schedule=schedule, steps=3)
 
 
 def test_coarse_first_regions_with_schedules_of_their_own() -> None:
@@ -120,7 +119,7 @@ def test_coarse_first_regions_with_schedules_of_their_own() -> None:
     together = oracle.law_of(WRONG, canvas, y0, "coarse_first")[1]
     assert (exact - together).abs().max() > 0.05  # else the regions would not be seen
     _, finite = oracle.law_of(WRONG, canvas, y0, "coarse_first", schedule, steps=3)
-    check_estimate(finite, y0, 64, law="coarse_first", schedule=schedule, steps=3)
+    check_estimate(finite, y0, 64, masking="coarse_first", schedule=schedule, steps=3)
 
 
 def test_regions_in_windows_reveal_one_region_after_the_other() -> None:
@@ -138,7 +137,7 @@ def test_digits_of_a_token_must_share_a_schedule_unless_independent() -> None:
     for law in ("nested", "token_synchronous", "coarse_first"):
         for steps in (None, 2):
             with pytest.raises(ValueError, match=law):
-                nelbo(WRONG, canvas, WORLD.y, law=law, schedule=schedule, steps=steps)
+                nelbo(WRONG, canvas, WORLD.y, masking=law, schedule=schedule, steps=steps)
     assert nelbo(WRONG, canvas, WORLD.y, schedule=schedule).isfinite().all()
 
 
@@ -154,7 +153,7 @@ def test_more_samples_average() -> None:
 
 def test_plan_nats_is_the_sum_over_steps() -> None:
     for law in LAWS:
-        plan = Plan.first_hitting(WORLD.canvas, len(WORLD.y), 3, given=GIVEN, absent=ABSENT, law=law, steps=2)
+        plan = Plan.first_hitting(WORLD.canvas, len(WORLD.y), 3, given=GIVEN, absent=ABSENT, masking=law, steps=2)
         nats = plan_nats(WRONG, WORLD.canvas, WORLD.y, plan)
         for b, rank in enumerate(plan.rank.tolist()):
             exact = -oracle.plan_log_likelihood(WRONG, WORLD.canvas, WORLD.y[b : b + 1], rank)
@@ -218,7 +217,7 @@ def test_joint_loss_of_coarse_first_states() -> None:
             shown = frozenset(range(6)) - hidden
             exact -= oracle.log_reveal(WRONG, canvas, y0, shown, hidden) / len(sets) / m
     rows = y0.repeat(DRAWS, 1)
-    loss = joint_loss(WRONG, canvas, rows, law="coarse_first", generator=seeded(6)).detach().view(DRAWS, -1)
+    loss = joint_loss(WRONG, canvas, rows, masking="coarse_first", generator=seeded(6)).detach().view(DRAWS, -1)
     for column, value in zip(loss.T, exact.tolist()):
         oracle.assert_mean(column, value)
 
@@ -290,7 +289,7 @@ def test_illegal_arguments_are_refused_with_their_value() -> None:
         nelbo(WRONG, canvas, y, steps=0)
     for call in (nelbo, joint_loss):
         with pytest.raises(ValueError, match="'sideways'"):
-            call(WRONG, canvas, y, law="sideways")
+            call(WRONG, canvas, y, masking="sideways")
         with pytest.raises(ValueError, match=r"\(3, 5\)"):
             call(WRONG, canvas, y[:, :5])
         with pytest.raises(ValueError, match=r"\(5,\)"):

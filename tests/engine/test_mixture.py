@@ -5,9 +5,9 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
+from mmprime.engine.policy import Look
 
 from mmprime.engine import Canvas, Codec, Plan, Span, sample
-from mmprime.engine.policy import Look
 from mmprime.engine.samplers import Margin, Mixture
 from mmprime.engine.samplers.registry import Request, build
 

@@ -58,7 +58,7 @@ def test_powers_that_do_not_fit_are_refused(powers: list[float], digits: tuple[i
 @pytest.mark.parametrize("steps", [None, 1, 3])
 def test_exact_value(steps: int | None, given: torch.Tensor | None) -> None:
     known = [] if given is None else given.nonzero()[:, 0].tolist()
-    value = nelbo.exact(WRONG, CANVAS, Y0, steps, given=given, schedule=PLACES)
+    value = exact_nelbo(WRONG, CANVAS, Y0, steps, given=given, schedule=PLACES)
     nll, bound = oracle.law_of(WRONG, CANVAS, Y0, "independent", PLACES, steps, known, rates=RATES)
     even = oracle.law_of(WRONG, CANVAS, Y0, "independent", None, steps, known)[1]
     assert torch.allclose(value.nll, nll, atol=1e-9)
@@ -69,17 +69,17 @@ def test_exact_value(steps: int | None, given: torch.Tensor | None) -> None:
 @pytest.mark.parametrize("steps", [None, 1, 2])
 def test_the_bound_holds(steps: int | None) -> None:
     for denoiser in (PERFECT, WRONG):
-        value = nelbo.exact(denoiser, CANVAS, WORLD.y, steps, schedule=PLACES)
+        value = exact_nelbo(denoiser, CANVAS, WORLD.y, steps, schedule=PLACES)
         assert float(value.nll.detach().neg().exp().sum()) == pytest.approx(1, abs=1e-9)
         assert float((WORLD.p * value.bound.detach()).sum()) >= WORLD.entropy - 1e-9
-    best = nelbo.exact(PERFECT, CANVAS, WORLD.y, schedule=PLACES).bound
+    best = exact_nelbo(PERFECT, CANVAS, WORLD.y, schedule=PLACES).bound
     assert torch.allclose(best, -WORLD.p.log(), atol=1e-9)  # singletons: the chain rule in every order
 
 
 @pytest.mark.parametrize("given", [None, GIVEN], ids=["free", "given"])
 @pytest.mark.parametrize("options", [{"by_count": True}, {}, {"steps": 3}], ids=["count", "time", "finite"])
 def test_estimates_meet_exact(options: dict, given: torch.Tensor | None) -> None:
-    exact = nelbo.exact(WRONG, CANVAS, Y0, options.get("steps"), given=given, schedule=PLACES).bound.detach()
+    exact = exact_nelbo(WRONG, CANVAS, Y0, options.get("steps"), given=given, schedule=PLACES).bound.detach()
     rows = Y0.repeat(DRAWS, 1)
     nats = nelbo(WRONG, CANVAS, rows, given=given, generator=seeded(1), schedule=PLACES, **options).detach()
     for column, value in zip(nats.view(DRAWS, -1).T, exact.tolist()):
@@ -90,7 +90,7 @@ def test_estimates_meet_exact(options: dict, given: torch.Tensor | None) -> None
 def test_reveal_times_near_zero_stay_apart() -> None:
     """τ = u^16 is mostly below the precision of 1 - τ."""
     far = Schedule.places((1.0, 1 / 16), CANVAS)
-    exact = nelbo.exact(WRONG, CANVAS, Y0, schedule=far).bound.detach()
+    exact = exact_nelbo(WRONG, CANVAS, Y0, schedule=far).bound.detach()
     rows = Y0.repeat(4 * DRAWS, 1)
     nats = nelbo(WRONG, CANVAS, rows, generator=seeded(8), schedule=far, by_count=True).detach()
     oracle.assert_mean(nats.view(4 * DRAWS, -1).mean(1), float(exact.mean()), errors=3.0)
@@ -130,7 +130,7 @@ def test_joint_loss_hides_what_the_schedule_reveals_last() -> None:
     for column, value in zip(loss.view(DRAWS, -1).T, exact.tolist()):
         oracle.assert_mean(column, value)
     with pytest.raises(ValueError, match="'nested' needs one schedule"):
-        joint_loss(WRONG, CANVAS, Y0, law="nested", schedule=PLACES)
+        joint_loss(WRONG, CANVAS, Y0, masking="nested", schedule=PLACES)
 
 
 @pytest.mark.parametrize("steps", [2, 3])

@@ -59,8 +59,8 @@ def mdm_step_law(table: Tensor, steps: int) -> Tensor:
 def test_bound_of_every_law() -> None:
     exact = mdm_bound(WRONG.table.detach(), Y)
     for law in LAWS:
-        assert torch.allclose(nelbo.exact(WRONG, CANVAS, Y, law=law).bound, exact, atol=1e-9)
-        nats = nelbo(WRONG, CANVAS, Y.repeat(2000, 1), law=law, generator=torch.Generator().manual_seed(1))
+        assert torch.allclose(exact_nelbo(WRONG, CANVAS, Y, masking=law).bound, exact, atol=1e-9)
+        nats = nelbo(WRONG, CANVAS, Y.repeat(2000, 1), masking=law, generator=torch.Generator().manual_seed(1))
         oracle.assert_mean(nats.detach().view(2000, -1).mean(1), float(exact.mean()))
 
 
@@ -71,14 +71,14 @@ def test_the_joint_loss_is_the_same_number() -> None:
 
 
 def test_laws_draw_the_same_plans() -> None:
-    plans = [Plan.ancestral(CANVAS, Schedule.cosine(), 4, 20, 3, law=law).rank for law in LAWS]
+    plans = [Plan.ancestral(CANVAS, Schedule.cosine(), 4, 20, 3, masking=law).rank for law in LAWS]
     assert all(torch.equal(plans[0], plan) for plan in plans[1:])
 
 
 def test_ancestral_sampling_and_likelihood_at_finite_steps() -> None:
     for steps in (1, 2, 3):
         law = mdm_step_law(WRONG.table.detach(), steps)
-        assert torch.allclose(nelbo.exact(WRONG, CANVAS, WORLD.y, steps).nll.neg().exp(), law, atol=1e-9)
+        assert torch.allclose(exact_nelbo(WRONG, CANVAS, WORLD.y, steps).nll.neg().exp(), law, atol=1e-9)
         plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, 6000, 4)
         y = sample(WRONG, CANVAS, plan, generator=5).y
         oracle.assert_law(oracle.counts_of(WORLD.index(y), 27), law)
@@ -91,6 +91,6 @@ def test_uniform_logits_cost_ln_c_a_token() -> None:
         flat = oracle.random_table(canvas)
         flat.table.data.zero_()
         y = canvas.pack({"text": torch.arange(4)[None] + torch.tensor([[0], [2]])})
-        whole = [nelbo(flat, canvas, y.repeat(500, 1), law=law, steps=steps) for law in LAWS for steps in (None, 3)]
+        whole = [nelbo(flat, canvas, y.repeat(500, 1), masking=law, steps=steps) for law in LAWS for steps in (None, 3)]
         for nats in whole:
             oracle.assert_mean(nats.detach(), 4 * math.log(6))

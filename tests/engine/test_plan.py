@@ -29,9 +29,11 @@ BY_COUNT: dict[str, Callable[..., Plan]] = {
 ALL = {
     **BY_COUNT,
     "ancestral": lambda *args, **options: Plan.ancestral(args[0], Schedule.cosine(), 6, *args[1:], **options),
-    "ancestral_nested": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="nested", **o),
-    "ancestral_token": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="token_synchronous", **o),
-    "ancestral_coarse": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], law="coarse_first", **o),
+    "ancestral_nested": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], masking="nested", **o),
+    "ancestral_token": lambda *a, **o: Plan.ancestral(
+        a[0], Schedule.linear(), 6, *a[1:], masking="token_synchronous", **o
+    ),
+    "ancestral_coarse": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], masking="coarse_first", **o),
 }
 COARSE_FIRST = {"nested", "halton", "digit", "raster", "ancestral_nested", "ancestral_coarse"}
 TOGETHER = {"token_synchronous", "ancestral_token"}
@@ -106,14 +108,14 @@ def test_nested_times_are_those_of_the_free_digits() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"steps": 4, "pace": Schedule.cosine()}], ids=["singletons", "steps"])
 def test_the_law_coarse_first_by_count_is_the_order_by_digit(options: dict) -> None:
-    by_law = Plan.first_hitting(CANVAS, 20, 9, given=GIVEN, absent=ABSENT, law="coarse_first", **options)
+    by_law = Plan.first_hitting(CANVAS, 20, 9, given=GIVEN, absent=ABSENT, masking="coarse_first", **options)
     by_digit = Plan.ordered(CANVAS, 20, 9, by="digit", given=GIVEN, absent=ABSENT, **options)
     assert torch.equal(by_law.rank, by_digit.rank)
 
 
 def test_coarse_first_by_time_gives_each_digit_place_its_share() -> None:
     """Two digits, six steps: coarse digits in steps 1..3, fine ones in 4..6, each step equally likely."""
-    rank = Plan.ancestral(oracle.pair_world().canvas, Schedule.linear(), 6, 4000, 10, law="coarse_first").rank
+    rank = Plan.ancestral(oracle.pair_world().canvas, Schedule.linear(), 6, 4000, 10, masking="coarse_first").rank
     for n, first in ((0, 1), (1, 4), (3, 4)):
         oracle.assert_law(oracle.counts_of(rank[:, n] - first, 3), torch.full((3,), 1 / 3, dtype=torch.float64))
 
@@ -154,7 +156,7 @@ def test_ancestral_respects_regions() -> None:
     coarse = CANVAS.mask(digits=[0])
     by_digit = Schedule.regions([(coarse, Schedule.linear()), (~coarse, Schedule.cosine())], CANVAS)
     with pytest.raises(ValueError, match="'nested' needs one schedule"):
-        Plan.ancestral(CANVAS, by_digit, 4, 2, 0, law="nested")
+        Plan.ancestral(CANVAS, by_digit, 4, 2, 0, masking="nested")
 
 
 @pytest.mark.parametrize("name", ["ancestral", "ancestral_nested", "ancestral_token"])
@@ -243,6 +245,6 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="'spiral'"):
         Plan.ordered(CANVAS, 2, 0, by="spiral")
     with pytest.raises(ValueError, match="'backwards'"):
-        Plan.first_hitting(CANVAS, 2, 0, law="backwards")
+        Plan.first_hitting(CANVAS, 2, 0, masking="backwards")
     with pytest.raises(ValueError, match="at least one step, got 0"):
         Plan.ancestral(CANVAS, Schedule.linear(), 0, 2)

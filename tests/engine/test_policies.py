@@ -8,9 +8,9 @@ from dataclasses import replace
 import oracle
 import pytest
 import torch
+from mmprime.engine.policy import Look
 
 from mmprime.engine import Canvas, Codec, Schedule, Span, sample
-from mmprime.engine.policy import Look
 from mmprime.engine.samplers import (
     Blocks,
     Confidence,

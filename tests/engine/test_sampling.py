@@ -26,8 +26,8 @@ SINGLETONS = {
     "halton": lambda: Plan.halton(CANVAS, BATCH, 7),
 }
 BY_TIME = {
-    f"{law}-{steps}": lambda law=law, steps=steps: Plan.ancestral(
-        CANVAS, Schedule.cosine(), steps, BATCH, 8 + steps, law=law
+    f"{law}-{steps}": lambda masking=law, steps=steps: Plan.ancestral(
+        CANVAS, Schedule.cosine(), steps, BATCH, 8 + steps, masking=law
     )
     for law in LAWS
     for steps in (1, 2, 4)
@@ -54,7 +54,7 @@ def test_every_plan_samples_the_law_it_scores(name: str) -> None:
 def test_ancestral_samples_meet_the_exact_likelihood(law: str) -> None:
     """Sampler and likelihood agree on p(x) at the same T: exp(-nll) of the oracle's walk over states."""
     for steps in (2, 3):
-        plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, BATCH, 30, law=law)
+        plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, BATCH, 30, masking=law)
         nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, law, steps=steps)
         oracle.assert_law(drawn(sample(WRONG, CANVAS, plan, generator=31)), (-nll).exp())
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
+from mmprime.engine.masking.steps import can_sum, step_chance, step_events
 
 from mmprime.engine import LAWS, Canvas, Codec, Plan, Schedule, Span, nelbo, plan_nats
-from mmprime.engine.masking.steps import can_sum, step_chance, step_events
 
 WORLD = oracle.make_world([Span("text", 2, Codec.mixed_radix((2, 2, 2))), Span("image", (1, 1), Codec.base(3, 1))], 4)
 WRONG = oracle.wrong(WORLD)
@@ -26,7 +26,7 @@ def test_three_digits_a_token_meet_plans_that_are_drawn_whole(law: str, schedule
     """`plan_nats` of ancestral plans has the same mean and comes by none of the sums; one digit is given."""
     rows, given = Y0.repeat(DRAWS, 1), torch.tensor([False, True, False, False, False, False, False])
     summed = nelbo(WRONG, WORLD.canvas, rows, steps, law, given, generator=seeded(1), schedule=schedule).detach()
-    plan = Plan.ancestral(WORLD.canvas, schedule, steps, len(rows), seeded(2), given, law=law)
+    plan = Plan.ancestral(WORLD.canvas, schedule, steps, len(rows), seeded(2), given, masking=law)
     drawn = plan_nats(WRONG, WORLD.canvas, rows, plan).detach()
     difference = summed.view(DRAWS, -1).mean(1) - drawn.view(DRAWS, -1).mean(1)
     oracle.assert_mean(difference, 0.0)
@@ -37,7 +37,7 @@ def test_chances_of_the_sets_add_up_to_what_is_revealed(law: str) -> None:
     """The weights of the sets that show a digit add up to its chance; under nested the sums over tokens agree."""
     canvas, steps = WORLD.canvas, 3
     y0 = WORLD.y[:60]
-    plan = Plan.ancestral(canvas, Schedule.linear(), steps, 60, seeded(3), law=law)
+    plan = Plan.ancestral(canvas, Schedule.linear(), steps, 60, seeded(3), masking=law)
     step = 1 + torch.arange(60) % steps
     hidden = plan.rank >= step[:, None]
     y_t = torch.where(hidden, -1, y0)
@@ -58,7 +58,7 @@ def test_chances_of_the_sets_add_up_to_what_is_revealed(law: str) -> None:
 def test_it_varies_less_than_a_drawn_step(law: str) -> None:
     rows, steps = Y0[:1].repeat(DRAWS, 1), 4
     summed = nelbo(WRONG, WORLD.canvas, rows, steps, law, generator=seeded(1)).detach()
-    plan = Plan.ancestral(WORLD.canvas, Schedule.linear(), steps, DRAWS, seeded(2), law=law)
+    plan = Plan.ancestral(WORLD.canvas, Schedule.linear(), steps, DRAWS, seeded(2), masking=law)
     step = torch.arange(DRAWS) % steps + 1
     rank = torch.where(plan.rank < step[:, None], 0, torch.where(plan.rank == step[:, None], 1, -1))
     drawn = steps * plan_nats(WRONG, WORLD.canvas, rows, Plan(rank, 1)).detach()

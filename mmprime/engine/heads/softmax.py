@@ -24,10 +24,10 @@ def constrain(grid: Tensor, y: Tensor) -> Tensor:
     """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
     for axis, radix in enumerate(grid.shape[1:]):
         digit = y[:, axis]
-        if not bool((digit >= 0).any()):  # nothing of this place is visible
+        if not bool((digit >= 0).any()):  # nothing on this axis is visible
             continue
-        place = torch.arange(radix, device=grid.device)
-        clash = (digit[:, None] >= 0) & (digit[:, None] != place)
+        value = torch.arange(radix, device=grid.device)
+        clash = (digit[:, None] >= 0) & (digit[:, None] != value)
         shape = [len(grid)] + [1] * (grid.ndim - 1)
         shape[axis + 1] = radix
         bias = torch.zeros(clash.shape, dtype=grid.dtype, device=grid.device).masked_fill(clash, -math.inf)
@@ -111,3 +111,22 @@ def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:
         digits.append(cell % radix)
         cell = cell // radix
     return torch.stack(digits[::-1], -1)
+
+
+def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, unit: str) -> tuple[Tensor, Tensor]:
+    """log p over grids (M, b_1, ..., b_S) -> probabilities (M, K) float64 of each token's unit, and the value drawn (M,).
+
+    Unit "token": over whole cells. Unit "digit": of the digit `first` (M,), padded with zeros to the largest base.
+    """
+    joint = posterior.exp()
+    if unit == "token":
+        return joint.flatten(1).double(), cell
+    radices = posterior.shape[1:]
+    probs = joint.new_zeros(len(joint), max(radices), dtype=torch.float64)
+    for axis, radix in enumerate(radices):
+        rows = first == axis
+        if bool(rows.any()):
+            others = [dim + 1 for dim in range(len(radices)) if dim != axis]
+            own = joint[rows]
+            probs[rows, :radix] = own.sum(others, dtype=torch.float64) if others else own.double()
+    return probs, digits.gather(1, first[:, None])[:, 0]

@@ -1,31 +1,71 @@
-"""Policies, one a file: paper, formula, code."""
+"""Samplers: one a file, frozen and stateless; the fields are the options, the first line of the docstring the help."""
 
-from .blocks import Blocks
-from .confidence import Confidence
-from .corrector import Corrector
-from .entropy import Entropy
-from .entropy_bounded import EntropyBounded
-from .entropy_budget import EntropyBudget
-from .klass import Klass
-from .margin import Margin
-from .mixture import Mixture
-from .moment import Moment
-from .p2 import PathPlanning
-from .remdm import ReMDM
-from .threshold import Threshold
+from .base import FixedPlan, Memory, Planned, Reveal, Sampler, Start, View
+from .regions import Region
+from .registry import (
+    SAMPLERS,
+    Ancestral,
+    Blocks,
+    CoarseFirst,
+    Confidence,
+    Corrector,
+    Entropy,
+    EntropyBounded,
+    EntropyBudget,
+    Factor,
+    FirstHitting,
+    Halton,
+    Klass,
+    Margin,
+    Mixture,
+    Moment,
+    Nested,
+    PathPlanning,
+    Raster,
+    Regions,
+    ReMDM,
+    Threshold,
+    TokenSynchronous,
+    default_sampler,
+    listing,
+    sampler_of,
+    with_steps,
+)
 
 __all__ = [
+    "SAMPLERS",
+    "Ancestral",
     "Blocks",
+    "CoarseFirst",
     "Confidence",
     "Corrector",
     "Entropy",
     "EntropyBounded",
     "EntropyBudget",
+    "Factor",
+    "FirstHitting",
+    "FixedPlan",
+    "Halton",
     "Klass",
     "Margin",
+    "Memory",
     "Mixture",
     "Moment",
+    "Nested",
     "PathPlanning",
+    "Planned",
+    "Raster",
     "ReMDM",
+    "Region",
+    "Regions",
+    "Reveal",
+    "Sampler",
+    "Start",
     "Threshold",
+    "TokenSynchronous",
+    "View",
+    "default_sampler",
+    "listing",
+    "sampler_of",
+    "with_steps",
 ]

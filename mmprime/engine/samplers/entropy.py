@@ -1,22 +1,28 @@
-"""The most certain laws first.
+"""The most certain first: units ordered by entropy, the lowest first.
 
-    score_i = -H(p_i)
+    score_i = -H_i
 
-It looks at laws only: exact one unit at a time.
+It looks at distributions only: exact one unit at a time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
-from ..policy import Look, Memory, Paced, entropy
+from .base import Memory, Paced, View, entropy
 
 
+@dataclass(frozen=True)
 class Entropy(Paced):
-    """Options as for `Paced`."""
+    """the lowest entropy first"""
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
-        return -entropy(law)[:, None]
+    name: ClassVar[str] = "entropy"
 
-    def score(self, look: Look) -> Tensor:
-        return look.feature[..., 0]
+    def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
+        return -entropy(probs)[:, None]
+
+    def score(self, view: View) -> Tensor:
+        return view.feature[..., 0]

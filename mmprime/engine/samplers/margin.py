@@ -2,24 +2,30 @@
 
     score_i = p_(1) - p_(2)
 
-Source: Kim et al., arXiv 2502.06768. It looks at laws only: exact one unit at a time.
+Source: Kim et al., arXiv 2502.06768. It looks at distributions only: exact one unit at a time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor
 
-from ..policy import Look, Memory, Paced
+from .base import Memory, Paced, View
 
 
+@dataclass(frozen=True)
 class Margin(Paced):
-    """Options as for `Paced`."""
+    """the largest gap between the two likeliest values first"""
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
-        if law.shape[-1] < 2:
-            return law
-        two = law.topk(2, -1).values
+    name: ClassVar[str] = "margin"
+
+    def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
+        if probs.shape[-1] < 2:
+            return probs
+        two = probs.topk(2, -1).values
         return two[:, :1] - two[:, 1:]
 
-    def score(self, look: Look) -> Tensor:
-        return look.feature[..., 0]
+    def score(self, view: View) -> Tensor:
+        return view.feature[..., 0]

@@ -9,8 +9,9 @@ such a plan has a bound like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,13 +19,15 @@ from torch import Tensor
 from ..canvas import Canvas
 from ..guidance import Guidance
 from ..plan import ABSENT, Plan
+from .base import CountPlanned, Planned, Start, check_steps
+from .nested import Nested
 
 _REST = "the rest"
 
 
 @dataclass(frozen=True)
 class Region:
-    """mask (N,) bool; window (start, stop), shares of the run; order: a sampler that makes plans; budget: most steps.
+    """mask (N,) bool; window (start, stop), shares of the run; order: of its units; budget: most steps.
 
     temperature and guidance None are those of the run. Raises ValueError on a window or a number out of range.
     """
@@ -32,7 +35,7 @@ class Region:
     name: str
     mask: Tensor
     window: tuple[float, float] = (0.0, 1.0)
-    order: str = "nested"
+    order: CountPlanned = field(default_factory=Nested)
     budget: int | None = None
     temperature: float | None = None
     guidance: float | None = None
@@ -66,43 +69,50 @@ class Region:
         return [first + (2 * number + 1) * inside // (2 * count) for number in range(count)]
 
 
-PlanOf = Callable[[Region, int, Tensor], Plan]
+@dataclass(frozen=True)
+class Regions(Planned):
+    """a window, an order and a budget of steps for each region; what no region names follows `rest`"""
 
+    steps: int = 16
+    parts: tuple[Region, ...] = ()
+    rest: CountPlanned = field(default_factory=Nested)
+    name: ClassVar[str] = "regions"
 
-def regional_plan(
-    canvas: Canvas, regions: Sequence[Region], steps: int, given: Tensor, absent: Tensor, rest: str, plan_of: PlanOf
-) -> Plan:
-    """One plan in which each region follows its own rules.
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
 
-    given, absent (B, N) bool; rest: the order of what no region names; plan_of(region, steps, absent) makes the plan of
-    one region. An example of which all is given follows no rule. Raises ValueError on regions that overlap with
-    different rules, of which any other example has nothing to reveal, or that leave a part of its run without a window.
-    """
-    free = ~(given | absent)
-    parts = disjoint(canvas, regions)
-    left = (
-        ~torch.stack([part.mask for part in parts]).any(0)
-        if parts
-        else torch.ones(canvas.num_subtokens, dtype=torch.bool)
-    )
-    under_way = free.any(-1)
-    for part in parts:
-        idle = (under_way & ~(free & part.mask).any(-1)).nonzero()
-        if len(idle):
-            raise ValueError(
-                f"region {part.name!r} has nothing to reveal: all of it is given or absent in example {int(idle[0])}"
-            )
-    has_rest = (free & left).any(-1)
-    if bool((under_way & ~has_rest).any()):
-        _check_cover(parts, steps)
-    if bool(has_rest.any()):
-        parts = [*parts, Region(_REST, left, order=rest)]
-    used = [torch.tensor([0, *part.steps(steps)]) for part in parts]
-    rank = torch.where(given, 0, ABSENT)
-    for part, step in zip(parts, used):
-        own = plan_of(part, len(step) - 1, absent | ~part.mask & ~given).rank
-        rank = torch.where(free & part.mask, step[own.clamp(min=0)], rank)
-    return Plan(rank, steps).compact()
+    def plan(self, start: Start) -> Plan:
+        """One plan in which each region follows its own rules. An example of which all is given follows no rule.
+
+        Raises ValueError on regions that overlap with different rules, of which any other example has nothing to
+        reveal, or that leave a part of its run without a window.
+        """
+        free = ~(start.given | start.absent)
+        parts = self._parts(start.canvas, free)
+        rank = torch.where(start.given, 0, ABSENT)
+        for part in parts:
+            step = torch.tensor([0, *part.steps(self.steps)])
+            away = replace(start, absent=start.absent | ~part.mask & ~start.given)
+            own = replace(part.order, steps=len(step) - 1).plan(away).rank
+            rank = torch.where(free & part.mask, step[own.clamp(min=0)], rank)
+        return Plan(rank, self.steps).compact()
+
+    def _parts(self, canvas: Canvas, free: Tensor) -> list[Region]:
+        """The regions, and the rest where some example has it."""
+        parts = disjoint(canvas, self.parts)
+        left = ~torch.stack([torch.zeros_like(canvas.mask()), *(part.mask for part in parts)]).any(0)
+        under_way = free.any(-1)
+        for part in parts:
+            idle = (under_way & ~(free & part.mask).any(-1)).nonzero()
+            if len(idle):
+                raise ValueError(
+                    f"region {part.name!r} has nothing to reveal: all of it is given or absent in "
+                    f"example {int(idle[0])}"
+                )
+        has_rest = (free & left).any(-1)
+        if bool((under_way & ~has_rest).any()):
+            _check_cover(parts, self.steps)
+        return [*parts, Region(_REST, left, order=self.rest)] if bool(has_rest.any()) else parts
 
 
 def disjoint(canvas: Canvas, regions: Sequence[Region]) -> list[Region]:

@@ -1,11 +1,11 @@
-"""ReMDM: shown tokens may be hidden again, so that early mistakes can be mended.
+"""ReMDM: unmasked tokens may be masked again, so that early mistakes can be mended.
 
     α_t = 1 - t on a grid of K steps, t -> s:      σ_max = min(1, (1 - α_s) / α_t)
-    a shown token is hidden with chance σ;   a hidden one is shown with chance (α_s - (1 - σ) α_t) / (1 - α_t)
+    an unmasked token is masked with chance σ;   a masked one is revealed with chance (α_s - (1 - σ) α_t) / (1 - α_t)
 
     cap      σ = min(η, σ_max)
     rescale  σ = η · σ_max
-    conf     σ_i = σ_max · softmax over shown tokens of (- confidence when drawn); hidden ones take the mean σ
+    conf     σ_i = σ_max · softmax over unmasked tokens of (- confidence when drawn); masked ones take the mean σ
     loop     rescale, with α held at 1 - t_on for the middle half of the steps
 
 Source: Wang et al., "Remasking discrete diffusion models", arXiv 2503.00307. Units are whole tokens.
@@ -13,37 +13,55 @@ Source: Wang et al., "Remasking discrete diffusion models", arXiv 2503.00307. Un
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from ..canvas import Canvas
-from ..policy import Choice, Look, Memory, Policy
+from .base import Memory, Reveal, Sampler, Start, View, check_steps
 
 KINDS = ("cap", "rescale", "conf", "loop")
 
 
-class ReMDM(Policy):
-    """kind: see above; eta: η in [0, 1]; hold: t_on of the loop, in (0, 1). Raises ValueError on values outside."""
+@dataclass(frozen=True)
+class ReMDM(Sampler):
+    """whole tokens, some of them masked again on the way
 
-    remasks = True
+    kind: cap, rescale, conf or loop; eta: η in [0, 1]; hold: t_on of the loop, in (0, 1). Raises ValueError outside.
+    """
 
-    def __init__(self, steps: int = 16, kind: str = "cap", eta: float = 0.1, hold: float = 0.1) -> None:
-        super().__init__("token")
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of remasking {kind!r}; there are {', '.join(KINDS)}")
-        if steps < 1 or not 0 <= eta <= 1 or not 0 < hold < 1:
-            raise ValueError(f"need steps >= 1, eta in [0, 1], hold in (0, 1); got {steps}, {eta}, {hold}")
-        self.last_step, self.kind, self.eta, self.hold = steps, kind, eta, hold
+    steps: int = 16
+    kind: str = "cap"
+    eta: float = 0.1
+    hold: float = 0.1
+    name: ClassVar[str] = "remdm"
+    remasks: ClassVar[bool] = True
 
-    def remember(self, batch: int, canvas: Canvas) -> Memory:
-        return {"confidence": torch.zeros(batch, canvas.num_tokens, dtype=torch.float64)}  # when drawn
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of remasking {self.kind!r}; there are {', '.join(KINDS)}")
+        if not 0 <= self.eta <= 1 or not 0 < self.hold < 1:
+            raise ValueError(f"need eta in [0, 1] and hold in (0, 1); got {self.eta} and {self.hold}")
 
-    def describe(self, law: Tensor, value: Tensor, place: Tensor, memory: Memory) -> Tensor:
-        return law.gather(-1, value[:, None])
+    @property
+    def unit_of(self) -> str:
+        return "token"
 
-    def visible(self, step: int) -> float:
+    @property
+    def last_step(self) -> int:
+        return self.steps
+
+    def begin(self, start: Start) -> Memory:
+        return {"confidence": torch.zeros(start.batch, start.canvas.num_tokens, dtype=torch.float64)}  # when drawn
+
+    def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
+        return probs.gather(-1, value[:, None])
+
+    def alpha(self, step: int) -> float:
         """α after `step` steps."""
-        share = step / self.last_step
+        share = step / self.steps
         if self.kind != "loop":
             return share
         edge = 1 - self.hold  # a quarter of the steps up to it, half of them at it, a quarter for the rest
@@ -51,28 +69,28 @@ class ReMDM(Policy):
             return edge * share / 0.25
         return edge if share < 0.75 else edge + (1 - edge) * (share - 0.75) / 0.25
 
-    def choose(self, look: Look) -> Choice:
-        before, after = self.visible(look.step - 1), self.visible(look.step)
-        sigma = self._sigma(look, before, after)
-        last = look.step >= self.last_step
-        again = sigma if self.kind != "conf" else _mean(sigma, look.shown)
+    def select(self, view: View) -> Reveal:
+        before, after = self.alpha(view.step - 1), self.alpha(view.step)
+        sigma = self._sigma(view, before, after)
+        last = view.step >= self.steps
+        again = sigma if self.kind != "conf" else _mean(sigma, view.unmasked)
         chance = (after - (1 - again) * before) / (1 - before)
-        reveal = look.candidate & ((look.noise < chance) | last)
-        hide = look.shown & (look.noise < sigma)
-        confidence = look.memory["confidence"]
-        confidence[look.example] = torch.where(reveal, look.feature[..., 0], confidence[look.example])
-        return Choice(reveal, hide=hide)
+        reveal = view.candidate & ((view.noise < chance) | last)
+        remask = view.unmasked & (view.noise < sigma)
+        confidence = view.memory["confidence"]
+        confidence[view.example] = torch.where(reveal, view.feature[..., 0], confidence[view.example])
+        return Reveal(view.masked_of(reveal, "token"), view.visible_of(remask))
 
-    def _sigma(self, look: Look, before: float, after: float) -> Tensor:
-        """(B, L) chances of being hidden."""
+    def _sigma(self, view: View, before: float, after: float) -> Tensor:
+        """(A, L) chances of being masked."""
         limit = min(1.0, (1 - after) / before) if before > 0 else 0.0
         if self.kind == "conf":
-            score = (-look.memory["confidence"][look.example]).masked_fill(~look.shown, -torch.inf)
+            score = (-view.memory["confidence"][view.example]).masked_fill(~view.unmasked, -torch.inf)
             return limit * torch.nan_to_num(score.softmax(-1))
         sigma = min(self.eta, limit) if self.kind == "cap" else self.eta * limit
-        return torch.full(look.noise.shape, sigma, dtype=torch.float64)
+        return torch.full_like(view.noise, sigma)
 
 
-def _mean(sigma: Tensor, shown: Tensor) -> Tensor:
-    """(B, 1): the mean over shown tokens, 0 without any."""
-    return (sigma * shown).sum(-1, keepdim=True) / shown.sum(-1, keepdim=True).clamp(min=1)
+def _mean(sigma: Tensor, unmasked: Tensor) -> Tensor:
+    """(A, 1): the mean over unmasked tokens, 0 without any."""
+    return (sigma * unmasked).sum(-1, keepdim=True) / unmasked.sum(-1, keepdim=True).clamp(min=1)

@@ -1,0 +1,277 @@
+"""What a sampler is: at every step it says which sub-tokens are revealed.
+
+A sampler is frozen and stateless: its fields are its options, and what it remembers from step to step (`Memory`) is the
+rollout's. A *planned* sampler does not look: it turns an order into a plan before the first step and follows it, so its
+samples have the bound of that plan. An *adaptive* sampler looks at what the denoiser says about every masked *unit*,
+the next masked digit of a token (unit "digit", coarse first) or all its masked digits (unit "token"):
+
+    step:  for each token with something masked:  p_i, the distribution of its unit;  a whole code v_i ~ p(v | visible)
+           the sampler selects sub-tokens;  they are revealed with the values of v_i
+
+What is selected by the distributions alone, one unit at a time, leaves the law of the sample exact; selecting by the
+drawn value (as MaskGIT does) or several units at once does not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..canvas import Canvas
+from ..order import Order
+from ..plan import Plan
+from ..schedule import Schedule
+
+UNITS = ("digit", "token")
+Memory = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a rollout begins with: given, absent (B, N) bool; streams: a generator for the plan of each example."""
+
+    canvas: Canvas
+    given: Tensor
+    absent: Tensor
+    streams: list[torch.Generator]
+
+    @property
+    def batch(self) -> int:
+        return len(self.given)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a sampler sees at one step of A examples with L tokens and N sub-tokens.
+
+    masked, visible (A, N): free sub-tokens that are masked, and that are visible. candidate (A, L): tokens with
+    something masked; unmasked (A, L): free tokens that are wholly visible. feature (A, L, F) float64: what `describe`
+    made of each candidate, 0 elsewhere. left, total (A,): units masked now and at the start. step: 1, 2, ... noise:
+    uniforms in (0, 1) from the example's own stream, (A, L) or (A, N) as the sampler's `noise_per` says. example (A,):
+    numbers of the rows in the rollout, whose examples may end at different steps. memory: of the rollout, a row for
+    each of its examples, to be changed in place.
+    """
+
+    step: int
+    canvas: Canvas
+    masked: Tensor
+    visible: Tensor
+    candidate: Tensor
+    unmasked: Tensor
+    left: Tensor
+    total: Tensor
+    noise: Tensor
+    example: Tensor
+    feature: Tensor
+    memory: Memory
+
+    def best(self, score: Tensor, count: Tensor, among: Tensor | None = None) -> Tensor:
+        """(A, L): the `count` (A,) candidates (or tokens `among`) of the highest score; ties go to the earlier one."""
+        among = self.candidate if among is None else among
+        order = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+        index = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+        return among & (torch.empty_like(order).scatter_(-1, order, index) < count[:, None])
+
+    def gumbel(self) -> Tensor:
+        """Exact standard Gumbel noise, float64."""
+        return -(-self.noise.log()).log()
+
+    def masked_of(self, tokens: Tensor, unit: str, depth: Tensor | None = None) -> Tensor:
+        """(A, N): the masked digits of the units of some candidates (A, L); unit "digit" takes the next `depth` (A,) of
+        a token's digits, one where None."""
+        token = self.canvas.token_of.to(self.masked.device)
+        chosen = (tokens & self.candidate)[:, token] & self.masked
+        if unit == "digit":
+            chosen &= _index_in_token(self.masked, token) < (1 if depth is None else depth[:, None])
+        return chosen
+
+    def visible_of(self, tokens: Tensor) -> Tensor:
+        """(A, N): the free digits of some unmasked tokens (A, L)."""
+        return (tokens & self.unmasked)[:, self.canvas.token_of.to(self.visible.device)] & self.visible
+
+
+def _index_in_token(masked: Tensor, token: Tensor) -> Tensor:
+    """(A, N): how many masked digits of the same token come before each sub-token."""
+    before = masked.long().cumsum(-1) - masked.long()
+    start = torch.cat([token.new_ones(1, dtype=torch.bool), token[1:] != token[:-1]])
+    return before - torch.where(start, before, 0).cummax(-1).values
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """reveal (A, N): masked sub-tokens that are revealed; remask (A, N): visible ones that are masked again."""
+
+    reveal: Tensor
+    remask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way to reveal; see the module's head."""
+
+    name: ClassVar[str]
+    looks: ClassVar[bool] = True  # at features of the units; else it selects before the forward pass
+    features: ClassVar[int] = 1  # F of `describe`
+    noise_per: ClassVar[str] = "token"  # uniforms in the view: one for each "token", each "digit", or "none"
+    remasks: ClassVar[bool] = False  # may reveal nothing at a step; ends after `last_step`
+    scores_unmasked: ClassVar[bool] = False  # unmasked tokens are described too, as if masked (unit "token")
+
+    @abstractmethod
+    def select(self, view: View) -> Reveal:
+        """What is revealed: something of each example, unless the sampler remasks or does not look."""
+
+    def begin(self, start: Start) -> Memory:
+        """What `select` and `describe` remember from step to step, before the first. Raises ValueError where the
+        sampler does not fit."""
+        return {}
+
+    @property
+    def unit_of(self) -> str:
+        """The unit, "digit" or "token"."""
+        return "digit"
+
+    @property
+    def whole_tokens(self) -> bool:
+        """Whether no token is ever shown in part."""
+        return self.unit_of == "token"
+
+    @property
+    def last_step(self) -> int:
+        """The last step of a sampler that remasks."""
+        return 0
+
+    @property
+    def sharpness(self) -> float:
+        """Power that the distribution drawn from is raised to; 1 leaves it."""
+        return 1.0
+
+    def window(self, candidate: Tensor) -> Tensor:
+        """(A, L) tokens with something masked -> those that may be selected now; the others are not described."""
+        return candidate
+
+    def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
+        """What `select` is to know of some units: probs (m, K) float64, before temperature and top-p; value (m,) the
+        one drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Planned(Sampler):
+    """A sampler that does not look: it follows a plan that is made before the first step."""
+
+    looks: ClassVar[bool] = False
+    features: ClassVar[int] = 0
+    noise_per: ClassVar[str] = "none"
+
+    @abstractmethod
+    def plan(self, start: Start) -> Plan:
+        """The plan of a rollout."""
+
+    def begin(self, start: Start) -> Memory:
+        return {"rank": self.plan(start).rank}
+
+    def select(self, view: View) -> Reveal:
+        return Reveal(view.masked & (view.memory["rank"][view.example] == view.step))
+
+
+@dataclass(frozen=True)
+class FixedPlan(Planned):
+    """A plan as it stands. Raises ValueError where it leaves out or adds to what the rollout is free to reveal."""
+
+    fixed: Plan
+    name: ClassVar[str] = "fixed"
+
+    def plan(self, start: Start) -> Plan:
+        rank = self.fixed.rank.to(start.given.device)
+        if len(rank) != start.batch:
+            raise ValueError(f"a plan for {len(rank)} examples, {start.batch} to draw; build it for as many")
+        return self.fixed
+
+
+@dataclass(frozen=True)
+class CountPlanned(Planned):
+    """An order cut by the number of units: equally many at every step, or as the pace says; no step is idle.
+
+    steps: most forward passes; pace: the share revealed after step k of K is α(1 - k/K).
+    """
+
+    steps: int = 16
+    pace: Schedule = field(default_factory=Schedule.linear)
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
+    @abstractmethod
+    def order(self, start: Start) -> Order:
+        """The order of each example."""
+
+    def plan(self, start: Start) -> Plan:
+        return Plan.by_count(self.order(start), steps=self.steps, pace=self.pace)
+
+
+@dataclass(frozen=True)
+class OfUnit(Sampler):
+    """A sampler whose unit is an option, "digit" or "token". Raises ValueError on another word."""
+
+    unit: str = field(default="digit", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"unknown unit {self.unit!r}; there are {', '.join(UNITS)}")
+
+    @property
+    def unit_of(self) -> str:
+        return self.unit
+
+
+@dataclass(frozen=True)
+class Paced(OfUnit):
+    """An adaptive sampler with a budget: at most `steps` forward passes, units revealed as `pace` says.
+
+    Raises ValueError on steps < 1.
+    """
+
+    steps: int = 16
+    pace: Schedule = field(default_factory=Schedule.linear)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps)
+
+    def progress(self, view: View) -> float:
+        """Share of the run that is over before this step, in [0, 1)."""
+        return (view.step - 1) / self.steps
+
+    @abstractmethod
+    def score(self, view: View) -> Tensor:
+        """(A, L): candidates of the highest score come first."""
+
+    def select(self, view: View) -> Reveal:
+        """The best by score: as many units as the pace asks for, never none."""
+        if view.step >= self.steps:
+            return Reveal(view.masked)
+        quota, candidates = self.quota(view), view.candidate.sum(-1)
+        depth = (quota + candidates - 1) // candidates.clamp(min=1)
+        count = (quota + depth - 1) // depth.clamp(min=1)
+        return Reveal(view.masked_of(view.best(self.score(view), count), self.unit, depth))
+
+    def quota(self, view: View) -> Tensor:
+        """(A,) units to reveal at this step, at least one."""
+        alpha = float(self.pace.alpha(torch.tensor(1 - view.step / self.steps, dtype=torch.float64)))
+        done = (alpha * view.total.double() + 1e-9).floor().long()
+        return torch.minimum((done - (view.total - view.left)).clamp(min=1), view.left)
+
+
+def check_steps(steps: int) -> None:
+    """Raises ValueError on steps < 1."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """(m, K) -> (m,) nats."""
+    return -torch.special.xlogy(probs, probs).sum(-1)
