@@ -10,14 +10,16 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+Item = TypeVar("Item")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.[^.]+)?")
 
 
@@ -178,3 +180,23 @@ def flush(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
+
+def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
+    """The items, with a progress bar on a terminal while they last; a file that catches stderr gets none."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+
+
+def ticks(what: str, unit: str, total: int | None, shown: bool = True) -> Any:
+    """Such a bar without items: `update()` it after each, `close()` it at the end."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+
+
+def warn(message: str | None) -> None:
+    """Print a warning, if there is one, to stderr."""
+    if message:
+        print(f"warning: {message}", file=sys.stderr)

@@ -11,10 +11,10 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from .errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
 from .output import kept_output
@@ -36,7 +36,6 @@ JOINT_LOSS_NOTE = (
     "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
 )
 IMAGE_GUIDANCE = 3.0
-Item = TypeVar("Item")
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,20 +85,6 @@ def _ctrl_c() -> Iterator[list[int]]:
     yield pressed
     if listening and not pressed:
         signal.signal(signal.SIGINT, usual)
-
-
-def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
-    """The items, with a progress bar on a terminal while they last; a file that catches stderr gets none."""
-    from tqdm import tqdm
-
-    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
-
-
-def ticks(what: str, unit: str, total: int | None, shown: bool = True) -> Any:
-    """Such a bar without items: `update()` it after each, `close()` it at the end."""
-    from tqdm import tqdm
-
-    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
 
 
 MOST = 10**9  # of a count: what is larger is a slip, and would end in a lack of memory
@@ -296,12 +281,6 @@ def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
         if "=" not in word:
             raise ValueError(f"--sampler {name}: {word!r} is not key=value")
     return name, dict(word.split("=", 1) for word in rest)
-
-
-def warn(message: str | None) -> None:
-    """Print a warning, if there is one, to stderr."""
-    if message:
-        print(f"warning: {message}", file=sys.stderr)
 
 
 def require_model(directory: str) -> None:

@@ -143,12 +143,20 @@ class Rollout:
             state["sampler.rank"].to(self.memory["rank"]), self.memory["rank"]
         ):
             raise ValueError("the state belongs to a rollout of another plan")
+        self.canvas.check_digits(state["y"])
+        if bool((state["y"] < MASK_ID).any()):
+            raise ValueError("y of the state has negative digits that are no mask")
+        if len(state["streams"]) != len(self.streams):
+            raise ValueError(f"the state has {len(state['streams'])} streams, the rollout {len(self.streams)}")
         for name in _ROWS:
             setattr(self, name, state[name].to(self.y.device).clone())
         self.memory = {name: state[f"sampler.{name}"].to(self.y.device).clone() for name in self.memory}
         self.number = int(state["number"])
         for stream, saved in zip(self.streams, state["streams"]):
-            stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
+            try:
+                stream.set_state(saved.cpu().clone())  # a row of a larger tensor would crash it
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"a stream of the state is none: {error}") from error
 
     # ---------------------------------------------------------------- parts of a step
 

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar
 from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.heads.softmax import log_posterior, unravel
 from mmprime.engine.masking.order import as_mask, draw_order, hide_by_count, next_events, rates_by_count
+from mmprime.io import bar
 
 from .likelihood import Task
 from .metric import Measure

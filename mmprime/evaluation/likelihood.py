@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar
 from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, generator_of, mix
 from mmprime.engine.denoiser import forward_passes
+from mmprime.io import bar
 
 from .metric import Measure
 from .quantities import Quantity, list_quantities

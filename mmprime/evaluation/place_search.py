@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar
 from mmprime.engine import Canvas, Condition, Denoiser, generator_of, mix
+from mmprime.io import bar
 
 from .likelihood import Effort, Sizes, estimate, ratio
 from .place_bound import PlaceBound, States

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmprime.cli.console import warn
 from mmprime.engine import generator_of
+from mmprime.io import warn
 
 from ..provenance import hash_files, tensor_hash
 from .captions import Accuracy

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar, warn
+from mmprime.io import bar, warn
 
 from ..provenance import hash_files
 from .features import WIDTH, EfficientNetLite0, cache_folder, keep

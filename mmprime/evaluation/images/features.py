@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmprime.cli.console import bar, warn
-from mmprime.io import sha256, whole_file
+from mmprime.io import bar, sha256, warn, whole_file
 
 WIDTH = 1280
 _SIDE = 224

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar
+from mmprime.io import bar
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.quantizers import code_usage
 

@@ -28,8 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import bar, warn
-from mmprime.io import whole_folder
+from mmprime.io import bar, warn, whole_folder
 
 from ..images.features import cache_folder
 from ..likelihood import ratio

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmprime.cli.console import bar
 from mmprime.engine import Canvas, joint_loss, nelbo
 from mmprime.evaluation.likelihood import Sizes, Task, ratio, tasks, uniform_nats
+from mmprime.io import bar
 from mmprime.models import PrimeDiT, save_model
 
 from ..codecs import build_canvas, codec_origin

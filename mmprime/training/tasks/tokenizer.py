@@ -12,9 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprime.cli.console import bar
 from mmprime.data import ImageDataset, read_index
-from mmprime.io import sha256
+from mmprime.io import bar, sha256
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
 from mmprime.tokenizers.quantizers import code_usage
