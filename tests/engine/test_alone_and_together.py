@@ -21,7 +21,7 @@ from mmprime.engine import (
     steer,
 )
 from mmprime.engine.samplers import PathPlanning
-from mmprime.engine.samplers.registry import SAMPLERS, Request, build, options_of
+from mmprime.engine.samplers import SAMPLERS, Request, build, options_of
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmprime.engine import LAWS, Guidance, NonFiniteLogits, Plan, Schedule, Tilted, joint_loss, nelbo, plan_nats, sample
+from mmprime.engine.grid import log_mass, log_posterior
 from mmprime.engine.guidance import Guided
-from mmprime.engine.heads.softmax import log_mass, log_posterior
-from mmprime.engine.samplers.registry import SAMPLERS, Request, build
+from mmprime.engine.samplers import SAMPLERS, Request, build
 from mmprime.engine.tilting import CodeScores
 
 WORLD = oracle.mixed_world()
