@@ -1,14 +1,14 @@
 """Worlds small enough to enumerate: every quantity of the engine, computed a second time by brute force.
 
-A world is a strictly positive joint law p(x_1, ..., x_L) over the tokens of a canvas, listed configuration by
+A world is a strictly positive joint distribution p(x_1, ..., x_L) over the tokens of a canvas, listed configuration by
 configuration. From the list follow, without any code of the engine but `Codec.digits`:
 
     perfect(world)      log p(x_i | visible digits), by summing the configurations that agree
-    law_of(...)         -log p(x) and E_plan[-log p(x | plan)] by a Markov chain over sets of visible positions
-    mixture(...)        the law of samples drawn with given plans
+    likelihood_of(...)  -log p(x) and E_plan[-log p(x | plan)] by a Markov chain over sets of visible positions
+    mixture(...)        the distribution of samples drawn with given plans
 
-The engine enumerates *plans* (`nelbo.exact`); the oracle walks *states* with transition chances: the two share no step.
-All denoisers are tables over the states (digits visible or hidden), so they are exact in float64 and quick.
+The engine enumerates *plans* (`exact_nelbo`); the oracle walks *states* with transition chances: the two share no step.
+All denoisers are tables over the states (digits visible or masked), so they are exact in float64 and quick.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class World:
 
 
 def make_world(spans: Sequence[Span], seed: int, spread: float = 1.5, p: Tensor | None = None) -> World:
-    """A random joint law (softmax of normals of deviation `spread`), or the one given."""
+    """A random joint distribution (softmax of normals of deviation `spread`), or the one given."""
     canvas = Canvas(spans)
     sizes = [span.codec.num_codes for span in spans for _ in range(span.num_tokens)]
     codes = torch.tensor(list(itertools.product(*[range(size) for size in sizes])))
@@ -166,37 +166,37 @@ def random_table(canvas: Canvas, seed: int = 6, dtype: torch.dtype = torch.float
 # ------------------------------------------------------------------------------- likelihood by walking the states
 
 
-def log_reveal(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, shown: frozenset, revealed: frozenset) -> Tensor:
-    """log p(the digits at `revealed` | the digits at `shown`) of rows y0 (B, N), from tables of codes: (B,) float64."""
-    before, after = _only(y0, shown), _only(y0, shown | revealed)
+def log_reveal(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, visible: frozenset, revealed: frozenset) -> Tensor:
+    """log p(the digits at `revealed` | the digits at `visible`) of rows y0 (B, N), from tables of codes: (B,) float64."""
+    before, after = _visible_only(y0, visible), _visible_only(y0, visible | revealed)
     rows = denoiser.table.detach()[state_number(before, denoiser.radix)]
-    total, token, place = torch.zeros(len(y0), dtype=torch.float64), 0, 0
+    total, token, position = torch.zeros(len(y0), dtype=torch.float64), 0, 0
     for span in canvas.spans:
         digits = span.codec.digits
         for _ in range(span.num_tokens):
-            here = slice(place, place + digits.shape[1])
+            here = slice(position, position + digits.shape[1])
             logits = rows[:, token, : len(digits)].double()
             masses = []
             for state in (after[:, here], before[:, here]):
                 agree = ((state[:, None] < 0) | (state[:, None] == digits)).all(-1)
                 masses.append(logits.masked_fill(~agree, -math.inf).logsumexp(-1))
             total = total + masses[0] - masses[1]
-            token, place = token + 1, place + digits.shape[1]
+            token, position = token + 1, position + digits.shape[1]
     return total
 
 
-def _only(y0: Tensor, positions: frozenset) -> Tensor:
+def _visible_only(y0: Tensor, positions: frozenset) -> Tensor:
     out = torch.full_like(y0, -1)
     for n in positions:
         out[:, n] = y0[:, n]
     return out
 
 
-def law_of(
+def likelihood_of(
     denoiser: TableDenoiser,
     canvas: Canvas,
     y0: Tensor,
-    law: str = "independent",
+    masking: str = "independent",
     schedule: Schedule | None = None,
     steps: int | None = None,
     given: Sequence[int] = (),
@@ -206,65 +206,70 @@ def law_of(
     """(-log p(x), E_plan[-log p(x | plan)]) of rows y0, by recursion over the sets of visible positions.
 
     Continuous time: the next unit is drawn with chance proportional to its rate (reveal times with P(τ < t) = t^rate
-    race like exponentials; equal rates for any one schedule). Finite T: at step k each hidden unit is revealed with
-    chance (α_k - α_{k-1}) / (1 - α_{k-1}); under the nested law a token reveals Binomial(hidden, chance) digits; under
-    coarse_first the chances are those of the α of each digit place, squeezed into its share of [0, 1].
+    race like exponentials; equal rates for any one schedule). Finite T: at step k each masked unit is revealed with
+    chance (α_k - α_{k-1}) / (1 - α_{k-1}); under nested masking a token reveals Binomial(masked, chance) digits; under
+    coarse_first the chances are those of the α of each digit level, squeezed into its share of [0, 1].
     """
     everything = frozenset(range(canvas.num_subtokens)) - frozenset(absent)
     rate = list(rates or [1.0] * canvas.num_subtokens)
 
     @cache
-    def reveal(shown: frozenset, new: frozenset) -> Tensor:
-        return log_reveal(denoiser, canvas, y0, shown, new)
+    def reveal(visible: frozenset, new: frozenset) -> Tensor:
+        return log_reveal(denoiser, canvas, y0, visible, new)
 
     @cache
-    def walk(shown: frozenset, step: int) -> tuple[Tensor, Tensor]:
-        """(p(rest | shown), expected nats of the rest)."""
-        if shown == everything:
+    def walk(visible: frozenset, step: int) -> tuple[Tensor, Tensor]:
+        """(p(rest | visible), expected nats of the rest)."""
+        if visible == everything:
             return torch.ones(len(y0), dtype=torch.float64), torch.zeros(len(y0), dtype=torch.float64)
-        hidden = sorted(everything - shown)
-        moves = _races(canvas, law, hidden, rate) if steps is None else _steps(canvas, law, hidden, chance[step])
+        masked = sorted(everything - visible)
+        moves = (
+            _races(canvas, masking, masked, rate) if steps is None else _steps(canvas, masking, masked, chance[step])
+        )
         likelihood = nats = torch.zeros(len(y0), dtype=torch.float64)
         for probability, new in moves:
-            term = reveal(shown, new)
-            rest = walk(shown | new, step + 1)
+            term = reveal(visible, new)
+            rest = walk(visible | new, step + 1)
             likelihood = likelihood + probability * term.exp() * rest[0]
             nats = nats + probability * (rest[1] - term)
         return likelihood, nats
 
-    chance = [] if steps is None else _chances(canvas, law, schedule or Schedule.linear(), steps)
+    chance = [] if steps is None else _chances(canvas, masking, schedule or Schedule.linear(), steps)
     likelihood, nats = walk(frozenset(given), 0)
     return -likelihood.log(), nats
 
 
-def _chances(canvas: Canvas, law: str, schedule: Schedule, steps: int) -> list[list[float]]:
-    """chance[k][n]: of revealing sub-token n at step k + 1 if still hidden."""
-    places = int(canvas.digit_of.max()) + 1
+def _chances(canvas: Canvas, masking: str, schedule: Schedule, steps: int) -> list[list[float]]:
+    """chance[k][n]: of revealing sub-token n at step k + 1 if still masked."""
+    levels = int(canvas.digit_of.max()) + 1
     alpha = [
         schedule.alpha(torch.full((canvas.num_subtokens,), 1 - k / steps, dtype=torch.float64)).clamp(0, 1).tolist()
         for k in range(steps + 1)
     ]
-    if law == "coarse_first":
-        alpha = [[min(1.0, max(0.0, places * a - int(d))) for a, d in zip(row, canvas.digit_of)] for row in alpha]
+    if masking == "coarse_first":
+        alpha = [[min(1.0, max(0.0, levels * a - int(d))) for a, d in zip(row, canvas.digit_of)] for row in alpha]
     alpha[0], alpha[-1] = [0.0] * canvas.num_subtokens, [1.0] * canvas.num_subtokens
     return [[(b - a) / (1 - a) if a < 1 else 1.0 for a, b in zip(low, high)] for low, high in itertools.pairwise(alpha)]
 
 
-def _by_token(canvas: Canvas, hidden: Sequence[int]) -> list[list[int]]:
-    return [list(group) for _, group in itertools.groupby(hidden, key=lambda n: int(canvas.token_of[n]))]
+def _by_token(canvas: Canvas, masked: Sequence[int]) -> list[list[int]]:
+    return [list(group) for _, group in itertools.groupby(masked, key=lambda n: int(canvas.token_of[n]))]
 
 
 def _races(
-    canvas: Canvas, law: str, hidden: Sequence[int], rate: Sequence[float]
+    canvas: Canvas, masking: str, masked: Sequence[int], rate: Sequence[float]
 ) -> Iterator[tuple[float, frozenset[int]]]:
-    tokens = _by_token(canvas, hidden)
-    if law == "coarse_first":
-        coarsest = min(int(canvas.digit_of[n]) for n in hidden)
-        tokens = [[n] for n in hidden if canvas.digit_of[n] == coarsest]
-    if law == "independent":
-        tokens = [[n] for n in hidden]
+    tokens = _by_token(canvas, masked)
+    if masking == "coarse_first":
+        coarsest = min(int(canvas.digit_of[n]) for n in masked)
+        tokens = [[n] for n in masked if canvas.digit_of[n] == coarsest]
+    if masking == "independent":
+        tokens = [[n] for n in masked]
     events = [
-        (rate[group[0]] * (len(group) if law == "nested" else 1), frozenset(group[:1] if law == "nested" else group))
+        (
+            rate[group[0]] * (len(group) if masking == "nested" else 1),
+            frozenset(group[:1] if masking == "nested" else group),
+        )
         for group in tokens
     ]
     total = sum(weight for weight, _ in events)
@@ -272,14 +277,14 @@ def _races(
 
 
 def _steps(
-    canvas: Canvas, law: str, hidden: Sequence[int], chance: Sequence[float]
+    canvas: Canvas, masking: str, masked: Sequence[int], chance: Sequence[float]
 ) -> Iterator[tuple[float, frozenset[int]]]:
     options: list[list[tuple[float, list[int]]]] = []
-    for group in _by_token(canvas, hidden):
+    for group in _by_token(canvas, masked):
         r = chance[group[0]]
-        if law == "token_synchronous":
+        if masking == "token_synchronous":
             options.append([(1 - r, []), (r, group)])
-        elif law == "nested":
+        elif masking == "nested":
             m = len(group)
             options.append([(math.comb(m, j) * r**j * (1 - r) ** (m - j), group[:j]) for j in range(m + 1)])
         else:
@@ -290,7 +295,7 @@ def _steps(
             yield probability, frozenset(n for _, new in choice for n in new)
 
 
-# --------------------------------------------------------------------------------------------- laws of samples
+# --------------------------------------------------------------------------------------------- distributions of samples
 
 
 Step = tuple[frozenset, frozenset]
@@ -299,8 +304,8 @@ Step = tuple[frozenset, frozenset]
 def steps_of(rank: Sequence[int]) -> Iterator[Step]:
     """(visible before, revealed) of each step of one plan; sub-tokens of rank -1 are left out."""
     for k in sorted(set(rank) - {0, -1}):
-        shown = frozenset(n for n, r in enumerate(rank) if 0 <= r < k)
-        yield shown, frozenset(n for n, r in enumerate(rank) if r == k)
+        visible = frozenset(n for n, r in enumerate(rank) if 0 <= r < k)
+        yield visible, frozenset(n for n, r in enumerate(rank) if r == k)
 
 
 def plan_log_likelihood(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, rank: Sequence[int]) -> Tensor:
@@ -310,18 +315,18 @@ def plan_log_likelihood(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, ran
 
 
 def mixture(denoiser: TableDenoiser, world: World, rank: Tensor) -> Tensor:
-    """The law (K,) of one sample from a plan drawn at random among the rows of rank (B, N)."""
+    """The distribution (K,) of one sample from a plan drawn at random among the rows of rank (B, N)."""
     plans, counts = rank.unique(dim=0, return_counts=True)
-    law = torch.zeros(len(world.y), dtype=torch.float64)
+    probs = torch.zeros(len(world.y), dtype=torch.float64)
     terms: dict[Step, Tensor] = {}
     for plan, count in zip(plans.tolist(), counts.tolist()):
-        total = torch.zeros_like(law)
+        total = torch.zeros_like(probs)
         for step in steps_of(plan):
             if step not in terms:
                 terms[step] = log_reveal(denoiser, world.canvas, world.y, *step)
             total += terms[step]
-        law += count * total.exp()
-    return law / len(rank)
+        probs += count * total.exp()
+    return probs / len(rank)
 
 
 # ---------------------------------------------------------------------------------------------------- statistics
@@ -331,12 +336,12 @@ def counts_of(index: Tensor, size: int) -> Tensor:
     return torch.bincount(index, minlength=size).double()
 
 
-def assert_law(counts: Tensor, p: Tensor, z: float = 3.719) -> None:
+def assert_distribution(counts: Tensor, p: Tensor, z: float = 3.719) -> None:
     """Pearson chi-square of counts (K,) against p (K,), level 1e-4 (z = 3.719, Wilson-Hilferty).
 
     Cells with fewer than five expected counts are pooled.
     """
-    assert abs(float(p.sum()) - 1) < 1e-9, f"the exact law sums to {float(p.sum())}"
+    assert abs(float(p.sum()) - 1) < 1e-9, f"the exact distribution sums to {float(p.sum())}"
     expected = counts.sum() * p
     small = expected < 5
     if small.any():

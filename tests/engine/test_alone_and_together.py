@@ -5,23 +5,25 @@ from __future__ import annotations
 import oracle
 import pytest
 import torch
+from engine_world import count_plan, start_of
 
 from mmprime.engine import (
-    LAWS,
     MASK_ID,
+    MASKINGS,
+    SAMPLERS,
     Plan,
-    Policy,
     Region,
     Schedule,
+    Steering,
     begin,
     joint_loss,
     nelbo,
     sample,
+    sampler_of,
     seeded,
     steer,
 )
-from mmprime.engine.samplers import PathPlanning
-from mmprime.engine.samplers import SAMPLERS, Request, build, options_of
+from mmprime.engine.samplers import PathPlanning, Planned, Regions
 
 WORLD = oracle.mixed_world()
 CANVAS = WORLD.canvas
@@ -31,24 +33,26 @@ OPTIONS = {  # of samplers that have several ways, those with most to remember
     "remdm": [{"kind": kind} for kind in ("cap", "conf", "loop")],
     "klass": [{"confidence": 0.3, "history": 1, "divergence": 0.5, "unit": unit} for unit in ("digit", "token")],
     "mixture": [{"rule": "margin"}, {"plan": "token_synchronous"}],
-    "ancestral": [{}, {"law": "nested"}],
+    "ancestral": [{}, {"masking": "nested"}],
 }
 CASES = [(name, options) for name in SAMPLERS for options in OPTIONS.get(name, [{}])]
 # nothing given; everything; a token; a coarse digit; a fine digit and a token
 GIVEN = torch.stack(
     [
-        torch.where(torch.tensor([n in places for n in range(6)]), WORLD.y[13], MASK_ID)
-        for places in ((), range(6), (0, 1), (2,), (1, 4, 5))
+        torch.where(torch.tensor([n in known for n in range(6)]), WORLD.y[13], MASK_ID)
+        for known in ((), range(6), (0, 1), (2,), (1, 4, 5))
     ]
 )
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_sample_alone_is_that_of_its_batch(name: str, options: dict) -> None:
+    sampler = sampler_of(name, options, 5)
+
     def run(rows: list[int]) -> object:
         given = GIVEN[rows]
-        plan = build(name, Request(CANVAS, len(rows), 5, seeded(*(100 + b for b in rows)), given >= 0), options)
-        return sample(DENOISER, CANVAS, plan, given, generator=seeded(*(200 + b for b in rows)))
+        own, orders = (seeded(*(first + b for b in rows)) for first in (200, 100))
+        return sample(DENOISER, CANVAS, sampler, given, generator=own, plan_generator=orders)
 
     batch = run(list(range(len(GIVEN))))
     for b in range(len(GIVEN)):
@@ -56,13 +60,13 @@ def test_a_sample_alone_is_that_of_its_batch(name: str, options: dict) -> None:
         for field in FIELDS:
             assert torch.equal(getattr(alone, field)[0], getattr(batch, field)[b]), (field, b)
     assert int(batch.nfe[1]) == int(batch.idle_steps[1]) == 0  # everything was given
-    if isinstance(build(name, Request(CANVAS, 5, 5, 1), options), Plan):
+    if isinstance(sampler, Planned):
         assert torch.equal(batch.nfe + batch.idle_steps, batch.rank.amax(-1))
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_two_runs_of_one_policy_do_not_disturb_each_other(name: str, options: dict) -> None:
-    shared = build(name, Request(CANVAS, 4, 4, 5), options)
+def test_two_rollouts_of_one_sampler_do_not_disturb_each_other(name: str, options: dict) -> None:
+    shared = sampler_of(name, options, 4)
     fields = dict(vars(shared))
     runs = [begin(DENOISER, CANVAS, shared, batch=4, generator=seed) for seed in (1, 2)]
     under_way = [True, True]
@@ -72,7 +76,7 @@ def test_two_runs_of_one_policy_do_not_disturb_each_other(name: str, options: di
                 under_way[number] = run.step()
     assert under_way == [False, False]
     for seed, run in zip((1, 2), runs):
-        apart = sample(DENOISER, CANVAS, build(name, Request(CANVAS, 4, 4, 5), options), batch=4, generator=seed)
+        apart = sample(DENOISER, CANVAS, sampler_of(name, options, 4), batch=4, generator=seed)
         for field in FIELDS:
             assert torch.equal(getattr(run, field), getattr(apart, field)), (field, seed)
     assert vars(shared).keys() == fields.keys()
@@ -82,16 +86,15 @@ def test_two_runs_of_one_policy_do_not_disturb_each_other(name: str, options: di
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_empty_batch_gives_an_empty_sample(name: str) -> None:
     given = GIVEN[:0]
-    plan = build(name, Request(CANVAS, 0, 4, 5, given >= 0))
-    found = sample(DENOISER, CANVAS, plan, given, generator=1, trace=True)
+    sampler = sampler_of(name, steps=4)
+    found = sample(DENOISER, CANVAS, sampler, given, generator=1, trace=True)
     assert found.y.shape == (0, 6)
     assert [len(getattr(found, field)) for field in FIELDS] == [0] * 4
-    run = begin(DENOISER, CANVAS, plan, given, generator=1)
+    run = begin(DENOISER, CANVAS, sampler, given, generator=1)
     run.load_state(run.state())
     while run.step():
         pass
-    if isinstance(plan, Policy):
-        assert not run.under_way
+    assert not run.under_way
 
 
 def test_plans_and_bounds_of_no_example() -> None:
@@ -99,18 +102,18 @@ def test_plans_and_bounds_of_no_example() -> None:
     for plan in (
         Plan.first_hitting(CANVAS, 0, 1, per_step=2),
         Plan.token_synchronous(CANVAS, 0, 1),
-        Plan.nested(CANVAS, 0, 1, steps=3, pace=Schedule.cosine()),
+        count_plan(CANVAS, 0, 1, "nested", steps=3, pace=Schedule.cosine()),
         Plan.ordered(CANVAS, 0, 1, by="raster"),
         Plan.halton(CANVAS, 0, 1),
         Plan.ancestral(CANVAS, Schedule.linear(), 3, 0, 1),
     ):
         assert plan.rank.shape == (0, 6)
         assert plan.compact().rank.shape == (0, 6)
-    for law in LAWS:
-        assert nelbo(DENOISER, CANVAS, nothing, law=law).shape == (0,)
-        assert nelbo(DENOISER, CANVAS, nothing, 3, law).shape == (0,)
+    for masking in MASKINGS:
+        assert nelbo(DENOISER, CANVAS, nothing, masking=masking).shape == (0,)
+        assert nelbo(DENOISER, CANVAS, nothing, 3, masking).shape == (0,)
     assert joint_loss(DENOISER, CANVAS, nothing).shape == (0,)
-    assert len(steer(DENOISER, CANVAS, Plan.nested(CANVAS, 0, 1), lambda y: y[:, 0].double(), 1.0).y) == 0
+    assert len(steer(DENOISER, CANVAS, Plan.nested(CANVAS, 0, 1), Steering(lambda y: y[:, 0].double(), 1.0)).y) == 0
 
 
 def test_idle_steps_end_with_the_example() -> None:
@@ -124,29 +127,29 @@ def test_idle_steps_end_with_the_example() -> None:
     assert seen == [[0, 1], [1, 1], [2, 1], [2, 1], [3, 1], [3, 1], [3, 1], [3, 1], [3, 1]]
 
 
-def test_path_planning_judges_an_unmasked_token_with_its_given_digits() -> None:
+def test_path_planning_scores_an_unmasked_token_with_its_given_digits() -> None:
     """The coarse digit of every token is given: a code with another one has no chance, whatever is unmasked."""
 
     class Watching(PathPlanning):
-        def describe(self, law, value, place, memory):
-            seen.append((place, law))
-            return super().describe(law, value, place, memory)
+        def describe(self, probs, value, index, memory):
+            seen.append((index, probs))
+            return super().describe(probs, value, index, memory)
 
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     coarse = CANVAS.digit_of == 0
     given = torch.where(coarse, WORLD.y, MASK_ID)
     sample(DENOISER, CANVAS, Watching(4), given, generator=3)
-    judged = 0
-    for place, law in seen:
-        for (example, token, first), row in zip(place.tolist(), law):
+    scored = 0
+    for index, probs in seen:
+        for (example, token, first), row in zip(index.tolist(), probs):
             assert first == 1
             span = CANVAS.spans[int(CANVAS.span_of[CANVAS.token_of == token][0])]
             digit = int(given[example, CANVAS.token_of == token][0])
             own = row[: span.codec.num_cells].view(span.codec.radices)
             assert float(own[digit].sum()) == pytest.approx(1)
             assert float(own.sum()) == pytest.approx(1)
-            judged += 1
-    assert judged > 3 * len(given)
+            scored += 1
+    assert scored > 3 * len(given)
 
 
 # ------------------------------------------------------------------------------------------------------- regions
@@ -155,8 +158,7 @@ TEXT, IMAGE = CANVAS.mask("text"), CANVAS.mask("image")
 
 
 def planned(rows: list[int], parts: tuple[Region, ...], given: torch.Tensor) -> torch.Tensor:
-    request = Request(CANVAS, len(rows), 4, seeded(*rows), given[rows])
-    return build("regions", request, {"parts": parts}).rank
+    return Regions(4, parts).plan(start_of(CANVAS, len(rows), seeded(*rows), given[rows])).rank
 
 
 def test_regions_treat_an_example_alone_as_in_a_batch() -> None:
@@ -179,7 +181,3 @@ def test_regions_treat_an_example_alone_as_in_a_batch() -> None:
         for b in refused:
             with pytest.raises(ValueError, match=r"nothing to reveal: .* in example 1|do not cover the run"):
                 planned([1, b], parts, given)
-
-
-def test_every_option_of_the_generic_tests_is_one() -> None:
-    assert all(options.keys() <= options_of(name).keys() for name, options in CASES)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.engine import Guidance, Guided, Plan, Schedule, Span, begin, sample
+from mmprime.engine import Guidance, Guided, Plan, Schedule, Span, begin, sample, sampler_of
+from mmprime.engine.denoiser import hidden_states
 
 WORLD = oracle.mixed_world()
 CANVAS, WRONG = WORLD.canvas, oracle.wrong(WORLD)
@@ -153,12 +154,10 @@ def test_nfe_is_what_was_forwarded(schedule: str) -> None:
     assert model.forwarded == sum(exact)
 
 
-def test_a_policy_counts_in_the_same_way() -> None:
-    from mmprime.engine.samplers.registry import Request, build
-
+def test_an_adaptive_sampler_counts_in_the_same_way() -> None:
     model, start = oracle.wrong(WORLD), START.expand(8, -1)
-    policy = build("confidence", Request(CANVAS, 8, 2, 1, start >= 0))
-    record = sample(model, CANVAS, policy, start, guidance=2.0, generator=4)
+    sampler = sampler_of("confidence", steps=2)
+    record = sample(model, CANVAS, sampler, start, guidance=2.0, generator=4)
     assert record.nfe.tolist() == [3] * 8  # digit after digit: nothing is visible before the first
     assert model.forwarded == 24
 
@@ -168,7 +167,7 @@ def test_guidance_changes_neither_ranks_nor_steps() -> None:
     start = START.expand(200, -1)
     plain = sample(WRONG, CANVAS, plan, start, generator=4, trace=True)
     for schedule in SCHEDULES:
-        strong = sample(WRONG, CANVAS, plan, start, Guidance(9.0, schedule), generator=4, trace=True)
+        strong = sample(WRONG, CANVAS, plan, start, generator=4, trace=True, guidance=Guidance(9.0, schedule))
         assert torch.equal(strong.rank, plain.rank)
         assert torch.equal(strong.idle_steps, plain.idle_steps)
         assert plain.trace is not None
@@ -177,12 +176,12 @@ def test_guidance_changes_neither_ranks_nor_steps() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_guided_samples_have_the_law_of_the_guided_logits(schedule: str) -> None:
+def test_guided_samples_have_the_distribution_of_the_guided_logits(schedule: str) -> None:
     """Carry-over comes after guidance: the two digits of the image drawn one after the other."""
     batch, scale = 6000, 1.5
     plan = Plan.ordered(CANVAS, batch, 5, by="raster", given=TEXT)
-    record = sample(WRONG, CANVAS, plan, START.expand(batch, -1), Guidance(scale, schedule), generator=6)
-    digits, law = CANVAS.span("image").codec.digits, torch.ones(5, dtype=torch.float64)
+    record = sample(WRONG, CANVAS, plan, START.expand(batch, -1), generator=6, guidance=Guidance(scale, schedule))
+    digits, probs = CANVAS.span("image").codec.digits, torch.ones(5, dtype=torch.float64)
     for step in range(2):
         weight = scale * share(schedule, step / 2)
         for code in range(5):
@@ -192,32 +191,33 @@ def test_guided_samples_have_the_law_of_the_guided_logits(schedule: str) -> None
             logits = with_text + weight * (with_text - without)
             possible = (digits[:, :step] == digits[code, :step]).all(-1)
             p = logits.masked_fill(~possible, -torch.inf).softmax(0)
-            law[code] *= p[(digits[:, : step + 1] == digits[code, : step + 1]).all(-1)].sum()
+            probs[code] *= p[(digits[:, : step + 1] == digits[code, : step + 1]).all(-1)].sum()
     codes = CANVAS.span("image").codec.decode(CANVAS.view(record.y, "image"))[:, 0]
-    oracle.assert_law(oracle.counts_of(codes, 5), law)
+    oracle.assert_distribution(oracle.counts_of(codes, 5), probs)
 
 
-def test_the_guided_law_is_normalised_over_the_codes_there_are() -> None:
-    """Two tokens, the first given: p' ∝ p(b | a)^(1+w) p(b)^(-w) from the joint law itself, whose cells without a code
+def test_the_guided_distribution_is_normalised_over_the_codes_there_are() -> None:
+    """Two tokens, the first given: p' ∝ p(b | a)^(1+w) p(b)^(-w) from the joint distribution itself, whose cells without a code
     stay empty."""
     codec = oracle.pair_world().canvas.spans[0].codec  # three codes on a 2 x 2 grid
     world = oracle.make_world([Span("a", 1, codec), Span("b", 1, codec)], seed=3)
     joint, a, scale, batch = world.p.view(3, 3), 1, 1.5, 6000
-    law = (joint[a] / joint[a].sum()) ** (1 + scale) * joint.sum(0) ** -scale
-    law = law / law.sum()
+    probs = (joint[a] / joint[a].sum()) ** (1 + scale) * joint.sum(0) ** -scale
+    probs = probs / probs.sum()
     start = torch.cat([codec.digits[a], torch.tensor([-1, -1])]).expand(batch, -1)
     guidance = Guidance(scale, "constant")
     run = begin(oracle.perfect(world), world.canvas, Plan.token_synchronous(world.canvas, batch, 1, given=start >= 0),
-                start, guidance, generator=2)  # fmt: skip
-    hidden = run.forward(torch.arange(1), torch.tensor([[False, True]]))
+                start, generator=2, guidance=guidance)  # fmt: skip
+    first = {name: value[:1] for name, value in run.cond.items()}
+    hidden = hidden_states(run.denoiser, run.y[:1], run.canvas, first, torch.tensor([[False, True]]))
     logits = run.denoiser.logits(hidden[:, 1], world.canvas.span("b"))
     grid = codec.to_grid(logits.detach()).flatten().softmax(0)
-    assert torch.allclose(grid[codec.cell], law, atol=1e-12)
+    assert torch.allclose(grid[codec.cell], probs, atol=1e-12)
     assert float(grid[codec.cell].sum()) == pytest.approx(1, abs=1e-12)
     while run.step():
         pass
     drawn = codec.decode(world.canvas.view(run.y, "b"))[:, 0]  # raises if a code that does not exist was drawn
-    oracle.assert_law(oracle.counts_of(drawn, 3), law)
+    oracle.assert_distribution(oracle.counts_of(drawn, 3), probs)
 
 
 def test_guided_streams_do_not_depend_on_the_batch() -> None:

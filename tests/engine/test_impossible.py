@@ -8,10 +8,12 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import LAWS, Guidance, NonFiniteLogits, Plan, Schedule, Tilted, joint_loss, nelbo, plan_nats, sample
-from mmprime.engine.grid import log_mass, log_posterior
+from mmprime.engine import (
+    MASKINGS, SAMPLERS, Guidance, NonFiniteLogits, Plan, Schedule, Tilted, exact_nelbo, joint_loss, nelbo, plan_nats,
+    sample, sampler_of,
+)  # fmt: skip
 from mmprime.engine.guidance import Guided
-from mmprime.engine.samplers import SAMPLERS, Request, build
+from mmprime.engine.heads.softmax import log_mass, log_posterior
 from mmprime.engine.tilting import CodeScores
 
 WORLD = oracle.mixed_world()
@@ -53,9 +55,9 @@ def ruling_out(seed: int | None = None) -> oracle.TableDenoiser:
 def test_no_sampler_draws_from_what_is_no_distribution(name: str, bad: str) -> None:
     value, message = BAD[bad]
     for temperature in CONFIDENT.values():
-        plan = build(name, Request(CANVAS, 4, 3, 5))
+        sampler = sampler_of(name, steps=3)
         with pytest.raises(NonFiniteLogits, match=message):
-            sample(broken(value), CANVAS, plan, generator=1, batch=4, temperature=temperature)
+            sample(broken(value), CANVAS, sampler, generator=1, batch=4, temperature=temperature)
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -67,7 +69,7 @@ def test_no_likelihood_is_made_of_what_is_no_distribution(bad: str) -> None:
         lambda: nelbo(denoiser, CANVAS, Y, steps=3, samples=4, generator=generator),
         lambda: joint_loss(denoiser, CANVAS, Y, generator=generator),
         lambda: plan_nats(denoiser, CANVAS, Y, Plan.nested(CANVAS, len(Y), 4)),
-        lambda: nelbo.exact(denoiser, CANVAS, Y[:1], steps=1),
+        lambda: exact_nelbo(denoiser, CANVAS, Y[:1], steps=1),
     ):
         with pytest.raises(ValueError, match=message):
             score()
@@ -76,24 +78,26 @@ def test_no_likelihood_is_made_of_what_is_no_distribution(bad: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_code_that_is_ruled_out_is_never_drawn(name: str) -> None:
     for temperature, top_p in ((0.0, 1.0), (0.3, 1.0), (1e6, 0.95), (1.0, 0.5)):
-        plan = build(name, Request(CANVAS, 40, 3, 5))
-        found = sample(ruling_out(), CANVAS, plan, generator=2, batch=40, temperature=temperature, top_p=top_p)
+        sampler = sampler_of(name, steps=3)
+        found = sample(ruling_out(), CANVAS, sampler, generator=2, batch=40, temperature=temperature, top_p=top_p)
         assert (CANVAS.unpack(found.y)["text"][:, 0] != 1).all()
 
 
 def test_the_truth_of_no_chance_costs_infinite_nats_and_no_other() -> None:
     denoiser = ruling_out()
     never = WORLD.codes[:, 0] == 1
-    for law in LAWS:
-        plan = Plan.ancestral(CANVAS, Schedule.linear(), 4, len(WORLD.y), 5, law=law)
+    for masking in MASKINGS:
+        plan = Plan.ancestral(CANVAS, Schedule.linear(), 4, len(WORLD.y), 5, masking=masking)
         assert torch.equal(plan_nats(denoiser, CANVAS, WORLD.y, plan).isposinf(), never)
-        given = None if law == "token_synchronous" else CANVAS.mask("image")
-        exact = nelbo.exact(denoiser, CANVAS, WORLD.y, steps=2, law=law, given=given)
+        given = None if masking == "token_synchronous" else CANVAS.mask("image")
+        exact = exact_nelbo(denoiser, CANVAS, WORLD.y, steps=2, masking=masking, given=given)
         assert torch.equal(exact.nll.isposinf(), never)
         assert torch.equal(exact.bound.isposinf(), never)
         assert bool((exact.bound[~never] >= exact.nll[~never]).all())
         for steps in (None, 3):
-            nats = nelbo(denoiser, CANVAS, WORLD.y, steps, law, samples=12, generator=torch.Generator().manual_seed(6))
+            nats = nelbo(
+                denoiser, CANVAS, WORLD.y, steps, masking, samples=12, generator=torch.Generator().manual_seed(6)
+            )
             assert torch.equal(nats.isposinf(), never)
             assert bool(nats[~never].isfinite().all())
 
@@ -103,10 +107,10 @@ def test_nothing_is_nan_where_the_impossible_is_visible(seed: int) -> None:
     """States that the denoiser gives no chance are visible to it; its verdicts on them need not agree."""
     denoiser, generator = ruling_out(seed), torch.Generator().manual_seed(seed)
     plan = Plan.first_hitting(CANVAS, len(WORLD.y), 5)
-    found = [plan_nats(denoiser, CANVAS, WORLD.y, plan), *nelbo.exact(denoiser, CANVAS, WORLD.y[:6], steps=2)]
+    found = [plan_nats(denoiser, CANVAS, WORLD.y, plan), *exact_nelbo(denoiser, CANVAS, WORLD.y[:6], steps=2)]
     found.append(joint_loss(denoiser, CANVAS, WORLD.y, generator=generator))
-    for law in LAWS:
-        found += [nelbo(denoiser, CANVAS, WORLD.y, steps, law, generator=generator) for steps in (None, 3)]
+    for masking in MASKINGS:
+        found += [nelbo(denoiser, CANVAS, WORLD.y, steps, masking, generator=generator) for steps in (None, 3)]
     for nats in found:
         assert not bool(nats.isnan().any())
         assert float(nats.min()) >= 0

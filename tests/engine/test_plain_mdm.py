@@ -8,7 +8,7 @@ import oracle
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Codec, Plan, Schedule, Span, joint_loss, nelbo, sample
+from mmprime.engine import MASKINGS, Canvas, Codec, Plan, Schedule, Span, exact_nelbo, joint_loss, nelbo, sample
 
 WORLD = oracle.plain_world()
 CANVAS, WRONG = WORLD.canvas, oracle.wrong(WORLD)
@@ -33,8 +33,8 @@ def mdm_bound(table: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-def mdm_step_law(table: Tensor, steps: int) -> Tensor:
-    """(27,) the law of samples of a T-step ancestral sampler with a linear schedule, by pushing chances forward."""
+def mdm_step_distribution(table: Tensor, steps: int) -> Tensor:
+    """(27,) the distribution of samples of a T-step ancestral sampler with a linear schedule, by pushing chances forward."""
     states = torch.cartesian_prod(*[torch.arange(-1, 3)] * 3)
     chance = (states == -1).all(-1).double()
     for k in range(steps):
@@ -46,8 +46,8 @@ def mdm_step_law(table: Tensor, steps: int) -> Tensor:
                 if states[a, i] >= 0:
                     move *= states[:, i] == states[a, i]
                 else:
-                    shown = reveal * log_p[a, i].exp()[states[:, i].clamp(min=0)]
-                    move *= torch.where(states[:, i] < 0, 1 - reveal, shown)
+                    revealed = reveal * log_p[a, i].exp()[states[:, i].clamp(min=0)]
+                    move *= torch.where(states[:, i] < 0, 1 - reveal, revealed)
             moved += chance[a] * move
         chance = moved
     return chance[(states >= 0).all(-1)]
@@ -56,11 +56,11 @@ def mdm_step_law(table: Tensor, steps: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------ ... to here
 
 
-def test_bound_of_every_law() -> None:
+def test_bound_of_every_masking() -> None:
     exact = mdm_bound(WRONG.table.detach(), Y)
-    for law in LAWS:
-        assert torch.allclose(exact_nelbo(WRONG, CANVAS, Y, masking=law).bound, exact, atol=1e-9)
-        nats = nelbo(WRONG, CANVAS, Y.repeat(2000, 1), masking=law, generator=torch.Generator().manual_seed(1))
+    for masking in MASKINGS:
+        assert torch.allclose(exact_nelbo(WRONG, CANVAS, Y, masking=masking).bound, exact, atol=1e-9)
+        nats = nelbo(WRONG, CANVAS, Y.repeat(2000, 1), masking=masking, generator=torch.Generator().manual_seed(1))
         oracle.assert_mean(nats.detach().view(2000, -1).mean(1), float(exact.mean()))
 
 
@@ -70,27 +70,31 @@ def test_the_joint_loss_is_the_same_number() -> None:
     oracle.assert_mean(loss.view(2000, -1).mean(1), exact)
 
 
-def test_laws_draw_the_same_plans() -> None:
-    plans = [Plan.ancestral(CANVAS, Schedule.cosine(), 4, 20, 3, masking=law).rank for law in LAWS]
+def test_maskings_draw_the_same_plans() -> None:
+    plans = [Plan.ancestral(CANVAS, Schedule.cosine(), 4, 20, 3, masking=masking).rank for masking in MASKINGS]
     assert all(torch.equal(plans[0], plan) for plan in plans[1:])
 
 
 def test_ancestral_sampling_and_likelihood_at_finite_steps() -> None:
     for steps in (1, 2, 3):
-        law = mdm_step_law(WRONG.table.detach(), steps)
-        assert torch.allclose(exact_nelbo(WRONG, CANVAS, WORLD.y, steps).nll.neg().exp(), law, atol=1e-9)
+        probs = mdm_step_distribution(WRONG.table.detach(), steps)
+        assert torch.allclose(exact_nelbo(WRONG, CANVAS, WORLD.y, steps).nll.neg().exp(), probs, atol=1e-9)
         plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, 6000, 4)
         y = sample(WRONG, CANVAS, plan, generator=5).y
-        oracle.assert_law(oracle.counts_of(WORLD.index(y), 27), law)
+        oracle.assert_distribution(oracle.counts_of(WORLD.index(y), 27), probs)
 
 
 def test_uniform_logits_cost_ln_c_a_token() -> None:
-    """A denoiser that knows nothing: exactly L ln C nats, one digit or many, holes or none, every law and T."""
+    """A denoiser that knows nothing: exactly L ln C nats, one digit or many, holes or none, every masking and T."""
     for codec in (Codec.base(6, 1), Codec.base(6, 2), Codec.base(6, 3)):
         canvas = Canvas([Span("text", 4, codec)])
         flat = oracle.random_table(canvas)
         flat.table.data.zero_()
         y = canvas.pack({"text": torch.arange(4)[None] + torch.tensor([[0], [2]])})
-        whole = [nelbo(flat, canvas, y.repeat(500, 1), masking=law, steps=steps) for law in LAWS for steps in (None, 3)]
+        whole = [
+            nelbo(flat, canvas, y.repeat(500, 1), masking=masking, steps=steps)
+            for masking in MASKINGS
+            for steps in (None, 3)
+        ]
         for nats in whole:
             oracle.assert_mean(nats.detach(), 4 * math.log(6))

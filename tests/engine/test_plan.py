@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import oracle
 import pytest
 import torch
+from engine_world import count_plan, start_of, time_plan
 
-from mmprime.engine import Canvas, Codec, Plan, Schedule, Span, halton_order
+from mmprime.engine import MASKINGS, Canvas, Codec, Plan, Schedule, Span, halton_order, sampler_of
 
 CANVAS = Canvas([Span("text", 3, Codec.base(9, 2)), Span("image", (2, 3), Codec.base(27, 3))])
 N, L = CANVAS.num_subtokens, CANVAS.num_tokens
@@ -18,22 +20,26 @@ ABSENT[[5, 6, 15, 16, 17]] = True
 REGIONS = [CANVAS.mask("image", box=(1, 0, 3, 2)), CANVAS.mask("text")]
 
 BY_COUNT: dict[str, Callable[..., Plan]] = {
-    "first_hitting": Plan.first_hitting,
-    "nested": Plan.nested,
-    "token_synchronous": Plan.token_synchronous,
-    "halton": Plan.halton,
-    "digit": lambda *args, **options: Plan.ordered(*args, by="digit", **options),
-    "raster": lambda *args, **options: Plan.ordered(*args, by="raster", **options),
-    "regions": lambda *args, **options: Plan.ordered(*args, by=REGIONS, **options),
+    "first_hitting": count_plan,
+    "nested": partial(count_plan, masking="nested"),
+    "token_synchronous": partial(count_plan, masking="token_synchronous"),
+    "halton": partial(count_plan, by="halton"),
+    "digit": partial(count_plan, by="digit"),
+    "raster": partial(count_plan, by="raster"),
+    "regions": partial(count_plan, by=REGIONS),
 }
+
+
+def by_time(schedule: Schedule, masking: str) -> Callable[..., Plan]:
+    return lambda canvas, *args, **options: time_plan(canvas, schedule, 6, *args, masking=masking, **options)
+
+
 ALL = {
     **BY_COUNT,
-    "ancestral": lambda *args, **options: Plan.ancestral(args[0], Schedule.cosine(), 6, *args[1:], **options),
-    "ancestral_nested": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], masking="nested", **o),
-    "ancestral_token": lambda *a, **o: Plan.ancestral(
-        a[0], Schedule.linear(), 6, *a[1:], masking="token_synchronous", **o
-    ),
-    "ancestral_coarse": lambda *a, **o: Plan.ancestral(a[0], Schedule.linear(), 6, *a[1:], masking="coarse_first", **o),
+    "ancestral": by_time(Schedule.cosine(), "independent"),
+    "ancestral_nested": by_time(Schedule.linear(), "nested"),
+    "ancestral_token": by_time(Schedule.linear(), "token_synchronous"),
+    "ancestral_coarse": by_time(Schedule.linear(), "coarse_first"),
 }
 COARSE_FIRST = {"nested", "halton", "digit", "raster", "ancestral_nested", "ancestral_coarse"}
 TOGETHER = {"token_synchronous", "ancestral_token"}
@@ -83,7 +89,7 @@ def test_one_unit_a_step_is_a_random_permutation() -> None:
     number = (rank * torch.tensor([9, 3, 1])).sum(-1)
     counts = torch.stack([(number == n).sum() for n in number.unique()]).double()
     assert len(counts) == 6
-    oracle.assert_law(counts, torch.full((6,), 1 / 6, dtype=torch.float64))
+    oracle.assert_distribution(counts, torch.full((6,), 1 / 6, dtype=torch.float64))
 
 
 def test_nested_orders_are_random_merges() -> None:
@@ -91,7 +97,7 @@ def test_nested_orders_are_random_merges() -> None:
     rank = Plan.nested(oracle.pair_world().canvas, 6000, 5).rank
     plans, counts = rank.unique(dim=0, return_counts=True)
     assert len(plans) == 6
-    oracle.assert_law(counts.double(), torch.full((6,), 1 / 6, dtype=torch.float64))
+    oracle.assert_distribution(counts.double(), torch.full((6,), 1 / 6, dtype=torch.float64))
 
 
 def test_nested_times_are_those_of_the_free_digits() -> None:
@@ -103,35 +109,37 @@ def test_nested_times_are_those_of_the_free_digits() -> None:
     rank = Plan.nested(oracle.pair_world().canvas, 6000, 6, given=given).rank
     plans, counts = rank.unique(dim=0, return_counts=True)
     assert plans.tolist() == [[1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]]
-    oracle.assert_law(counts.double(), torch.full((3,), 1 / 3, dtype=torch.float64))
+    oracle.assert_distribution(counts.double(), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("options", [{}, {"steps": 4, "pace": Schedule.cosine()}], ids=["singletons", "steps"])
-def test_the_law_coarse_first_by_count_is_the_order_by_digit(options: dict) -> None:
-    by_law = Plan.first_hitting(CANVAS, 20, 9, given=GIVEN, absent=ABSENT, masking="coarse_first", **options)
-    by_digit = Plan.ordered(CANVAS, 20, 9, by="digit", given=GIVEN, absent=ABSENT, **options)
-    assert torch.equal(by_law.rank, by_digit.rank)
+def test_coarse_first_masking_by_count_is_the_order_by_digit(options: dict) -> None:
+    by_masking = count_plan(CANVAS, 20, 9, "coarse_first", given=GIVEN, absent=ABSENT, **options)
+    by_digit = count_plan(CANVAS, 20, 9, by="digit", given=GIVEN, absent=ABSENT, **options)
+    assert torch.equal(by_masking.rank, by_digit.rank)
 
 
-def test_coarse_first_by_time_gives_each_digit_place_its_share() -> None:
+def test_coarse_first_by_time_gives_each_digit_level_its_share() -> None:
     """Two digits, six steps: coarse digits in steps 1..3, fine ones in 4..6, each step equally likely."""
     rank = Plan.ancestral(oracle.pair_world().canvas, Schedule.linear(), 6, 4000, 10, masking="coarse_first").rank
     for n, first in ((0, 1), (1, 4), (3, 4)):
-        oracle.assert_law(oracle.counts_of(rank[:, n] - first, 3), torch.full((3,), 1 / 3, dtype=torch.float64))
+        oracle.assert_distribution(
+            oracle.counts_of(rank[:, n] - first, 3), torch.full((3,), 1 / 3, dtype=torch.float64)
+        )
 
 
 def test_a_pace_needs_steps() -> None:
     with pytest.raises(ValueError, match="give steps"):
-        Plan.nested(oracle.mixed_world().canvas, 2, 0, pace=Schedule.cosine())
+        count_plan(oracle.mixed_world().canvas, 2, 0, "nested", pace=Schedule.cosine())
 
 
-def test_pace_says_how_many_are_shown_after_each_step() -> None:
+def test_pace_says_how_many_are_visible_after_each_step() -> None:
     canvas = Canvas([Span("text", 20, Codec.base(9, 2))])
     for pace in (None, Schedule.cosine(), Schedule.polynomial(2.0)):
-        plan = Plan.first_hitting(canvas, 3, 6, steps=5, pace=pace)
+        plan = count_plan(canvas, 3, 6, steps=5, pace=pace)
         alpha = (pace or Schedule.linear()).alpha(1 - torch.arange(1, 6, dtype=torch.float64) / 5)
-        shown = torch.stack([(plan.rank <= k).sum(-1) for k in range(1, 6)], -1)
-        assert torch.equal(shown, (alpha * 40 + 1e-9).floor().long().expand(3, 5))
+        visible = torch.stack([(plan.rank <= k).sum(-1) for k in range(1, 6)], -1)
+        assert torch.equal(visible, (alpha * 40 + 1e-9).floor().long().expand(3, 5))
 
 
 def test_ancestral_counts_are_binomial_and_steps_may_idle() -> None:
@@ -140,7 +148,7 @@ def test_ancestral_counts_are_binomial_and_steps_may_idle() -> None:
         plan = Plan.ancestral(CANVAS, schedule, 6, 4000, 7)
         chance = schedule.alpha(1 - torch.arange(7, dtype=torch.float64) / 6).diff()
         for n in (0, N - 1):
-            oracle.assert_law(oracle.counts_of(plan.rank[:, n] - 1, 6), chance)
+            oracle.assert_distribution(oracle.counts_of(plan.rank[:, n] - 1, 6), chance)
     window = Plan.ancestral(CANVAS, Schedule.linear().window(0.5, 1.0), 6, 10, 7)
     assert not window.steps_used[:, 3:].any()
     assert window.compact().num_steps == 3
@@ -173,10 +181,48 @@ def test_compact_keeps_the_order_and_drops_idle_steps(name: str) -> None:
     assert packed.num_steps == int(used.max())
 
 
+SHORT = {
+    "first_hitting": Plan.first_hitting,
+    "nested": Plan.nested,
+    "token_synchronous": Plan.token_synchronous,
+    "halton": Plan.halton,
+    "digit": partial(Plan.ordered, by="digit"),
+    "raster": partial(Plan.ordered, by="raster"),
+    "regions": partial(Plan.ordered, by=REGIONS),
+    "ancestral": lambda c, *a, **o: Plan.ancestral(c, Schedule.cosine(), 6, *a, **o),
+    "ancestral_nested": lambda c, *a, **o: Plan.ancestral(c, Schedule.linear(), 6, *a, masking="nested", **o),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_short_form_is_an_order_and_a_cut(name: str) -> None:
+    for options in ({}, {"given": GIVEN}, *([{"steps": 4}, {"per_step": 3}] if name in BY_COUNT else [])):
+        short, long = (forms[name](CANVAS, 5, 3, **options) for forms in (SHORT, ALL))
+        assert torch.equal(short.rank, long.rank)
+        assert short.num_steps == long.num_steps
+
+
+@pytest.mark.parametrize("name", ["first_hitting", "nested", "token_synchronous", "halton", "raster", "coarse_first"])
+def test_a_planned_sampler_is_an_order_and_a_cut(name: str) -> None:
+    forms = {**BY_COUNT, "coarse_first": BY_COUNT["digit"]}
+    sampler = sampler_of(name, {"pace": "cosine"}, 5)
+    plan = sampler.plan(start_of(CANVAS, 5, 3, GIVEN, ABSENT))
+    same = forms[name](CANVAS, 5, 3, given=GIVEN, absent=ABSENT, steps=5, pace=Schedule.cosine())
+    assert torch.equal(plan.rank, same.rank)
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_the_ancestral_sampler_is_an_order_on_a_grid(masking: str) -> None:
+    sampler = sampler_of("ancestral", {"schedule": "cosine", "masking": masking}, 5)
+    plan = sampler.plan(start_of(CANVAS, 5, 3, GIVEN, ABSENT))
+    same = time_plan(CANVAS, Schedule.cosine(), 5, 5, 3, masking, GIVEN, ABSENT)
+    assert torch.equal(plan.rank, same.rank)
+
+
 def test_orders_by_digit_raster_and_region() -> None:
     by_digit = Plan.ordered(CANVAS, 10, 10, by="digit").rank
-    for place in (0, 1):
-        assert by_digit[:, CANVAS.digit_of == place].max() < by_digit[:, CANVAS.digit_of == place + 1].min()
+    for level in (0, 1):
+        assert by_digit[:, CANVAS.digit_of == level].max() < by_digit[:, CANVAS.digit_of == level + 1].min()
     assert len(by_digit.unique(dim=0)) > 5  # random inside a class
     raster = Plan.ordered(CANVAS, 10, 10, by="raster").rank
     assert torch.equal(raster, torch.arange(1, N + 1).expand(10, N))

@@ -1,4 +1,4 @@
-"""Samples meet the exact law for every plan, for a denoiser that is wrong too."""
+"""Samples meet the exact distribution for every plan, for a denoiser that is wrong too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import oracle
 import pytest
 import torch
+from engine_world import count_plan
 
-from mmprime.engine import LAWS, Canvas, Codec, Plan, Schedule, Span, nelbo, sample
+from mmprime.engine import MASKINGS, Canvas, Codec, Plan, Schedule, Span, nelbo, sample
 from mmprime.engine.rng import categorical, generators, uniforms
 
 WORLD = oracle.mixed_world()
@@ -26,10 +27,10 @@ SINGLETONS = {
     "halton": lambda: Plan.halton(CANVAS, BATCH, 7),
 }
 BY_TIME = {
-    f"{law}-{steps}": lambda masking=law, steps=steps: Plan.ancestral(
-        CANVAS, Schedule.cosine(), steps, BATCH, 8 + steps, masking=law
+    f"{name}-{steps}": lambda masking=name, steps=steps: Plan.ancestral(
+        CANVAS, Schedule.cosine(), steps, BATCH, 8 + steps, masking=masking
     )
-    for law in LAWS
+    for name in MASKINGS
     for steps in (1, 2, 4)
 }
 
@@ -40,49 +41,53 @@ def drawn(record: object) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SINGLETONS)
 def test_singleton_plans_of_the_perfect_denoiser_sample_the_data(name: str) -> None:
-    oracle.assert_law(drawn(sample(PERFECT, CANVAS, SINGLETONS[name](), generator=20)), WORLD.p)
+    oracle.assert_distribution(drawn(sample(PERFECT, CANVAS, SINGLETONS[name](), generator=20)), WORLD.p)
 
 
 @pytest.mark.parametrize("name", [*SINGLETONS, *BY_TIME])
-def test_every_plan_samples_the_law_it_scores(name: str) -> None:
-    """Given the plans drawn, the law of a sample is the mean over plans of p(x | plan), by the oracle."""
+def test_every_plan_samples_the_distribution_it_scores(name: str) -> None:
+    """Given the plans drawn, the distribution of a sample is the mean over plans of p(x | plan), by the oracle."""
     plan = {**SINGLETONS, **BY_TIME}[name]()
-    oracle.assert_law(drawn(sample(WRONG, CANVAS, plan, generator=21)), oracle.mixture(WRONG, WORLD, plan.rank))
+    oracle.assert_distribution(
+        drawn(sample(WRONG, CANVAS, plan, generator=21)), oracle.mixture(WRONG, WORLD, plan.rank)
+    )
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_ancestral_samples_meet_the_exact_likelihood(law: str) -> None:
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_ancestral_samples_meet_the_exact_likelihood(masking: str) -> None:
     """Sampler and likelihood agree on p(x) at the same T: exp(-nll) of the oracle's walk over states."""
     for steps in (2, 3):
-        plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, BATCH, 30, masking=law)
-        nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, law, steps=steps)
-        oracle.assert_law(drawn(sample(WRONG, CANVAS, plan, generator=31)), (-nll).exp())
+        plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, BATCH, 30, masking=masking)
+        nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, masking, steps=steps)
+        oracle.assert_distribution(drawn(sample(WRONG, CANVAS, plan, generator=31)), (-nll).exp())
 
 
 def test_fixed_budgets_sample_what_they_should() -> None:
-    for options in ({"per_step": 2}, {"steps": 3, "pace": Schedule.cosine()}, {"steps": 2, "law": "nested"}):
-        plan = Plan.first_hitting(CANVAS, BATCH, 40, **options)
-        oracle.assert_law(drawn(sample(WRONG, CANVAS, plan, generator=41)), oracle.mixture(WRONG, WORLD, plan.rank))
+    for options in ({"per_step": 2}, {"steps": 3, "pace": Schedule.cosine()}, {"steps": 2, "masking": "nested"}):
+        plan = count_plan(CANVAS, BATCH, 40, **options)
+        oracle.assert_distribution(
+            drawn(sample(WRONG, CANVAS, plan, generator=41)), oracle.mixture(WRONG, WORLD, plan.rank)
+        )
 
 
 def test_given_values_stay_and_condition_the_rest() -> None:
     given = torch.tensor([False, True, False, False, True, False])
     values = WORLD.y[13]
     agree = (WORLD.y[:, given] == values[given]).all(-1)
-    law = torch.where(agree, WORLD.p, 0.0) / WORLD.p[agree].sum()
+    probs = torch.where(agree, WORLD.p, 0.0) / WORLD.p[agree].sum()
     plan = Plan.first_hitting(CANVAS, BATCH, 50, given=given)
     record = sample(PERFECT, CANVAS, plan, given=torch.where(given, values, -1).expand(BATCH, -1), generator=51)
     assert (record.y[:, given] == values[given]).all()
-    oracle.assert_law(drawn(record), law)
+    oracle.assert_distribution(drawn(record), probs)
 
 
-def test_absent_subtokens_stay_hidden_and_the_rest_has_its_marginal() -> None:
+def test_absent_subtokens_stay_masked_and_the_rest_has_its_marginal() -> None:
     absent = CANVAS.mask("image")
-    plan = Plan.nested(CANVAS, BATCH, 52, absent=absent)
+    plan = count_plan(CANVAS, BATCH, 52, "nested", absent=absent)
     record = sample(PERFECT, CANVAS, plan, generator=53)
     assert (record.y[:, absent] == -1).all()
     text = CANVAS.spans[0].codec.decode(CANVAS.view(record.y, "text"))
-    oracle.assert_law(oracle.counts_of(text[:, 0] * 3 + text[:, 1], 9), WORLD.p.view(9, 5).sum(1))
+    oracle.assert_distribution(oracle.counts_of(text[:, 0] * 3 + text[:, 1], 9), WORLD.p.view(9, 5).sum(1))
 
 
 # ---------------------------------------------------------------------------------------------- economy, streams
@@ -128,14 +133,14 @@ def test_a_sample_depends_on_its_own_stream_only() -> None:
 def test_plan_and_sample_streams_of_one_seed_differ() -> None:
     """With one seed for both, the values would otherwise be tied to the order."""
     plan = Plan.first_hitting(CANVAS, BATCH, 66)
-    oracle.assert_law(drawn(sample(PERFECT, CANVAS, plan, generator=66)), WORLD.p)
+    oracle.assert_distribution(drawn(sample(PERFECT, CANVAS, plan, generator=66)), WORLD.p)
 
 
 # --------------------------------------------------------------------------------------- one token, temperature
 
 
 class OneToken:
-    """A fixed law over the codes of one token."""
+    """A fixed distribution over the codes of one token."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         self.row = logits
@@ -162,18 +167,18 @@ def test_temperature_and_nucleus_on_one_token(temperature: float, top_p: float) 
         if mass < top_p:
             kept.append(code)
             mass += float(p[code])
-    law = torch.zeros_like(p)
-    law[kept] = p[kept] / mass
+    probs = torch.zeros_like(p)
+    probs[kept] = p[kept] / mass
     codes = TOKEN.unpack(record.y)["text"][:, 0]
     counts = oracle.counts_of(codes, 5)
     if len(kept) == 1:
         assert counts[kept[0]] == BATCH
     else:
-        oracle.assert_law(counts, law)
-    entropy = -float(torch.special.xlogy(law, law).sum())
+        oracle.assert_distribution(counts, probs)
+    entropy = -float(torch.special.xlogy(probs, probs).sum())
     assert record.trace is not None
     assert torch.allclose(record.trace.entropy, torch.full((BATCH, 2), entropy, dtype=torch.float64))
-    assert torch.allclose(record.trace.confidence, law[codes, None].expand(-1, 2))
+    assert torch.allclose(record.trace.confidence, probs[codes, None].expand(-1, 2))
 
 
 def test_temperature_zero_is_greedy() -> None:
@@ -219,16 +224,16 @@ def test_trace_holds_every_state_and_the_exact_confidence() -> None:
     for b in range(12):
         for n in range(6):
             token, k = int(CANVAS.token_of[n]), int(plan.rank[b, n])
-            places = (CANVAS.token_of == token).nonzero()[:, 0]
+            digits = (CANVAS.token_of == token).nonzero()[:, 0]
             span = CANVAS.spans[int(CANVAS.span_of[n])]
             before = torch.where(plan.rank[b] < k, record.y[b], -1)
             row = WRONG.table[oracle.state_number(before[None], WRONG.radix)[0], token].detach()
             logits = row[: span.codec.num_codes]
-            agree = ((before[places] < 0) | (before[places] == span.codec.digits)).all(-1)
+            agree = ((before[digits] < 0) | (before[digits] == span.codec.digits)).all(-1)
             p = logits.masked_fill(~agree, -math.inf).softmax(0)
             assert float(trace.entropy[b, n]) == pytest.approx(-float(torch.special.xlogy(p, p).sum()), abs=1e-9)
-            # the whole code drawn agrees with the digits shown after the step and has this probability
-            after = torch.where(plan.rank[b] <= k, record.y[b], -1)[places]
+            # the whole code drawn agrees with the digits visible after the step and has this probability
+            after = torch.where(plan.rank[b] <= k, record.y[b], -1)[digits]
             possible = p[((after < 0) | (after == span.codec.digits)).all(-1)]
             assert float((possible - trace.confidence[b, n]).abs().min()) < 1e-9
 

@@ -1,4 +1,4 @@
-"""Tilting by a scorer, against worlds whose tilted law can be written down."""
+"""Tilting by a scorer, against worlds whose tilted distribution can be written down."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ def test_with_the_look_ahead_value_it_is_the_perfect_denoiser_of_the_tilted_worl
     found, expected = tilted(y, CANVAS), exact(y, CANVAS)
     for span in CANVAS.spans:
         for token in range(CANVAS.num_tokens)[CANVAS.token_slice(span.name)]:
-            place = CANVAS.subtoken_slice(span.name).start + 2 * (token - CANVAS.token_slice(span.name).start)
-            shown = y[:, None, place : place + 2]
-            out = ~((shown < 0) | (shown == span.codec.digits)).all(-1)  # ruled out by carry-over
-            law, aim = (
+            position = CANVAS.subtoken_slice(span.name).start + 2 * (token - CANVAS.token_slice(span.name).start)
+            visible = y[:, None, position : position + 2]
+            out = ~((visible < 0) | (visible == span.codec.digits)).all(-1)  # ruled out by carry-over
+            probs, aim = (
                 model.logits(hidden[:, token], span).masked_fill(out, -torch.inf).softmax(-1)
                 for model, hidden in ((tilted, found), (exact, expected))
             )
-            assert torch.allclose(law, aim, atol=1e-12)
+            assert torch.allclose(probs, aim, atol=1e-12)
 
 
-def test_samples_with_the_look_ahead_value_have_the_tilted_law() -> None:
+def test_samples_with_the_look_ahead_value_have_the_tilted_distribution() -> None:
     plan = Plan.first_hitting(CANVAS, 6000, 3)
     record = sample(Tilted(oracle.perfect(WORLD), LookAhead()), CANVAS, plan, generator=4)
-    oracle.assert_law(oracle.counts_of(WORLD.index(record.y), len(TARGET)), TARGET)
+    oracle.assert_distribution(oracle.counts_of(WORLD.index(record.y), len(TARGET)), TARGET)
 
 
 @pytest.mark.parametrize("scale", [2.0, -1.0])
-def test_a_score_of_codes_is_exact_for_one_hidden_token(scale: float) -> None:
+def test_a_score_of_codes_is_exact_for_one_masked_token(scale: float) -> None:
     """Whatever the order of its digits: p' ∝ p(v | text) exp(λ s(v)); the other tokens are not touched."""
     score = torch.tensor([0.3, -0.5, 1.0, 0.0, 0.7])
     given = (WORLD.codes[:, :2] == WORLD.codes[22, :2]).all(-1)
-    law = (WORLD.p[given].log() + scale * score).softmax(0)
+    probs = (WORLD.p[given].log() + scale * score).softmax(0)
     plan = Plan.first_hitting(CANVAS, 6000, 3, given=TEXT)
     tilted = Tilted(oracle.perfect(WORLD), CodeScores({"image": score}), {"image": scale, "text": 5.0})
     record = sample(tilted, CANVAS, plan, START.expand(6000, -1), generator=4)
     codes = CANVAS.span("image").codec.decode(CANVAS.view(record.y, "image"))[:, 0]
-    oracle.assert_law(oracle.counts_of(codes, 5), law)
+    oracle.assert_distribution(oracle.counts_of(codes, 5), probs)
     assert record.nfe.tolist() == [2] * 6000
 
 
@@ -102,14 +102,14 @@ def test_with_classifier_free_guidance_a_score_of_codes_acts_once() -> None:
     guidance = Guidance(1.5, "constant")
     plan = Plan.token_synchronous(CANVAS, 6000, 3, given=TEXT)
     start = START.expand(6000, -1)
-    record = sample(Tilted(oracle.perfect(WORLD), CodeScores({"image": score})), CANVAS, plan, start, guidance,
-                    generator=4)  # fmt: skip
+    record = sample(Tilted(oracle.perfect(WORLD), CodeScores({"image": score})), CANVAS, plan, start, generator=4,
+                    guidance=guidance)  # fmt: skip
     given = (WORLD.codes[:, :2] == WORLD.codes[22, :2]).all(-1)
     conditional = WORLD.p[given] / WORLD.p[given].sum()
     marginal = WORLD.p.view(-1, 5).sum(0)
-    law = (2.5 * conditional.log() - 1.5 * marginal.log() + score).softmax(0)
+    probs = (2.5 * conditional.log() - 1.5 * marginal.log() + score).softmax(0)
     codes = CANVAS.span("image").codec.decode(CANVAS.view(record.y, "image"))[:, 0]
-    oracle.assert_law(oracle.counts_of(codes, 5), law)
+    oracle.assert_distribution(oracle.counts_of(codes, 5), probs)
     assert record.nfe.tolist() == [2] * 6000
 
 

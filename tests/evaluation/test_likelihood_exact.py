@@ -29,7 +29,7 @@ def exact_bound(task, law, steps=None, powers=()):
     given = task.given.nonzero()[:, 0].tolist()
     schedule = Schedule.places(powers, WORLD.canvas) if powers else None
     rates = [powers[int(digit)] for digit in WORLD.canvas.digit_of] if powers else None
-    return oracle.law_of(WRONG, WORLD.canvas, ROWS, law, schedule, steps, given, rates=rates)[1]
+    return oracle.likelihood_of(WRONG, WORLD.canvas, ROWS, law, schedule, steps, given, rates=rates)[1]
 
 
 def quantities():

@@ -40,7 +40,7 @@ def test_rows_sum_to_one_and_matrices_compose(name: str) -> None:
 
 
 def test_entries_by_hand() -> None:
-    """A visible digit stays with α_t/α_s, a hidden one stays hidden, a digit never changes."""
+    """A visible digit stays with α_t/α_s, a masked one stays masked, a digit never changes."""
     codec = CODECS["binary"]
     states = [tuple(s) for s in partial_states(codec).tolist()]
     q = transition_matrix(codec, 0.8, 0.2)
@@ -62,7 +62,7 @@ def test_transition_refusals() -> None:
 def test_states_of_ancestral_plans_follow_bayes(name: str) -> None:
     """Pairs of states (y_t, y_s), s < t, that an ancestral plan passes through, against Q: chi-square at 1e-4.
 
-    By Bayes q(y_s | y_t, y_0) = Q(0 → s) Q(s → t) / Q(0 → t), so the joint law is
+    By Bayes q(y_s | y_t, y_0) = Q(0 → s) Q(s → t) / Q(0 → t), so the joint distribution is
     Q(0 → s)[y_0, y_s] · Q(s → t)[y_s, y_t].
     """
     codec = CODECS[name]
@@ -77,12 +77,12 @@ def test_states_of_ancestral_plans_follow_bayes(name: str) -> None:
         counts = oracle.counts_of(number[0] * len(states) + number[1], len(states) ** 2)
         start = (states == y0).all(-1).long().argmax()
         joint = transition_matrix(codec, 1.0, alpha[1])[start, :, None] * transition_matrix(codec, alpha[1], alpha[0])
-        oracle.assert_law(counts, joint.flatten())
+        oracle.assert_distribution(counts, joint.flatten())
 
 
 @pytest.mark.parametrize("name", ["binary", "holes"])
 def test_the_bayes_posterior_reveals_at_the_rate_of_the_plan(name: str) -> None:
-    """q(y_s | y_t, y_0) by Bayes from the matrices = each hidden digit shown with (α_s - α_t) / (1 - α_t)."""
+    """q(y_s | y_t, y_0) by Bayes from the matrices = each masked digit revealed with (α_s - α_t) / (1 - α_t)."""
     codec, alpha_s, alpha_t = CODECS[name], 0.7, 0.3
     states = partial_states(codec)
     to_s, s_to_t, to_t = (
@@ -93,27 +93,29 @@ def test_the_bayes_posterior_reveals_at_the_rate_of_the_plan(name: str) -> None:
         y0 = states[start]
         for t in (to_t[start] > 0).nonzero()[:, 0].tolist():
             bayes = to_s[start] * s_to_t[:, t] / to_t[start, t]
-            shown, hidden = (states >= 0), states[t] < 0
-            chance = torch.where(shown, reveal, 1 - reveal).double()
-            chance = torch.where(hidden, chance, shown.double()).prod(-1)
+            visible, masked = (states >= 0), states[t] < 0
+            chance = torch.where(visible, reveal, 1 - reveal).double()
+            chance = torch.where(masked, chance, visible.double()).prod(-1)
             legal = ((states == -1) | (states == y0)).all(-1)
             assert torch.allclose(bayes, torch.where(legal, chance, 0.0), atol=1e-12)
 
 
-def test_corrupt_hides_at_the_rate_of_the_schedule() -> None:
+def test_corrupt_masks_at_the_rate_of_the_schedule() -> None:
     canvas = oracle.mixed_world().canvas
     schedule = Schedule.regions({"text": Schedule.cosine(), "image": Schedule.polynomial(3.0)}, canvas)
     y0 = oracle.mixed_world().y[7].repeat(20000, 1)
     for t in (0.3, 0.8):
         y_t = corrupt(y0, t, schedule, torch.Generator().manual_seed(4))
-        hidden = y_t < 0
-        assert torch.equal(y_t[~hidden], y0[~hidden])
+        masked = y_t < 0
+        assert torch.equal(y_t[~masked], y0[~masked])
         alpha = schedule.alpha(torch.tensor(t, dtype=torch.float64))
         error = (alpha * (1 - alpha) / len(y0)).sqrt()
-        assert ((hidden.double().mean(0) - (1 - alpha)).abs() < 4.5 * error).all()
-        patterns = oracle.counts_of((hidden.long() * 2 ** torch.arange(6)).sum(-1), 64)
+        assert ((masked.double().mean(0) - (1 - alpha)).abs() < 4.5 * error).all()
+        patterns = oracle.counts_of((masked.long() * 2 ** torch.arange(6)).sum(-1), 64)
         bits = (torch.arange(64)[:, None] >> torch.arange(6)) & 1
-        oracle.assert_law(patterns, torch.where(bits == 1, 1 - alpha, alpha).prod(-1))  # positions are independent
+        oracle.assert_distribution(
+            patterns, torch.where(bits == 1, 1 - alpha, alpha).prod(-1)
+        )  # positions are independent
 
 
 def test_corrupt_by_example_and_at_the_ends() -> None:

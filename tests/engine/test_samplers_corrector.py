@@ -1,4 +1,4 @@
-"""The corrector: its law is that of its Markov chain over partial states; α is kept; single digits go and come."""
+"""The corrector: its distribution is that of its Markov chain over partial states; α is kept; single digits go and come."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ def drawn(record, world=WORLD) -> torch.Tensor:
     return oracle.counts_of(world.index(record.y), len(world.p))
 
 
-def law_of_chain(world: oracle.World, denoiser, chances: list[tuple[float, float]]) -> torch.Tensor:
-    """The law (K,) of a sample when at each step every hidden digit is shown with chance r, every visible one hidden
+def distribution_of_chain(world: oracle.World, denoiser, chances: list[tuple[float, float]]) -> torch.Tensor:
+    """The distribution (K,) of a sample when at each step every masked digit is revealed with chance r, every visible one masked
     with chance s, whole codes being drawn from the state before the step: all states, all moves."""
-    places = range(world.canvas.num_subtokens)
-    now = {(-1,) * len(places): 1.0}
+    positions = range(world.canvas.num_subtokens)
+    now = {(-1,) * len(positions): 1.0}
     for r, s in chances:
         after: dict[tuple[int, ...], float] = defaultdict(float)
         for y, mass in now.items():
-            shown = frozenset(n for n in places if y[n] >= 0)
+            visible = frozenset(n for n in positions if y[n] >= 0)
             rows = world.y[((torch.tensor(y) < 0) | (torch.tensor(y) == world.y)).all(-1)]
-            p = oracle.log_reveal(denoiser, world.canvas, rows, shown, frozenset(places) - shown).exp()
+            p = oracle.log_reveal(denoiser, world.canvas, rows, visible, frozenset(positions) - visible).exp()
             for row, q in zip(rows.tolist(), p.tolist()):
-                for flip in itertools.product((False, True), repeat=len(places)):
-                    moves = [(s if n in shown else r) if flip[n] else 1 - (s if n in shown else r) for n in places]
-                    state = tuple(row[n] if (n in shown) != flip[n] else -1 for n in places)
+                for flip in itertools.product((False, True), repeat=len(positions)):
+                    moves = [
+                        (s if n in visible else r) if flip[n] else 1 - (s if n in visible else r) for n in positions
+                    ]
+                    state = tuple(row[n] if (n in visible) != flip[n] else -1 for n in positions)
                     after[state] += mass * q * math.prod(moves)
         now = after
     return torch.tensor([now.get(tuple(row), 0.0) for row in world.y.tolist()], dtype=torch.float64)
@@ -46,13 +48,13 @@ def law_of_chain(world: oracle.World, denoiser, chances: list[tuple[float, float
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_without_strength_it_is_ancestral_sampling_of_independent_digits(name):
-    nll, _ = oracle.law_of(WRONG, CANVAS, WORLD.y, "independent", SCHEDULES[name](), steps=3)
+    nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, "independent", SCHEDULES[name](), steps=3)
     record = sample(WRONG, CANVAS, Corrector(3, 0.0, schedule=SCHEDULES[name]()), batch=BATCH, generator=1)
-    oracle.assert_law(drawn(record), (-nll).exp())
+    oracle.assert_distribution(drawn(record), (-nll).exp())
 
 
 @pytest.mark.parametrize("denoiser", ["perfect", "wrong"])
-def test_its_law_is_that_of_its_chain(denoiser):
+def test_its_distribution_is_that_of_its_chain(denoiser):
     """The rates of the formula, step by step: β = 3 sqrt(τ (1 - τ)) between a quarter and the end."""
     world = oracle.pair_world()
     model = oracle.perfect(world) if denoiser == "perfect" else oracle.wrong(world)
@@ -64,12 +66,12 @@ def test_its_law_is_that_of_its_chain(denoiser):
         hide = beta * flow / alpha[k] if k else 0.0
         limit = (1 - alpha[k + 1]) / alpha[k] if k else 0.0
         chances.append(((1 + beta) * flow / (1 - alpha[k]), hide) if hide <= limit else (1.0, limit))
-    assert 0 < chances[2][1] < 1  # something is hidden again
-    law = law_of_chain(world, model, chances)
-    nll, _ = oracle.law_of(model, world.canvas, world.y, "independent", steps=4)
-    assert float((law - (-nll).exp()).abs().sum()) > 0.02  # and it is not the law without correction
+    assert 0 < chances[2][1] < 1  # something is masked again
+    probs = distribution_of_chain(world, model, chances)
+    nll, _ = oracle.likelihood_of(model, world.canvas, world.y, "independent", steps=4)
+    assert float((probs - (-nll).exp()).abs().sum()) > 0.02  # and it is not the distribution without correction
     record = sample(model, world.canvas, Corrector(4, 3.0, start=0.25), batch=5 * BATCH, generator=2)
-    oracle.assert_law(drawn(record, world), law)
+    oracle.assert_distribution(drawn(record, world), probs)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, 50.0])
@@ -84,7 +86,7 @@ def test_the_share_of_visible_digits_is_that_of_the_schedule(name, strength):
         assert share == pytest.approx(alpha, abs=4 * (0.25 / BATCH / CANVAS.num_subtokens) ** 0.5)
 
 
-def test_single_digits_are_hidden_again_and_given_ones_never():
+def test_single_digits_are_masked_again_and_given_ones_never():
     given = torch.where(torch.tensor([True, True, False, False, True, False]), WORLD.y[13], -1).expand(200, -1)
     record = sample(WRONG, CANVAS, Corrector(8, 5.0), given=given, generator=4, trace=True)
     WORLD.index(record.y)
@@ -98,13 +100,13 @@ def test_single_digits_are_hidden_again_and_given_ones_never():
     assert torch.equal(record.rank[-1] > 0, given[-1] < 0)
 
 
-def test_nothing_is_hidden_outside_the_window():
+def test_nothing_is_masked_outside_the_window():
     record = sample(WRONG, CANVAS, Corrector(8, 5.0, 0.0, 0.25, 0.5), batch=200, generator=5, trace=True)
     again = ((record.trace.y[:-1] >= 0) & (record.trace.y[1:] < 0)).any(-1).any(-1).tolist()
     assert again == [False, True, True, False, False, False, False]  # steps 2..8; the window holds steps 3 and 4
 
 
-def test_only_what_is_shown_is_computed():
+def test_only_what_is_revealed_is_computed():
     model = oracle.wrong(WORLD)
     record = sample(model, CANVAS, Corrector(9, 0.0), batch=50, generator=7)
     assert record.nfe.tolist() == [len(set(row)) for row in record.rank.tolist()]

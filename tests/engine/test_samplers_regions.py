@@ -1,14 +1,15 @@
-"""Regions keep to their windows, orders and budgets, and leave the law of a one-by-one plan exact."""
+"""Regions keep to their windows, orders and budgets, and leave the distribution of a one-by-one plan exact."""
 
 from __future__ import annotations
 
 import oracle
 import pytest
 import torch
+from engine_world import start_of
 
-from mmprime.engine import ABSENT, Canvas, Codec, Guidance, Span, sample
-from mmprime.engine.samplers.regions import Region, disjoint, guidance_scales, temperatures
-from mmprime.engine.samplers.registry import Request, build
+from mmprime.engine import ABSENT, Canvas, Codec, Guidance, Region, Span, sample, sampler_of
+from mmprime.engine.samplers import CoarseFirst, FirstHitting, Nested, Raster, Regions
+from mmprime.engine.samplers.regions import disjoint, guidance_scales, temperatures
 
 CANVAS = Canvas([Span("text", 4, Codec.base(9, 2)), Span("image", (4, 4), Codec.base(16, 2))])
 TEXT, IMAGE = CANVAS.mask("text"), CANVAS.mask("image")
@@ -16,8 +17,10 @@ LEFT = CANVAS.mask("image", box=(0, 0, 2, 4))
 FINE = CANVAS.mask("image", digits=[1])
 
 
-def ranks(parts: list[Region], steps: int = 8, given: torch.Tensor | None = None, rest: str = "nested") -> torch.Tensor:
-    return build("regions", Request(CANVAS, 3, steps, 5, given), {"parts": tuple(parts), "rest": rest}).rank
+def ranks(
+    parts: list[Region], steps: int = 8, given: torch.Tensor | None = None, absent: torch.Tensor | None = None
+) -> torch.Tensor:
+    return Regions(steps, tuple(parts)).plan(start_of(CANVAS, 3, 5, given, absent)).rank
 
 
 def test_each_region_keeps_to_its_window():
@@ -27,8 +30,19 @@ def test_each_region_keeps_to_its_window():
     assert set(rank[:, TEXT].unique().tolist()) == set(range(1, 9))  # the rest has the whole run
 
 
+def test_a_window_that_ends_between_two_steps_ends_at_the_nearest():
+    """Of 5 steps a window to 0.5 holds 0.1 .. 0.5 in part: round(2.5) = 2 of them, and the next begins at the third."""
+    for edge, last in ((0.5, 2), (0.55, 3), (0.3, 2), (0.29, 1)):
+        first, second = Region("a", LEFT, (0, edge)), Region("b", IMAGE & ~LEFT, (edge, 1))
+        assert first.steps(5) == list(range(1, last + 1))
+        assert second.steps(5) == list(range(last + 1, 6))
+        rank = ranks([first, second], steps=5)
+        assert int(rank[:, LEFT].max()) == last
+        assert int(rank[:, IMAGE & ~LEFT].min()) == last + 1
+
+
 def test_the_background_stays_coarse_until_the_middle():
-    rank = ranks([Region("fine background", FINE & ~LEFT, (0.5, 1), "first_hitting")])
+    rank = ranks([Region("fine background", FINE & ~LEFT, (0.5, 1), FirstHitting())])
     assert int(rank[:, FINE & ~LEFT].min()) == 5
     assert int(rank[:, IMAGE & ~FINE & ~LEFT].min()) == 1
 
@@ -42,9 +56,9 @@ def test_a_budget_is_spread_over_the_window_and_what_is_idle_is_dropped():
 
 
 def test_an_order_inside_a_region():
-    rank = ranks([Region("image", IMAGE, order="raster")], steps=64)
+    rank = ranks([Region("image", IMAGE, order=Raster())], steps=64)
     assert bool((rank[:, IMAGE].diff() > 0).all())
-    coarse = ranks([Region("image", IMAGE, (0.25, 0.75), "coarse_first")], steps=8)
+    coarse = ranks([Region("image", IMAGE, (0.25, 0.75), CoarseFirst())], steps=8)
     assert int(coarse[:, IMAGE & ~FINE].max()) <= 4 < int(coarse[:, FINE].min())
     assert set(coarse[:, IMAGE].unique().tolist()) == {3, 4, 5, 6}
 
@@ -54,19 +68,19 @@ def test_given_parts_are_given_and_absent_ones_absent():
     rank = ranks([Region("left", LEFT, (0, 0.5))], given=given)
     assert bool((rank[:, TEXT] == 0).all())
     assert bool((rank[:, IMAGE] > 0).all())
-    absent = build("regions", Request(CANVAS, 3, 4, 5, None, TEXT), {"parts": (Region("left", LEFT),)}).rank
+    absent = ranks([Region("left", LEFT)], 4, absent=TEXT)
     assert bool((absent[:, TEXT] == ABSENT).all())
 
 
-def test_the_law_is_exact_when_every_step_reveals_one_unit():
+def test_the_distribution_is_exact_when_every_step_reveals_one_unit():
     world = oracle.mixed_world()
     mask = world.canvas.mask(world.canvas.spans[0].name)
     steps = 4 * world.canvas.num_subtokens
-    parts = (Region("first", mask, (0, 0.5), "raster"), Region("second", ~mask, (0.5, 1), "nested"))
-    plan = build("regions", Request(world.canvas, 4000, steps, 5), {"parts": parts})
+    parts = (Region("first", mask, (0, 0.5), Raster()), Region("second", ~mask, (0.5, 1), Nested()))
+    plan = Regions(steps, parts).plan(start_of(world.canvas, 4000, 5))
     assert bool(((plan.rank[:, :, None] == plan.rank[:, None, :]).sum(-1) == 1).all())
     found = sample(oracle.perfect(world), world.canvas, plan, generator=6)
-    oracle.assert_law(oracle.counts_of(world.index(found.y), len(world.p)), world.p)
+    oracle.assert_distribution(oracle.counts_of(world.index(found.y), len(world.p)), world.p)
 
 
 def test_temperature_and_guidance_of_a_region():
@@ -100,8 +114,6 @@ def test_an_overlap_with_the_same_rules_is_one_region():
         ([Region("a", TEXT, (0, 0.25)), Region("b", IMAGE, (0.5, 1))], "do not cover the run: at step 3 of 8"),
         ([Region("a", LEFT, (0.5, 0.52))], "the window 0.5 to 0.52 holds none of 8 steps"),
         ([Region("a", LEFT, (0, 0.5), budget=5)], "a budget of 5 steps, but the window 0 to 0.5 of 8 steps holds 4"),
-        ([Region("a", LEFT, order="margin")], "'margin' looks at the data"),
-        ([Region("a", LEFT, order="sideways")], "unknown sampler 'sideways'"),
     ],
 )
 def test_what_does_not_fit_is_refused(parts, message):
@@ -116,8 +128,8 @@ def test_rules_out_of_range_are_refused():
         Region("a", LEFT, (0.5, 0.5))
     with pytest.raises(ValueError, match="has nothing to reveal: all of it is given"):
         ranks([Region("text", TEXT)], given=TEXT.expand(3, -1))
-    with pytest.raises(ValueError, match="parts is no word of a command line"):
-        build("regions", Request(CANVAS, 3, 4), {"parts": "left"})
+    with pytest.raises(ValueError, match="no word of a command line, got 'left'; --regions FILE gives them"):
+        sampler_of("regions", {"parts": "left"}, 4)
 
 
 class Fixed:
@@ -133,8 +145,8 @@ class Fixed:
 
 def test_the_entropy_budget_goes_to_the_uncertain():
     canvas = Canvas([Span("text", 8, Codec.base(4, 1))])
-    found = sample(Fixed(), canvas, build("entropy_budget", Request(canvas, 3, 5)), generator=3, batch=3)
+    found = sample(Fixed(), canvas, sampler_of("entropy_budget", steps=5), generator=3, batch=3)
     assert found.rank.tolist() == [[1, 1, 1, 1, 2, 3, 4, 5]] * 3
-    short = sample(Fixed(), canvas, build("entropy_budget", Request(canvas, 3, 2)), generator=3, batch=3)
+    short = sample(Fixed(), canvas, sampler_of("entropy_budget", steps=2), generator=3, batch=3)
     assert short.rank.tolist() == [[1, 1, 1, 1, 1, 1, 2, 2]] * 3
     assert short.nfe.tolist() == [2, 2, 2]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Plan, joint_loss, nelbo, sample
+from mmprime.engine import MASKINGS, Plan, Rows, joint_loss, nelbo, sample
 from mmprime.engine import denoiser as denoiser_module
 
 WORLD = oracle.mixed_world()
 CANVAS, ROWS = WORLD.canvas, WORLD.y[::5]
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    **{law: lambda *args, masking=law, **options: nelbo(*args, masking=law, **options) for law in LAWS},
+    **{name: lambda *args, masking=name, **options: nelbo(*args, masking=masking, **options) for name in MASKINGS},
     "finite": lambda *args, **options: nelbo(*args, steps=3, **options),
     "joint": joint_loss,
 }
@@ -73,7 +73,7 @@ def test_visible_and_absent_tokens_never_reach_the_head() -> None:
     nelbo(model, CANVAS, WORLD.y, given=given)
     assert model.head_tokens == len(WORLD.y)  # the one token of the image
     model.head_tokens = 0
-    joint_loss(model, CANVAS, ROWS, given=given, absent=absent)
+    joint_loss(model, CANVAS, Rows.of(CANVAS, ROWS, given, absent))
     assert model.head_tokens == 0
     assert model.calls == 2
 
