@@ -97,13 +97,13 @@ def equal_bits() -> World:
 
 
 class TableDenoiser(nn.Module):
-    """A denoiser that looks its logits up: table (states, L, C_max). `calls` and `head_tokens` count its use."""
+    """A denoiser that looks its logits up: table (states, L, C_max). `calls`, `head_calls` and `head_tokens` count its use."""
 
     def __init__(self, canvas: Canvas, table: Tensor) -> None:
         super().__init__()
         self.radix = radices_of(canvas)
         self.table = nn.Parameter(table)
-        self.calls = self.forwarded = self.head_tokens = 0
+        self.calls = self.forwarded = self.head_calls = self.head_tokens = 0
 
     def forward(self, y: Tensor, canvas: Canvas, cond: object = None) -> Tensor:
         self.calls += 1
@@ -111,6 +111,7 @@ class TableDenoiser(nn.Module):
         return self.table[state_number(y, self.radix)]
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        self.head_calls += 1
         self.head_tokens += len(hidden)
         return hidden[:, : span.codec.num_codes]
 
@@ -167,7 +168,7 @@ def random_table(canvas: Canvas, seed: int = 6, dtype: torch.dtype = torch.float
 
 
 def log_reveal(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, visible: frozenset, revealed: frozenset) -> Tensor:
-    """log p(the digits at `revealed` | the digits at `visible`) of rows y0 (B, N), from tables of codes: (B,) float64."""
+    """log p(the digits at `revealed` | the digits at `visible`) of rows y0 (B, N), from tables of codes: (B,)."""
     before, after = _visible_only(y0, visible), _visible_only(y0, visible | revealed)
     rows = denoiser.table.detach()[state_number(before, denoiser.radix)]
     total, token, position = torch.zeros(len(y0), dtype=torch.float64), 0, 0

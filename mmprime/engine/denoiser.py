@@ -76,9 +76,9 @@ def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
     )
 
 
-def chunks(count: int, span: Span, cells: int = _CHUNK_ELEMENTS) -> Iterator[slice]:
-    """Slices over `count` tokens such that the grids of one slice have at most `cells` cells."""
-    size = max(1, cells // span.codec.num_cells)
+def chunks(count: int, span: Span, cells: int | None = None) -> Iterator[slice]:
+    """Slices over `count` tokens such that the grids of one slice have at most `cells` cells (2^25)."""
+    size = max(1, (cells or _CHUNK_ELEMENTS) // span.codec.num_cells)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

@@ -135,7 +135,10 @@ class LevelPowers(Schedule):
         return f"levels:{','.join(f'{power:g}' for power in self.powers)}"
 
     def on(self, canvas: Canvas) -> Schedule:
-        return Schedule.levels(self.powers, canvas)
+        try:
+            return Schedule.levels(self.powers, canvas)
+        except ValueError as error:
+            raise ValueError(f"schedule '{self}': {error}") from error
 
     def at(self, t: Tensor) -> AlphaValue:
         raise TypeError("powers by level have no α before they lie on a canvas; use `.on(canvas)`")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmprime.engine import MASKINGS, Plan, Rows, joint_loss, nelbo, sample
 from mmprime.engine import denoiser as denoiser_module
+from mmprime.engine import rollout as rollout_module
 
 WORLD = oracle.mixed_world()
 CANVAS, ROWS = WORLD.canvas, WORLD.y[::5]
@@ -22,19 +23,28 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def value_and_gradient(loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    value, gradient, _ = scored(loss)
+    return value, gradient
+
+
+def scored(loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Value, gradient and how often the head was called."""
     model = oracle.wrong(WORLD)
     value = loss(model, CANVAS, ROWS, generator=torch.Generator().manual_seed(0))
     value.sum().backward()
     assert model.table.grad is not None
-    return value.detach(), model.table.grad
+    return value.detach(), model.table.grad, model.head_calls
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_chunks_change_neither_value_nor_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value, gradient = value_and_gradient(LOSSES[name])
-    for size in (1, 60):  # one token a chunk; several
+    value, gradient, calls = scored(LOSSES[name])
+    assert calls == len(CANVAS.spans)
+    for size in (60, 1):  # several tokens a chunk; one
         monkeypatch.setattr(denoiser_module, "_CHUNK_ELEMENTS", size)
-        chunked_value, chunked_gradient = value_and_gradient(LOSSES[name])
+        chunked_value, chunked_gradient, more = scored(LOSSES[name])
+        assert more > calls  # the head really has seen more and smaller chunks
+        calls = more
         assert torch.allclose(chunked_value, value, atol=1e-12)
         assert torch.allclose(chunked_gradient, gradient, atol=1e-12)
 
@@ -42,8 +52,10 @@ def test_chunks_change_neither_value_nor_gradient(name: str, monkeypatch: pytest
 def test_chunks_change_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, model = Plan.first_hitting(CANVAS, 30, 1, per_step=2), oracle.wrong(WORLD)
     whole = sample(model, CANVAS, plan, generator=2, trace=True)
-    monkeypatch.setattr(denoiser_module, "_CHUNK_ELEMENTS", 1)
+    calls, tokens, model.head_calls, model.head_tokens = model.head_calls, model.head_tokens, 0, 0
+    monkeypatch.setattr(rollout_module, "DRAWN_AT_ONCE", 1)
     parts = sample(model, CANVAS, plan, generator=2, trace=True)
+    assert calls < tokens == model.head_tokens == model.head_calls  # token after token
     assert torch.equal(whole.y, parts.y)
     assert whole.trace is not None
     assert parts.trace is not None

@@ -197,8 +197,8 @@ def test_guided_samples_have_the_distribution_of_the_guided_logits(schedule: str
 
 
 def test_the_guided_distribution_is_normalised_over_the_codes_there_are() -> None:
-    """Two tokens, the first given: p' ∝ p(b | a)^(1+w) p(b)^(-w) from the joint distribution itself, whose cells without a code
-    stay empty."""
+    """Two tokens, the first given: p' ∝ p(b | a)^(1+w) p(b)^(-w) from the joint distribution itself, whose cells
+    without a code stay empty."""
     codec = oracle.pair_world().canvas.spans[0].codec  # three codes on a 2 x 2 grid
     world = oracle.make_world([Span("a", 1, codec), Span("b", 1, codec)], seed=3)
     joint, a, scale, batch = world.p.view(3, 3), 1, 1.5, 6000

@@ -9,8 +9,19 @@ import pytest
 import torch
 
 from mmprime.engine import (
-    MASKINGS, SAMPLERS, Guidance, NonFiniteLogits, Plan, Schedule, Tilted, exact_nelbo, joint_loss, nelbo, plan_nats,
-    sample, sampler_of,
+    MASKINGS,
+    SAMPLERS,
+    Guidance,
+    NonFiniteLogits,
+    Plan,
+    Schedule,
+    Tilted,
+    exact_nelbo,
+    joint_loss,
+    nelbo,
+    plan_nats,
+    sample,
+    sampler_of,
 )  # fmt: skip
 from mmprime.engine.guidance import Guided
 from mmprime.engine.heads.softmax import log_mass, log_posterior

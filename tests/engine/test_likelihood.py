@@ -110,7 +110,7 @@ def test_regions_with_rates_of_their_own(masking: str) -> None:
 
 
 def test_coarse_first_regions_with_schedules_of_their_own() -> None:
-    """The rates of the process, integrated over time and states, against whole plans in the order of times drawn by hand.
+    """The rates of the process, integrated over time and states, against whole plans in the order of times drawn here.
 
     (An estimate by time would say little here: its variance is infinite at the end of each digit level's window.)
     """

@@ -7,6 +7,7 @@ from dataclasses import replace
 import oracle
 import pytest
 import torch
+
 from mmprime.engine import MASKINGS, Canvas, Codec, Masking, Plan, Schedule, Span, masking_of, nelbo, plan_nats
 
 WORLD = oracle.make_world([Span("text", 2, Codec.mixed_radix((2, 2, 2))), Span("image", (1, 1), Codec.base(3, 1))], 4)

@@ -34,7 +34,7 @@ def mdm_bound(table: Tensor, x: Tensor) -> Tensor:
 
 
 def mdm_step_distribution(table: Tensor, steps: int) -> Tensor:
-    """(27,) the distribution of samples of a T-step ancestral sampler with a linear schedule, by pushing chances forward."""
+    """(27,) how samples of a T-step ancestral sampler with a linear schedule are distributed, by pushing chances on."""
     states = torch.cartesian_prod(*[torch.arange(-1, 3)] * 3)
     chance = (states == -1).all(-1).double()
     for k in range(steps):

@@ -1,8 +1,10 @@
-"""Adaptive samplers: those that look at distributions only are exact one unit at a time; each selects what its formula says."""
+"""Adaptive samplers: by distributions alone, one unit at a time, they are exact; each selects by its formula."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
 import oracle
 import pytest
 import torch
@@ -208,6 +210,22 @@ def test_descriptions_are_their_formulas():
     assert Entropy().describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([-nats, 0.0])
     assert Confidence().describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([math.log(0.2), 0.0])
     assert Moment(power=2.0).describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([math.log(0.54), 0.0])
+
+
+@pytest.mark.parametrize(("sampler", "heat"), [(Confidence(3, noise=2.0), 2.0), (Moment(3), 1.0)])
+def test_noise_draws_the_first_unit_in_proportion_to_the_power_of_its_score(sampler, heat):
+    """The largest of s_i + r·Gumbel is i with chance softmax(s / r)_i; with the noise of the other sign it is not."""
+    scores = torch.tensor([0.0, 1.0, 2.5, -1.0], dtype=torch.float64)
+    one = line_view([scores.tolist()])
+    noise = torch.rand(BATCH, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    wide = {
+        key: value.expand(BATCH, *value.shape[1:])
+        for key, value in vars(one).items()
+        if isinstance(value, torch.Tensor) and key not in ("noise", "example")
+    }
+    reveal = sampler.select(replace(one, **wide, noise=noise, example=torch.arange(BATCH))).reveal
+    assert (reveal.sum(-1) == 1).all()
+    oracle.assert_distribution(reveal.double().sum(0), (scores / heat).softmax(0))
 
 
 def test_moment_sharpens_what_it_draws():

@@ -1,4 +1,4 @@
-"""The corrector: its distribution is that of its Markov chain over partial states; α is kept; single digits go and come."""
+"""The corrector: its samples are those of its Markov chain over partial states; α is kept; digits go and come."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def drawn(record, world=WORLD) -> torch.Tensor:
 
 
 def distribution_of_chain(world: oracle.World, denoiser, chances: list[tuple[float, float]]) -> torch.Tensor:
-    """The distribution (K,) of a sample when at each step every masked digit is revealed with chance r, every visible one masked
-    with chance s, whole codes being drawn from the state before the step: all states, all moves."""
+    """The distribution (K,) of a sample when at each step every masked digit is revealed with chance r, every
+    visible one masked with chance s, whole codes being drawn from the state before the step: all states, all moves."""
     positions = range(world.canvas.num_subtokens)
     now = {(-1,) * len(positions): 1.0}
     for r, s in chances:

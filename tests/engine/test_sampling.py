@@ -181,6 +181,16 @@ def test_temperature_and_nucleus_on_one_token(temperature: float, top_p: float) 
     assert torch.allclose(record.trace.confidence, probs[codes, None].expand(-1, 2))
 
 
+@pytest.mark.parametrize(("top_p", "kept"), [(0.5, [3]), (0.6, [0, 3]), (0.75, [0, 3]), (0.76, [0, 1, 3])])
+def test_a_nucleus_is_cut_exactly_and_of_equal_codes_the_first_stay(top_p: float, kept: list[int]) -> None:
+    """Shares 1/4, 1/8, 1/8, 1/2: a set of exactly top_p is enough; of the two eighths the first comes in."""
+    canvas = Canvas([Span("text", 1, Codec.base(4, 1))])
+    logits = torch.tensor([0.25, 0.125, 0.125, 0.5], dtype=torch.float64).log()
+    plan = Plan.first_hitting(canvas, 400, 76)
+    y = sample(OneToken(logits), canvas, plan, top_p=top_p, generator=77).y[:, 0]
+    assert y.unique().tolist() == kept
+
+
 def test_temperature_zero_is_greedy() -> None:
     plan = Plan.token_synchronous(TOKEN, 50, 72)
     assert (TOKEN.unpack(sample(OneToken(LOGITS), TOKEN, plan, temperature=0, generator=73).y)["text"] == 1).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
 
     monkeypatch.setattr(features, "EfficientNetLite0", Eye)
-    monkeypatch.setattr(alignment, "STEPS", 5)
+    monkeypatch.setattr(alignment, "fit", partial(alignment.fit, steps=5))
     plain = alignment.sentences_of
     monkeypatch.setattr(alignment, "sentences_of", lambda captions: plain(captions, "bag of words"))
     model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
