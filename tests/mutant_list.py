@@ -59,7 +59,7 @@ MUTANTS = [
       "schedule"),
     m("transition keeps with alpha_t, not alpha_t / alpha_s", "masking/transition:transition_matrix",
       "alpha_t / alpha_s", "alpha_t", "masking_transition"),
-    m("corrupt shows what it should mask", "masking/transition:corrupt", "u < alpha", "u > alpha",
+    m("corrupt keeps what it should mask", "masking/transition:corrupt", "u < alpha", "u > alpha",
       "masking_transition"),
     # plans
     m("ranks cut with ceil for floor", "plan:Plan.by_time", "(time * steps).floor()", "(time * steps).ceil()", "plan"),
@@ -266,7 +266,7 @@ MUTANTS = [
     m("a step of coarse first by alpha alone", "masking/coarse_first:CoarseFirstMasking.visible",
       "canvas.num_levels * alpha - canvas.digit_of.to(time.device)", "canvas.num_levels * alpha", "masking_steps"),
     m("prefixes without their number of ways", "masking/nested:NestedMasking.step_reveals",
-      "ways[shown][count] * of_token**shown", "of_token**shown", "masking_steps"),
+      "ways[taken][count] * of_token**taken", "of_token**taken", "masking_steps"),
     m("sets forget what does not come", "masking/independent:IndependentMasking.step_reveals", "1 - c",
       "torch.ones_like(c)", "masking_steps"),
     # streams, impossible codes, rollouts and batches

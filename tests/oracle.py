@@ -97,7 +97,7 @@ def equal_bits() -> World:
 
 
 class TableDenoiser(nn.Module):
-    """A denoiser that looks its logits up: table (states, L, C_max). `calls`, `head_calls` and `head_tokens` count its use."""
+    """A denoiser that looks its logits up: table (states, L, C_max). `calls` and the like count its use."""
 
     def __init__(self, canvas: Canvas, table: Tensor) -> None:
         super().__init__()

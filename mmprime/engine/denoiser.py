@@ -28,7 +28,7 @@ DRAWN_AT_ONCE = 1 << 21  # cells; what a draw makes of them stays in the cache o
 
 
 class Denoiser(Protocol):
-    """Visible state y (B, N) with `MASK_ID` where hidden -> hidden states (B, L, D); logits (M, C) in code order."""
+    """Visible state y (B, N) with `MASK_ID` where masked -> hidden states (B, L, D); logits (M, C) in code order."""
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor: ...
 
@@ -96,18 +96,18 @@ def reveal_nats(
     hidden = denoiser(before, canvas, cond)
     nats: list[Tensor] = []
     for span in canvas.spans:
-        shown, aim = canvas.view(before, span.name), canvas.view(after, span.name)
-        batch, token = (aim != shown).any(-1).any(0).nonzero(as_tuple=True)
+        visible, aim = canvas.view(before, span.name), canvas.view(after, span.name)
+        batch, token = (aim != visible).any(-1).any(0).nonzero(as_tuple=True)
         rows = hidden.flatten(0, 1).index_select(
             0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
         )
         parts = [
             _chunk_nats(
-                denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part], token[part]
+                denoiser, span, rows[part], visible[batch, token][part], aim[:, batch, token][:, part], token[part]
             )
             for part in chunks(len(rows), span)
         ]
-        empty = torch.zeros(len(after), *shown.shape[:2], device=before.device)
+        empty = torch.zeros(len(after), *visible.shape[:2], device=before.device)
         if parts:
             values = torch.cat(parts, 1)
             empty = empty.to(values.dtype).index_put((_all(len(after), len(rows), before), batch, token), values)
@@ -119,12 +119,12 @@ def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
 
-def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, shown: Tensor, aim: Tensor, token: Tensor) -> Tensor:
+def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, visible: Tensor, aim: Tensor, token: Tensor) -> Tensor:
     """(A, m) nats of one chunk; with gradients on, its grids are recomputed in the backward pass, not stored."""
 
     def compute(hidden: Tensor) -> Tensor:
-        posterior = log_posterior(token_grid(denoiser, hidden, span, token), shown)
-        same = (aim == shown).all(-1)  # reveals nothing
+        posterior = log_posterior(token_grid(denoiser, hidden, span, token), visible)
+        same = (aim == visible).all(-1)  # reveals nothing
         return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
 
     if torch.is_grad_enabled() and len(rows) * span.codec.num_cells >= _CHUNK_ELEMENTS // 2:

@@ -6,9 +6,9 @@
 
 ℓ_c is the conditional branch, ℓ_u the unconditional one: it hides the condition's sub-tokens and takes the null class.
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
-distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the plan's rate
-times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by token. A code
-with p_c = 0 stays impossible for every w > -1.
+distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the
+plan's rate times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by
+token. A code with p_c = 0 stays impossible for every w > -1.
 
 Sources: Ho & Salimans, arXiv 2207.12598; Nisonoff et al., arXiv 2406.01572 (discrete); Chang et al. (Muse), arXiv
 2301.00704 (linear); Gao et al. (MDT), arXiv 2303.14389 (power-cosine, s = 4 in their code); Kynkäänniemi et al., arXiv

@@ -48,10 +48,10 @@ class Schedule(ABC):
         return self.at(t).alpha
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) = -α'(t) / (1 - α(t)), and 0 where nothing can be hidden (α = 1)."""
+        """w(t) = -α'(t) / (1 - α(t)), and 0 where nothing can be masked (α = 1)."""
         alpha, derivative = self.at(t)
-        hidden = 1 - alpha
-        return torch.where(hidden > 0, -derivative / hidden.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
+        masked = 1 - alpha
+        return torch.where(masked > 0, -derivative / masked.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
 
     @staticmethod
     def linear() -> Schedule:
@@ -141,10 +141,16 @@ class LevelPowers(Schedule):
             raise ValueError(f"schedule '{self}': {error}") from error
 
     def at(self, t: Tensor) -> AlphaValue:
-        raise TypeError("powers by level have no α before they lie on a canvas; use `.on(canvas)`")
+        raise self._on_no_canvas()
 
     def inverse(self, a: Tensor) -> Tensor:
-        raise TypeError("powers by level have no α⁻¹ before they lie on a canvas; use `.on(canvas)`")
+        raise self._on_no_canvas()
+
+    def _on_no_canvas(self) -> ValueError:
+        return ValueError(
+            f"schedule '{self}' has an α for each digit level: it orders independent digits (samplers ancestral and "
+            "first_hitting), and is no pace of all; on a canvas it is `.on(canvas)`"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     p'(v | y) ∝ p(v | y) exp(λ_i s(v; y, i)),      v a code of token i
 
 With the look-ahead value s(v; y, i) = log E[exp r(x) | y, x_i = v], and one sub-token revealed at a time, samples have
-the distribution ∝ p(x) exp r(x); with s = log p(c | y, x_i = v) that is classifier guidance (Nisonoff et al., arXiv 2406.01572).
+the distribution ∝ p(x) exp r(x); with s = log p(c | y, x_i = v) that is classifier guidance (Nisonoff et al., arXiv
+2406.01572).
 A score of the code alone is its own look-ahead where one token is masked; with more it tilts each draw, not the
 joint distribution. Where only complete examples can be rated, see `steer`.
 """

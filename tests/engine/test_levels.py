@@ -175,6 +175,12 @@ def test_one_digit_a_step_races() -> None:
     oracle.assert_distribution(oracle.counts_of(WORLD.index(record.y), len(WORLD.p)), (-nll).exp())
 
 
+def test_powers_by_level_are_no_pace() -> None:
+    sampler = sampler_of("nested", {"pace": "levels:0.6,2.5"}, 4)
+    with pytest.raises(ValueError, match=r"schedule 'levels:0.6,2.5' has an α for each digit level.* no pace"):
+        sample(WRONG, CANVAS, sampler, batch=2)
+
+
 @pytest.mark.parametrize("word", ["levels:", "levels:1,x", "levels:1", "levels:1,2,3"])
 def test_words_that_are_no_powers(word: str) -> None:
     with pytest.raises(ValueError, match=word):

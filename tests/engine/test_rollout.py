@@ -6,7 +6,8 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import MASK_ID, SAMPLERS, begin, sample, sampler_of, stream
+from mmprime.engine import MASK_ID, SAMPLERS, Plan, begin, sample, sampler_of, stream
+from mmprime.engine.samplers import FixedPlan
 
 WORLD = oracle.mixed_world()
 DENOISER = oracle.wrong(WORLD)
@@ -29,6 +30,20 @@ def test_a_run_left_after_any_step_goes_on_as_if_it_had_not_been(name):
         found = sample(*request(name), generator=1234, plan_generator=5, state=run.state())
         for field in ("y", "rank", "nfe", "idle_steps"):
             assert torch.equal(getattr(found, field), getattr(whole, field)), (field, stop)
+
+
+def test_a_plan_fits_what_is_free_and_leaves_nothing_masked():
+    rank = torch.tensor([[0, 1, 2, 3, 4, 5]]).expand(6, -1)
+    for other in (rank.clone().fill_(1), torch.where(rank == 3, -1, rank), torch.where(rank == 3, 0, rank)):
+        with pytest.raises(ValueError, match="a plan gives a rank above 0 to exactly what is neither given nor absent"):
+            begin(DENOISER, WORLD.canvas, FixedPlan(Plan(other, 5)), GIVEN)
+    with pytest.raises(ValueError, match="a plan for 2 examples, 6 to draw"):
+        begin(DENOISER, WORLD.canvas, FixedPlan(Plan(rank[:2], 5)), GIVEN)
+    run = begin(DENOISER, WORLD.canvas, Plan(rank, 5), GIVEN, generator=1)
+    assert run.step()
+    run.y[3, 1] = MASK_ID  # what the plan has come to is masked by someone else
+    with pytest.raises(RuntimeError, match="left sub-tokens masked before step 2"):
+        run.step()
 
 
 def test_the_stream_shows_every_step():

@@ -80,6 +80,7 @@ def test_a_model_is_sampled_in_the_order_it_was_trained_on(masking):
     [
         ("hop", {}, "unknown sampler 'hop'; there are ancestral"),
         ("margin", {"gamma": "1"}, "sampler 'margin' has no option 'gamma'; it has unit, steps, pace"),
+        ("klass", {"history": 2.5}, "sampler 'klass': history=2.5: give a whole number"),
         ("remdm", {"eta": "much"}, "sampler 'remdm': eta='much': could not convert string to float"),
         ("nested", {"pace": "steep"}, "unknown schedule 'steep'"),
         ("corrector", {"strength": "-1"}, "strength and power must be >= 0, got -1.0 and 0.5"),

@@ -8,7 +8,7 @@ the next masked digit of a token (unit "digit", coarse first) or all its masked 
     step:  for each token with something masked:  p_i, the distribution of its unit;  a whole code v_i ~ p(v | visible)
            the sampler selects sub-tokens;  they are revealed with the values of v_i
 
-What is selected by the distributions alone, one unit at a time, leaves the law of the sample exact; selecting by the
+What is selected by the distributions alone, one unit at a time, leaves the distribution of the sample exact; selecting by the
 drawn value (as MaskGIT does) or several units at once does not.
 """
 
@@ -136,7 +136,7 @@ class Sampler(ABC):
 
     @property
     def whole_tokens(self) -> bool:
-        """Whether no token is ever shown in part."""
+        """Whether no token is ever visible in part."""
         return self.unit_of == "token"
 
     @property
@@ -175,7 +175,11 @@ class Planned(Sampler):
         return {"rank": self.plan(start).rank}
 
     def select(self, view: View) -> Reveal:
-        return Reveal(view.masked & (view.memory["rank"][view.example] == view.step))
+        """Raises RuntimeError where the plan has ended and something is still masked: the rollout would never end."""
+        rank = view.memory["rank"][view.example]
+        if bool((view.masked & (rank < view.step)).any()):
+            raise RuntimeError(f"the plan of {self.name!r} left sub-tokens masked before step {view.step}")
+        return Reveal(view.masked & (rank == view.step))
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,13 @@ class FixedPlan(Planned):
         rank = self.fixed.rank.to(start.given.device)
         if len(rank) != start.batch:
             raise ValueError(f"a plan for {len(rank)} examples, {start.batch} to draw; build it for as many")
+        wrong = (rank > 0) != ~(start.given | start.absent)
+        if bool(wrong.any()):
+            b, n = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"sub-token {n} of example {b} has rank {int(rank[b, n])}; a plan gives a rank above 0 to exactly what "
+                "is neither given nor absent"
+            )
         return self.fixed
 
 

@@ -66,7 +66,8 @@ def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler with another number of steps; one that decides it itself stays as it is."""
-    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
+    options: dict[str, Any] = {"steps": steps} if "steps" in _options(sampler.name) else {}
+    return replace(sampler, **options)
 
 
 def listing() -> str:
@@ -109,7 +110,10 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
             return _part(default, value)
         if isinstance(default, tuple):
             raise ValueError(f"no word of a command line, got {value!r}; --regions FILE gives them")
-        return type(default)(value)
+        found = type(default)(value)
+        if isinstance(value, float) and found != value:
+            raise ValueError("give a whole number")
+        return found
     except ValueError as error:
         raise ValueError(f"sampler {name!r}: {key}={value!r}: {error}") from error
 
