@@ -15,7 +15,7 @@ def test_each_mutant_changes_one_place(mutant: Mutant) -> None:
     assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
     compile(changed, mutant.file, "exec")
     file, _, test = mutant.test.partition("::")
-    assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8")
+    assert f"def {test.partition('[')[0]}" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def test_neither_line_breaks_nor_comments_matter() -> None:

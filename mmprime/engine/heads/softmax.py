@@ -69,7 +69,7 @@ def draw(
     """Draw a whole cell for each token from p(cell | y): exact in float64.
 
     grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
-    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the distribution drawn from.
+    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of all of them.
     temperature (a number or (M,)) 0 takes the most probable cell. top_p keeps the smallest set of cells of at least
     that probability.
     Raises ValueError when no code agrees with the visible digits of a token, and on logits that are NaN or +inf.
