@@ -147,6 +147,15 @@ def test_factor_takes_the_largest_k_of_its_rule():
     assert Factor(0.01).select(line_view([[0.94, 0.98, 0.85]])).reveal.tolist() == [[False, True, False]]
 
 
+def test_the_last_step_takes_all_however_deep():
+    """Four masked digits in one token and one in the other: two deep on average, four in truth."""
+    canvas = Canvas([Span("line", 2, Codec.base(16, 4))])
+    masked = torch.tensor([[True, True, True, True, False, False, False, True]])
+    flat = line_view([[0.1, 0.2]], step=3, left=5, total=8)
+    view = replace(flat, canvas=canvas, masked=masked, visible=~masked)
+    assert torch.equal(Margin(3).select(view).reveal, masked)
+
+
 def test_an_entropy_budget_spends_its_share_of_what_is_left():
     """0.9 nats in three steps: 0.3 of them now, the surest first; what is over budget alone is still one."""
     nats = [0.4, 0.05, 0.2, 0.25]
