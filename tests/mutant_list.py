@@ -210,7 +210,7 @@ MUTANTS = [
     m("highest entropy first", "samplers/entropy:Entropy.describe", "-entropy(probs)[:, None]",
       "entropy(probs)[:, None]", rule("entropy-digit-3")),
     m("moment without its power", "samplers/moment:Moment.describe", "self.power * probs.log()", "probs.log()",
-      rule("moment-token-2")),
+      "samplers_adaptive::test_descriptions_are_their_formulas"),
     m("moment draws what is not sharpened", "samplers/moment:Moment.sharpness", "self.power", "1.0",
       rule("moment-token-2")),
     m("entropy bound counts the least certain", "samplers/entropy_bounded:EntropyBounded.select",

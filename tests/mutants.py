@@ -69,24 +69,31 @@ class _Swap(ast.NodeTransformer):
 
 
 def run(mutant: Mutant, folder: Path) -> tuple[bool, str]:
-    """Break the copy in `folder`, run the named file, mend the copy. Returns (killed, the first failing test)."""
-    path, log = folder / mutant.file, folder / "log.txt"
+    """Break the copy in `folder`, run the named test, mend the copy. Returns (killed, the first failing test)."""
+    path = folder / mutant.file
     source = path.read_text(encoding="utf-8")
     path.write_text(mutate(source, mutant), encoding="utf-8")
-    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(mutant.test, folder, log))
     try:
-        process.start()
-        process.join()
+        status, log = run_test(mutant.test, folder)
     finally:
         path.write_text(source, encoding="utf-8")
-    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) \S+?::(\S+)", log, re.MULTILINE)
+    return failed is not None, failed[1] if failed else f"status {status}"
+
+
+def run_test(test: str, folder: Path) -> tuple[int | None, str]:
+    """(exit status, output) of pytest in a fork of this process, which has torch but not the package."""
+    log = folder / "log.txt"
+    process = multiprocessing.get_context("fork").Process(target=_pytest, args=(test, folder, log))
+    process.start()
+    process.join()
     if process.exitcode == 99:
         raise SystemExit("the tests imported another copy of the package than the broken one")
-    return failed is not None, failed[1] if failed else f"status {process.exitcode}"
+    return process.exitcode, log.read_text(encoding="utf-8")
 
 
 def _pytest(test: str, folder: Path, log: Path) -> None:
-    """In a forked child, which has torch but not the package: the package found is the copy."""
+    """In the forked child: the package found is the copy."""
     os.chdir(folder)
     with log.open("w", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
@@ -112,6 +119,9 @@ def main() -> int:
         for part in ("mmprime", "tests"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder / "pyproject.toml")
+        for test in dict.fromkeys(mutant.test for mutant in chosen):
+            if run_test(test, folder)[0] != 0:
+                raise SystemExit(f"{test} fails on what is not broken:\n{run_test(test, folder)[1]}")
         for mutant in chosen:
             killed, detail = run(mutant, folder)
             survivors += not killed
