@@ -145,6 +145,7 @@ def test_factor_takes_the_largest_k_of_its_rule():
     sampler = Factor(0.25)  # (k + 1)(1 - p_k): 0.04, 0.18, 0.6
     assert sampler.select(line_view([[0.94, 0.98, 0.85]])).reveal.tolist() == [[True, True, False]]
     assert Factor(0.01).select(line_view([[0.94, 0.98, 0.85]])).reveal.tolist() == [[False, True, False]]
+    assert Factor(0.15).select(line_view([[0.94, 0.98, 0.85]])).reveal.tolist() == [[False, True, False]]
 
 
 def test_the_last_step_takes_all_however_deep():
