@@ -212,6 +212,18 @@ def test_klass_waits_until_a_distribution_stands_still():
     assert sampler.select(line_view([[0.7, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]  # the surest instead
 
 
+def test_klass_takes_the_divergence_of_now_from_before():
+    """KL((0.9, 0.1) ‖ (0.5, 0.5)) = 0.368, the other way 0.511."""
+    for bound, calm in ((0.4, 1), (0.36, 0)):
+        sampler = Klass(divergence=bound)
+        memory = sampler.begin(start_of(Canvas([Span("line", 1, Codec.base(2, 1))]), 1, 0))
+        for probs in ([0.5, 0.5], [0.9, 0.1]):
+            found = sampler.describe(
+                torch.tensor([probs]).double(), torch.tensor([0]), torch.zeros(1, 3).long(), memory
+            )
+        assert found[0, 1] == calm
+
+
 def test_descriptions_are_their_formulas():
     probs = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]]).double()
     value, index = torch.tensor([1, 0]), torch.tensor([[0, 0, 0], [0, 1, 0]])
@@ -246,6 +258,10 @@ def test_moment_sharpens_what_it_draws():
     oracle.assert_distribution(oracle.counts_of(world.index(record.y), 3), probs)
 
 
+def test_a_block_takes_nothing_of_the_next():
+    assert Blocks(gamma=9.0, size=2).select(line_view([[0.5, 0.4, 0.0]])).reveal.tolist() == [[True, True, False]]
+
+
 def test_blocks_are_filled_one_after_the_other():
     record = sample(WRONG, CANVAS, Blocks(0.5, 1), batch=30, generator=8)
     rank = torch.stack([record.rank[:, CANVAS.token_of == token].amin(-1) for token in range(CANVAS.num_tokens)], -1)
@@ -268,6 +284,26 @@ def test_remasking_ends_whole_and_leaves_what_is_given(kind):
     assert (record.nfe <= 8).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "eta", "noise", "reveal", "remask"),
+    [
+        ("rescale", 0.5, 0.3, True, [False, False]),  # σ = η σ_max = 0.25, σ_max = min(1, (1 - 0.75) / 0.5)
+        ("rescale", 0.5, 0.2, True, [True, True]),
+        ("cap", 0.25, 0.6, True, [False, False]),  # a masked one comes with chance (0.75 - 0.75 · 0.5) / 0.5 = 0.75
+        ("cap", 0.25, 0.8, False, [False, False]),
+        ("conf", 0.0, 0.25, True, [True, False]),  # 0.5 · softmax(-0.1, -0.9) = 0.345, 0.155
+    ],
+)
+def test_the_chances_of_remasking(kind, eta, noise, reveal, remask):
+    """Step 3 of 4, two tokens masked, two unmasked with confidence 0.1 and 0.9: α from 0.5 to 0.75."""
+    memory = {"confidence": torch.tensor([[0.0, 0.0, 0.1, 0.9]]).double()}
+    masked = [True, True, False, False]
+    seen = line_view([[0.5, 0.5, 0.0, 0.0]], step=3, total=4, masked=masked, noise=noise, memory=memory)
+    chosen = ReMDM(4, kind, eta=eta).select(seen)
+    assert chosen.reveal.tolist() == [[reveal, reveal, False, False]]
+    assert chosen.remask.tolist() == [[False, False, *remask]]
+
+
 @pytest.mark.parametrize("kind", ["cap", "rescale"])
 def test_remasking_keeps_the_share_of_visible_tokens(kind):
     """A token is visible after step k with chance α_k, whatever η."""
@@ -286,8 +322,8 @@ def test_without_remasking_it_is_ancestral_sampling():
 
 def test_path_planning_keeps_the_most_credible():
     sampler = PathPlanning(4, eta=0.5)
-    seen = line_view([[-1.0, -0.4, -0.6, -3.0]], step=2, total=4, masked=[True, True, False, False])
-    choice = sampler.select(seen)  # scores -1.0, -0.4, -0.3, -1.5: two are kept
+    seen = line_view([[-0.5, -0.4, -0.6, -3.0]], step=2, total=4, masked=[True, True, False, False])
+    choice = sampler.select(seen)  # scores -0.5, -0.4, -0.3, -1.5: two are kept
     assert choice.reveal.tolist() == [[False, True, False, False]]
     assert choice.remask.tolist() == [[False, False, False, True]]
 
