@@ -28,6 +28,7 @@ from .registry import (
     TokenSynchronous,
     default_sampler,
     listing,
+    options_of,
     sampler_of,
     with_steps,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "View",
     "default_sampler",
     "listing",
+    "options_of",
     "sampler_of",
     "with_steps",
 ]

@@ -69,6 +69,11 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
     return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
 
 
+def options_of(sampler: Sampler) -> dict[str, Any]:
+    """The options of a sampler, all but steps, as `sampler_of` takes them: numbers and words."""
+    return {key: _word(getattr(sampler, key)) for key in _options(sampler.name) if key != "steps"}
+
+
 def listing() -> str:
     """A line for each sampler: its name, what it does and its options with their defaults."""
     return "\n".join(f"{name:18} {_line(name)}" for name in SAMPLERS)
