@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mmprime.engine import Canvas, Guidance, Sampler, default_sampler, sampler_of
 from mmprime.engine.samplers import options_of
 from mmprime.io import write_text
@@ -25,7 +28,7 @@ FILE = "generation_config.json"
 IMAGE_GUIDANCE = 3.0
 STEPS, TEXT_STEPS = 16, 64  # TEXT_STEPS: of a model that writes texts alone
 _KEYS = {
-    "sampler": str, "options": dict, "steps": int, "guidance": (int, float, dict), "guidance_schedule": str,
+    "sampler": str, "options": dict, "steps": int, "guidance": (int, float, dict, list), "guidance_schedule": str,
     "temperature": (int, float), "top_p": (int, float),
 }  # fmt: skip
 
@@ -64,7 +67,7 @@ def read_sampling(
             canvas.span(name)
             config = sampling_of(entry)
             found[name] = config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
     return found
 
@@ -89,22 +92,22 @@ def sampling_of(entry: Mapping[str, Any]) -> SamplingConfig:
     if name is None and options:
         raise ValueError(f"options {options} without a sampler they belong to")
     scale, schedule = given.pop("guidance", None), given.pop("guidance_schedule", "linear")
+    if isinstance(scale, list):
+        scale = torch.tensor(scale, dtype=torch.float64)
     guidance = None if scale is None else Guidance(scale, schedule)
     return SamplingConfig(None if name is None else sampler_of(name, options), guidance=guidance, **given)
 
 
 def entry_of(config: SamplingConfig) -> dict[str, Any]:
-    """What `sampling_of` reads. Raises ValueError on guidance by token, which no entry holds."""
+    """What `sampling_of` reads; guidance by token is a list. Raises ValueError on a sampler that words cannot say."""
     guidance = Guidance.of(config.guidance)
-    if not isinstance(guidance.scale, float | int | Mapping):
-        raise ValueError("guidance by token cannot be written as an entry")
-    scale = dict(guidance.scale) if isinstance(guidance.scale, Mapping) else guidance.scale
+    scale = guidance.scale
     sampler = config.sampler if isinstance(config.sampler, Sampler) else None
     return {
         "sampler": sampler and sampler.name,
         "options": options_of(sampler) if sampler else {},
         "steps": config.steps,
-        "guidance": scale,
+        "guidance": scale.tolist() if isinstance(scale, Tensor) else dict(scale) if isinstance(scale, Mapping) else scale,
         "guidance_schedule": guidance.schedule,
         "temperature": config.temperature,
         "top_p": config.top_p,

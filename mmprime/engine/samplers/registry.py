@@ -70,8 +70,15 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
 
 
 def options_of(sampler: Sampler) -> dict[str, Any]:
-    """The options of a sampler, all but steps, as `sampler_of` takes them: numbers and words."""
-    return {key: _word(getattr(sampler, key)) for key in _options(sampler.name) if key != "steps"}
+    """The options of a sampler, all but steps, as `sampler_of` takes them: numbers and words.
+
+    Raises ValueError where words cannot say them, as of a sampler inside that has options of its own.
+    """
+    values = {key: getattr(sampler, key) for key in _options(sampler.name)}
+    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items()}
+    if sampler_of(sampler.name, options, steps) != sampler:
+        raise ValueError(f"no words say the options of {sampler}")
+    return options
 
 
 def listing() -> str:
