@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmprime.data.pictures import read_square
+from mmprime.data.pictures import picture_size, read_square
 from mmprime.engine import Canvas
 from mmprime.io import whole_file
 
@@ -36,6 +36,21 @@ def load_image(path: str | Path, side: int) -> Tensor:
     return to_tensor(read_square(path, side, "pad"))
 
 
+def shape_warning(path: str | Path, side: int) -> str | None:
+    """What is odd about a picture for a model of (side, side) pixels: that it is a sheet of several, or far from square.
+
+    Raises ValueError as `picture_size` does.
+    """
+    width, height = picture_size(path)
+    for scale in range(1, min(width, height) // side + 1):
+        (columns, x), (rows, y) = (divmod(edge - scale, (side + 1) * scale) for edge in (width, height))
+        if x == y == 0 and columns * rows > 1:
+            return f"{path} is a sheet of {columns} x {rows} pictures; give one picture (--num 1 writes one)"
+    if max(width, height) > 1.5 * min(width, height):
+        return f"{path} is {width} x {height} pixels, far from square; it is padded with white"
+    return None
+
+
 def to_tensor(picture: Image) -> Tensor:
     """PIL RGB -> (3, H, W) in [0, 1]."""
     flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
@@ -53,9 +68,14 @@ def to_picture(image: Tensor, scale: int = 1) -> Image:
 
 
 def sheet(images: Tensor, labels: Sequence[str] | None = None, columns: int = 0, scale: int = 1) -> Image:
-    """(B, 3, H, W) side by side, `columns` a row (0: near a square), each with its label below if there are labels."""
+    """(B, 3, H, W) side by side, `columns` a row (0: near a square), each with its label below if there are labels.
+
+    One picture without a label is that picture.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
+    if len(images) == 1 and not labels:
+        return to_picture(images[0], scale)
     count, gap = len(images), 4 * scale if labels else scale
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)

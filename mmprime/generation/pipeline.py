@@ -111,7 +111,7 @@ class Pipeline:
     ) -> Pictures:
         """Repaint a box (x0, y0, x1, y1) of the code grid (x1, y1 excluded) of one image (3, H, W).
 
-        Without a prompt the caption the model reads from the image guides it. Codes outside the box stay as they are,
+        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box stay as they are,
         and so do the pixels there. Raises ValueError on a box outside the grid.
         """
         _require_some(num)
@@ -123,10 +123,9 @@ class Pipeline:
         elif self.canvas.has("text"):
             read = self._read(y, SamplingConfig(temperature=0.0))
             prompt = read.texts[0]
-            if prompt:
-                y = read.y
-            else:  # nothing could be read, so nothing guides
-                absent, config = self.canvas.mask("text"), replace(config, guidance=None)
+            y, absent = (read.y, None) if prompt else (y, self.canvas.mask("text"))
+        if not prompt:  # nothing guides
+            config = replace(config, guidance=None)
         y = y.masked_fill(masked, MASK_ID).expand(num, -1)
         result = sample_rows(self.model, self.canvas, y, config, absent)
         return self._pictures(result, [prompt or ""] * num, (image, box))
