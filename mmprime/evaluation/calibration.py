@@ -1,8 +1,8 @@
 """Calibration: is a denoiser right as often as it says?
 
-A state of an example masks m of its n units, m uniform in 1..n, as the continuous NELBO does. What the masking process may
-reveal next (a digit, or a whole token) is predicted: v* = argmax p(v | visible), with confidence p(v* | visible). Over K bins
-of equal width, with gap g_b = (share right) - (mean confidence) and share w_b of the predictions in bin b,
+A state of an example masks m of its n units, m uniform in 1..n, as the continuous NELBO does. What the masking process
+may reveal next (a digit, or a whole token) is predicted: v* = argmax p(v | visible), with confidence p(v* | visible).
+Over K bins of equal width, with gap g_b = (share right) - (mean confidence) and share w_b of the predictions in bin b,
 
     ECE = Σ_b w_b |g_b|                      expected calibration error (Guo et al., arXiv 1706.04599)
     chance = Σ_b w_b sqrt(2/π) s.e.(g_b)     what a calibrated model shows on as much data: E|N(0, s)| = s sqrt(2/π)

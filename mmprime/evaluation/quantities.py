@@ -68,9 +68,7 @@ class Quantity:
         """Of the random numbers of this quantity."""
         return mix(seed, self.steps or 0, self.masking.seed, self.kind == "joint_loss")
 
-    def nats(
-        self, denoiser: Denoiser, canvas: Canvas, rows: Rows, samples: int, generator: torch.Generator
-    ) -> Tensor:
+    def nats(self, denoiser: Denoiser, canvas: Canvas, rows: Rows, samples: int, generator: torch.Generator) -> Tensor:
         """(B,) nats of B rows: one estimate for each, a mean of `samples` draws."""
         if self.kind == "nll":
             rank = fixed_rank(canvas, self.order, rows.given[0], rows.absent[0]).expand(len(rows), -1)

@@ -15,7 +15,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """given, absent (N,) bool: sub-tokens visible from the start, masked for ever. scored: the spans the rest lies in."""
+    """given, absent (N,) bool: sub-tokens visible from the start, masked for ever. scored: the spans of the rest."""
 
     name: str
     scored: tuple[str, ...]

