@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas, Condition, Denoiser, Rows, Span, generator_of
-from mmprime.engine.denoiser import forward_passes
+from mmprime.engine.denoiser import completed
 from mmprime.io import bar
 
 from .metric import Measure
@@ -108,10 +108,10 @@ class Counted:
     """The same denoiser, adding up the forward passes that its rows take."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.passes_taken = denoiser, 0
+        self.denoiser, self.passes_taken = completed(denoiser), 0
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
-        self.passes_taken += int(forward_passes(self.denoiser, y, cond).sum())
+        self.passes_taken += int(self.denoiser.passes(y, cond).sum())
         return self.denoiser(y, canvas, cond)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:

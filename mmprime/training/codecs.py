@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.models import load_codec, save_codec
+from mmprime.codecs import load_codec, save_codec
 
 from .codec_sources import neighbour_vectors
 from .config import ConfigError, nearest, resolve

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from mmprime.engine import Canvas
-from mmprime.models import DiTConfig, PrimeDiT, load_model, retrofit
+from mmprime.models import DiTConfig, PrimeDiT, load_model, transplant
 
 from .config import ConfigError, resolve
 from .schema import ModelConfig
@@ -26,7 +26,7 @@ def build_model(canvas: Canvas, config: ModelConfig, num_classes: int | None = N
     try:
         model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
         if config.init:
-            retrofit(model, load_model(resolve(config.init))[0])
+            transplant(model, load_model(resolve(config.init))[0])
         return model
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error

@@ -7,7 +7,7 @@ import torch
 from model_world import make_canvas, make_model, random_state
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.models import PrimeDiT, retrofit
+from mmprime.models import PrimeDiT, transplant
 
 CODES = {"text": 30, "image": 24}
 TABLES = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
@@ -20,7 +20,7 @@ def canvas_of(digits: int) -> Canvas:
 
 def start(canvas: Canvas, source: PrimeDiT, **options: object) -> PrimeDiT:
     model = make_model(canvas, randomise=False, **options)
-    retrofit(model, source)
+    transplant(model, source)
     return model
 
 
