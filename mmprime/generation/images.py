@@ -1,7 +1,7 @@
 """From codes to files: pictures, labelled sheets, and the film of a canvas as it grows; and from files to images.
 
 A partly known code is shown as what the model knows of it: the mean of the code vectors that agree with its visible
-digits, decoded like any code vector. A hidden code is the mean of the whole code book.
+digits, decoded like any code vector. A masked code is the mean of the whole code book.
 
 Images are float (3, H, W) or (B, 3, H, W) in [0, 1]. Files are written under a temporary name and renamed.
 """
@@ -96,12 +96,20 @@ def partial_images(y: Tensor, canvas: Canvas, tokenizer: ImageTokenizer, name: s
     states, where = canvas.view(y, name).flatten(0, 1).unique(dim=0, return_inverse=True)
     digits = span.codec.digits.to(y.device)
     agree = torch.ones(len(states), span.codec.num_codes, device=y.device)
-    for place in range(span.codec.num_digits):
-        shown = states[:, place, None]
-        agree *= (shown < 0) | (shown == digits[None, :, place])
+    for level in range(span.codec.num_digits):
+        visible = states[:, level, None]
+        agree *= (visible < 0) | (visible == digits[None, :, level])
     book = tokenizer.codebook_vectors().to(y.device)
     means = agree @ book / agree.sum(-1, keepdim=True)
     return tokenizer.decode_vectors(means[where].view(len(y), *span.grid, -1))
+
+
+def keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
+    """The image (3, H, W) with each of the images (B, 3, H, W) inside a box of codes of `side` pixels."""
+    x0, y0, x1, y1 = (side * edge for edge in box)
+    kept = image.to(images)[None].repeat(len(images), 1, 1, 1)
+    kept[..., y0:y1, x0:x1] = images[..., y0:y1, x0:x1]
+    return kept
 
 
 def film(frames: Sequence[Tensor], scale: int = 4, seconds: float = 3.0) -> list[tuple[Image, int]]:

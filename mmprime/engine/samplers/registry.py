@@ -69,6 +69,18 @@ def with_steps(sampler: Sampler, steps: int) -> Sampler:
     return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
 
 
+def options_of(sampler: Sampler) -> dict[str, Any]:
+    """The options of a sampler, all but steps, as `sampler_of` takes them: numbers and words.
+
+    Raises ValueError where words cannot say them, as of a sampler inside that has options of its own.
+    """
+    values = {key: getattr(sampler, key) for key in _options(sampler.name)}
+    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items()}
+    if sampler_of(sampler.name, options, steps) != sampler:
+        raise ValueError(f"no words say the options of {sampler}")
+    return options
+
+
 def listing() -> str:
     """A line for each sampler: its name, what it does and its options with their defaults."""
     return "\n".join(f"{name:18} {_line(name)}" for name in SAMPLERS)
