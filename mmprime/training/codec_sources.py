@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmprime.codecs.cooccurrence import count_vectors
+from mmprime.codecs.cooccurrence import count_vectors, ppmi_vectors
 from mmprime.data import read_index
 from mmprime.data.shards import digest
-from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of, ppmi_vectors
+from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of
 from mmprime.models import PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 

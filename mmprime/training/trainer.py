@@ -9,7 +9,6 @@ computes depends on the stored state and on (seed, k, m) only.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator
