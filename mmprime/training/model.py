@@ -1,4 +1,6 @@
-"""The canvas of a run: one codec a span, as ``model.codec.<span>`` says; clustered codecs come from data or a file.
+"""Canvas and denoiser of a run, from the section ``model`` of its config.
+
+Each span has a codec, as ``model.codec.<span>`` says; clustered ones come from data or a file.
 
 What was clustered once is kept in the run's folder and read back: a codec must not change between two starts.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,14 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.codecs import load_codec, save_codec
+from mmprime.models import DiTConfig, PrimeDiT, load_model, transplant
 
 from .codec_sources import neighbour_vectors
 from .config import ConfigError, nearest, resolve
-from .schema import CodecConfig
+from .schema import CodecConfig, ModelConfig
 
 if TYPE_CHECKING:
-    from .examples import Corpus
+    from .corpus import Corpus
 
 
 def build_canvas(
@@ -110,3 +113,23 @@ def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> 
     if len(vectors) != num_codes:
         raise ValueError(f"the image tokenizer has {len(vectors)} codes, the data {num_codes}")
     return vectors
+
+
+def build_model(canvas: Canvas, config: ModelConfig, num_classes: int | None = None) -> PrimeDiT:
+    """A PrimeDiT with random weights from torch's global generator, or those of the model in ``config.init``.
+
+    Empty values of ``config`` are the preset's.
+
+    Raises:
+        ConfigError: a preset or sizes that the model refuses, or other sizes than those of ``config.init``.
+    """
+    known = {entry.name for entry in fields(DiTConfig)}
+    given = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in known}
+    values: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, bool) or value}
+    try:
+        model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
+        if config.init:
+            transplant(model, load_model(resolve(config.init))[0])
+        return model
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
