@@ -243,7 +243,7 @@ def codec(options: argparse.Namespace) -> None:
         console.require_path(getattr(options, name) or None, f"--{name}")
     from dataclasses import fields
 
-    from mmprime.models import save_codec
+    from mmprime.codecs import save_codec
     from mmprime.training.codec_sources import Recipe, make_codec
 
     if shipped:

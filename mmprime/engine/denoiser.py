@@ -28,24 +28,55 @@ DRAWN_AT_ONCE = 1 << 21  # cells; what a draw makes of them stays in the cache o
 
 
 class Denoiser(Protocol):
-    """Visible state y (B, N) with `MASK_ID` where hidden -> hidden states (B, L, D); logits (M, C) in code order."""
+    """Visible state y (B, N) with `MASK_ID` where masked -> hidden states (B, L, D); logits (M, C) in code order."""
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor: ...
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor: ...
 
 
-def forward_passes(denoiser: Denoiser, y: Tensor, cond: Condition | None) -> Tensor:
-    """(B,) int64: passes of the network that one call takes for each example; 1 unless the denoiser has `passes`."""
-    own = getattr(denoiser, "passes", None)
-    return torch.ones(len(y), dtype=torch.int64, device=y.device) if own is None else own(y, cond)
+class BaseDenoiser:
+    """The two methods to write, and what may be written anew: inherit it to do so."""
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        raise NotImplementedError
+
+    def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+        """(B, L, D), of which only the tokens `wanted` (B, L) will be read: what the others need may be left out."""
+        return self(y, canvas, cond)
+
+    def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
+        """(B,) int64: passes of the network that a call with these arguments takes for each example."""
+        return torch.ones(len(y), dtype=torch.int64, device=y.device)
+
+    def null_condition(self, cond: Condition) -> Condition:
+        """`cond` of the unconditional branch of classifier-free guidance. Raises ValueError unless overridden."""
+        raise ValueError(f"{type(self).__name__} has no null_condition, so it cannot be guided by {', '.join(cond)}")
 
 
-def hidden_states(denoiser: Denoiser, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
-    """(B, L, D), of which only the tokens `wanted` (B, L) will be read: a denoiser with a method `hidden_at` of these
-    arguments may leave out what the others need."""
-    at = getattr(denoiser, "hidden_at", None)
-    return denoiser(y, canvas, cond) if at is None else at(y, canvas, cond, wanted)
+class _Completed(BaseDenoiser):
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.logits = denoiser, denoiser.logits  # type: ignore[method-assign]
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        return self.denoiser(y, canvas, cond)
+
+
+def completed(denoiser: Denoiser) -> BaseDenoiser:
+    """A denoiser of two methods with the defaults of `BaseDenoiser`; a `BaseDenoiser` as it is.
+
+    Raises ValueError where one of the other methods would be passed over because its class does not inherit.
+    """
+    if isinstance(denoiser, BaseDenoiser):
+        return denoiser
+    kind = type(denoiser)
+    for name in ("hidden_at", "passes", "null_condition"):
+        if hasattr(kind, name):
+            raise ValueError(f"{kind.__name__} has {name} but is no BaseDenoiser; inherit mmprime.engine.BaseDenoiser")
+    return _Completed(denoiser)
 
 
 def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) -> Tensor:
@@ -64,12 +95,12 @@ def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) ->
 
 def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
     row = int((~top.isfinite()).nonzero()[0])
-    own = logits[row].detach()
-    code = int((own.isnan() | own.isposinf()).long().argmax())
+    values = logits[row].detach()
+    code = int((values.isnan() | values.isposinf()).long().argmax())
     what = (
-        f"the logits of all {len(own)} codes are -inf, so none is possible"
+        f"the logits of all {len(values)} codes are -inf, so none is possible"
         if bool(top[row].isneginf())
-        else f"the logit of code {code} is {float(own[code])}"
+        else f"the logit of code {code} is {float(values[code])}"
     )
     raise NonFiniteLogits(
         f"span {span.name!r}, token {int(token[row])}: {what}; a denoiser gives finite logits, -inf for what cannot be"
@@ -88,7 +119,7 @@ def reveal_nats(
 ) -> Tensor:
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
 
-    before (B, N); after (A, B, N): A states that each show everything `before` shows. Returns (A, B, L), 0 where a
+    before (B, N); after (A, B, N): A states in which everything visible in `before` is visible. Returns (A, B, L), 0 where a
     token reveals nothing and +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser.
     Raises NonFiniteLogits.
     """
@@ -96,18 +127,18 @@ def reveal_nats(
     hidden = denoiser(before, canvas, cond)
     nats: list[Tensor] = []
     for span in canvas.spans:
-        shown, aim = canvas.view(before, span.name), canvas.view(after, span.name)
-        batch, token = (aim != shown).any(-1).any(0).nonzero(as_tuple=True)
+        visible, aim = canvas.view(before, span.name), canvas.view(after, span.name)
+        batch, token = (aim != visible).any(-1).any(0).nonzero(as_tuple=True)
         rows = hidden.flatten(0, 1).index_select(
             0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
         )
         parts = [
             _chunk_nats(
-                denoiser, span, rows[part], shown[batch, token][part], aim[:, batch, token][:, part], token[part]
+                denoiser, span, rows[part], visible[batch, token][part], aim[:, batch, token][:, part], token[part]
             )
             for part in chunks(len(rows), span)
         ]
-        empty = torch.zeros(len(after), *shown.shape[:2], device=before.device)
+        empty = torch.zeros(len(after), *visible.shape[:2], device=before.device)
         if parts:
             values = torch.cat(parts, 1)
             empty = empty.to(values.dtype).index_put((_all(len(after), len(rows), before), batch, token), values)
@@ -119,12 +150,12 @@ def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
 
-def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, shown: Tensor, aim: Tensor, token: Tensor) -> Tensor:
+def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, visible: Tensor, aim: Tensor, token: Tensor) -> Tensor:
     """(A, m) nats of one chunk; with gradients on, its grids are recomputed in the backward pass, not stored."""
 
     def compute(hidden: Tensor) -> Tensor:
-        posterior = log_posterior(token_grid(denoiser, hidden, span, token), shown)
-        same = (aim == shown).all(-1)  # reveals nothing
+        posterior = log_posterior(token_grid(denoiser, hidden, span, token), visible)
+        same = (aim == visible).all(-1)  # reveals nothing
         return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
 
     if torch.is_grad_enabled() and len(rows) * span.codec.num_cells >= _CHUNK_ELEMENTS // 2:

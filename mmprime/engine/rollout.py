@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, forward_passes, hidden_states, token_grid
+from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, completed, token_grid
 from .heads.softmax import draw, log_posterior, unit_probs, unravel
 from .plan import ABSENT
 from .rng import uniforms
@@ -67,7 +67,7 @@ class Rollout:
         values: ValueSampling,
         cond: Condition | None = None,
     ) -> None:
-        self.denoiser, self.sampler, self.canvas, self.cond = denoiser, sampler, start.canvas, cond
+        self.denoiser, self.sampler, self.canvas, self.cond = completed(denoiser), sampler, start.canvas, cond
         self.y, self.streams, self.values, self.number = y, streams, values, 0
         self.free = ~(start.given | start.absent).to(y.device)
         self.rank = torch.where(self.free, _LATER, torch.where(start.absent.to(y.device), ABSENT, 0))
@@ -199,8 +199,8 @@ class Rollout:
         asked = example[rows]
         cond = None if self.cond is None else {name: value[asked] for name, value in self.cond.items()}
         wanted = self.canvas.tokens_with(looked_at[rows])
-        hidden = hidden_states(self.denoiser, self.y[asked], self.canvas, cond, wanted)
-        self.nfe[asked] += forward_passes(self.denoiser, self.y[asked], cond)
+        hidden = self.denoiser.hidden_at(self.y[asked], self.canvas, cond, wanted)
+        self.nfe[asked] += self.denoiser.passes(self.y[asked], cond)
         for span in self.canvas.spans:
             where = self.canvas.token_slice(span.name)
             digits = self.canvas.view(looked_at[rows], span.name)

@@ -1,8 +1,8 @@
-"""PrimeDiT: a transformer over tokens whose digits may be hidden one by one.
+"""PrimeDiT: a transformer over tokens whose digits may be masked one by one.
 
-    y (B, N) --embedder of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> (tokens, C)
+    y (B, N) --embedding of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> (tokens, C)
 
-It knows no time: what is hidden says it all. Modalities meet in the trunk; embedders and heads are their own.
+It knows no time: what is masked says it all. Modalities meet in the trunk; each has its embedding and its head.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmprime.engine import Canvas, Condition, Span
+from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
 
 from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
-from .embedding import TokenEmbedder
-from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread, take
+from .embedding import TokenEmbedding
+from .layers import AttentionScope, AttentionSubset, Block, Modulation, modulate, positions, put, rms_norm, take
 from .rotary import RotaryTables
 
 
@@ -37,7 +37,7 @@ class Head(nn.Module):
         return self.linear(rms_norm(hidden))
 
 
-class PrimeDiT(nn.Module):
+class PrimeDiT(nn.Module, BaseDenoiser):
     """A denoiser in the engine's sense. `canvas` names the modalities; other canvases may have other lengths.
 
     Raises ValueError on a config that does not fit itself.
@@ -48,7 +48,7 @@ class PrimeDiT(nn.Module):
         config = (config or DiTConfig()).resolve()
         self.canvas, self.config = canvas, config
         embedding = config.width, config.token_embedding, config.digit_embedding
-        self.embedders = nn.ModuleDict({span.name: TokenEmbedder(span, *embedding) for span in canvas.spans})
+        self.embedders = nn.ModuleDict({span.name: TokenEmbedding(span, *embedding) for span in canvas.spans})
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.heads = nn.ModuleDict({span.name: Head(config.width, span.codec.num_codes) for span in canvas.spans})
         self.conditioning = Conditioning(config) if config.is_conditional else None
@@ -58,7 +58,7 @@ class PrimeDiT(nn.Module):
     # ---------------------------------------------------------------- the denoiser
 
     def forward(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
-        """y (B, N) int64, -1 where hidden -> hidden states (B, L, D) of all tokens in canvas order.
+        """y (B, N) int64, -1 where masked -> hidden states (B, L, D) of all tokens in canvas order.
 
         Raises ValueError on shapes, digits, spans or conditions that do not fit.
         """
@@ -66,29 +66,29 @@ class PrimeDiT(nn.Module):
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
         """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
-        at = places(wanted)
-        x = self.through(y, canvas, cond, [None] * (len(self.blocks) - 1) + [Only(at)])
-        return spread(x, at, canvas.num_tokens)
+        at = positions(wanted)
+        x = self.through(y, canvas, cond, [None] * (len(self.blocks) - 1) + [AttentionSubset(at)])
+        return put(x, at, canvas.num_tokens)
 
     def through(
         self,
         y: Tensor,
         canvas: Canvas,
         cond: Condition | None,
-        reaches: Sequence[Reach | None],
+        scopees: Sequence[AttentionScope | None],
         at: Tensor | None = None,
     ) -> Tensor:
-        """The tokens `at` (B, W), or all, go through the trunk, each block with its own reach -> (B, W', D)."""
+        """The tokens `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D)."""
         x, table = self._embed(y, canvas), self.rotary(canvas, y.device)
         if at is not None:
             x, table = take(x, at), table[at]
-        return self._trunk(x, table, self._condition(y, cond), reaches=reaches)
+        return self._trunk(x, table, self._condition(y, cond), scopees=scopees)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span -> (M, C)."""
         return self.heads[self._known(span).name](hidden)
 
-    def null_condition(self, cond: Condition) -> dict[str, Tensor]:
+    def null_condition(self, cond: Condition) -> Condition:
         """The same condition without its labels (the null class): the other branch of guidance."""
         if self.conditioning is None:
             check_names(cond, ())
@@ -161,15 +161,15 @@ class PrimeDiT(nn.Module):
             self._condition(y[None], {name: value[i : i + 1] for name, value in (cond or {}).items()})
             for i, y in enumerate(ys)
         ]
-        found = [condition for condition in each if condition is not None]
-        return torch.cat(found) if found else None
+        parts = [condition for condition in each if condition is not None]
+        return torch.cat(parts) if parts else None
 
     def _known(self, span: Span) -> Span:
         """The model's own span of that name. Raises ValueError if its codec is another."""
-        own = self.canvas.span(span.name)
-        if span.codec is not own.codec and span.codec != own.codec:
-            raise ValueError(f"span {span.name!r}: the model was built for {own.codec!r}, got {span.codec!r}")
-        return own
+        known = self.canvas.span(span.name)
+        if span.codec is not known.codec and span.codec != known.codec:
+            raise ValueError(f"span {span.name!r}: the model was built for {known.codec!r}, got {span.codec!r}")
+        return known
 
     def _trunk(
         self,
@@ -177,14 +177,14 @@ class PrimeDiT(nn.Module):
         table: Tensor,
         condition: Tensor | None,
         segments: Segments | None = None,
-        reaches: Sequence[Reach | None] | None = None,
+        scopees: Sequence[AttentionScope | None] | None = None,
     ) -> Tensor:
         backend = self.config.attention
-        for block, reach in zip(self.blocks, reaches or [None] * len(self.blocks)):
+        for block, scope in zip(self.blocks, scopees or [None] * len(self.blocks)):
             if self.config.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, table, condition, segments, backend, reach, use_reentrant=False)
+                x = checkpoint(block, x, table, condition, segments, backend, scope, use_reentrant=False)
             else:
-                x = block(x, table, condition, segments, backend, reach)
+                x = block(x, table, condition, segments, backend, scope)
         if self.final is not None and condition is not None:
             x = modulate(rms_norm(x), *self.final(condition))
         return x

@@ -52,7 +52,7 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=EPS) if x.is_cuda else _RmsNorm.apply(x)
 
 
-class Reach:
+class AttentionScope:
     """Which tokens leave a block and what they attend to. This one: all that came in, and all of them."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ class Reach:
         return x
 
 
-class Only(Reach):
+class AttentionSubset(AttentionScope):
     """Only the tokens `at` (B, W) leave; they attend to all."""
 
     def __init__(self, at: Tensor) -> None:
@@ -82,12 +82,12 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], at]
 
 
-def spread(x: Tensor, at: Tensor, length: int) -> Tensor:
-    """The inverse of `take`: x (B, W, D) at the places `at` of (B, L, D), zero elsewhere."""
+def put(x: Tensor, at: Tensor, length: int) -> Tensor:
+    """The inverse of `take`: x (B, W, D) at the positions `at` of (B, L, D), zero elsewhere."""
     return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, at[..., None].expand_as(x), x)
 
 
-def places(wanted: Tensor) -> Tensor:
+def positions(wanted: Tensor) -> Tensor:
     """(B, L) bool -> (B, W): where the wanted tokens are, W the most of a row; its first fills up a shorter row."""
     count = wanted.sum(-1, keepdim=True)
     width = max(1, int(count.max()))
@@ -115,11 +115,11 @@ class SelfAttention(nn.Module):
         return q, k, v
 
     def forward(
-        self, x: Tensor, table: Tensor, segments: Segments | None, backend: str, reach: Reach | None = None
+        self, x: Tensor, table: Tensor, segments: Segments | None, backend: str, scope: AttentionScope | None = None
     ) -> Tensor:
         q, k, v = self.project(x, table)
-        if reach is not None:
-            q, k, v = reach.attend(q, k, v)
+        if scope is not None:
+            q, k, v = scope.attend(q, k, v)
         return self.out(rearrange(attention(q, k, v, segments, backend), "b l h d -> b l (h d)"))
 
 
@@ -188,15 +188,15 @@ class Block(nn.Module):
         condition: Tensor | None,
         segments: Segments | None,
         backend: str,
-        reach: Reach | None = None,
+        scope: AttentionScope | None = None,
     ) -> Tensor:
-        """table: rotary, condition: (B, 1 or L, D) or None; with a reach (B, 1, D)."""
-        stay = x if reach is None else reach.leaving(x)
+        """table: rotary, condition: (B, 1 or L, D) or None; with a scope (B, 1, D)."""
+        stay = x if scope is None else scope.leaving(x)
         if self.modulation is None or condition is None:
-            x = stay + self.dropout(self.attention(rms_norm(x), table, segments, backend, reach))
+            x = stay + self.dropout(self.attention(rms_norm(x), table, segments, backend, scope))
             return x + self.dropout(self.mlp(rms_norm(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
-        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend, reach)
+        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend, scope)
         x = stay + gate_a * self.dropout(h)
         return x + gate_m * self.dropout(self.mlp(modulate(rms_norm(x), shift_m, scale_m)))
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.provenance import versions
 from mmprime.io import whole_file, write_text
-from mmprime.models import save_codec
+from mmprime.codecs import save_codec
 from mmprime.training.build import build_trainer
 from mmprime.training.codec_sources import Recipe, make_codec
 from mmprime.training.config import load_config

@@ -248,3 +248,14 @@ def test_concatenated_digits_have_channels_of_their_own_and_move_the_token() -> 
     assert embedder.digits.weight.shape == (6 + 1 + 6 + 1, 32)
     channels = torch.linalg.solve(embedder.mix.weight, embedder.content(torch.tensor([[2, -1]]))[0])
     torch.testing.assert_close(channels, torch.cat([embedder.digits.weight[2], embedder.digits.weight[13]]))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": 3}])
+def test_hidden_at_is_the_forward_pass_where_it_is_asked(options: dict[str, int]) -> None:
+    model, y = make_model(CANVAS, **options), random_state(CANVAS)
+    cond = {"label": torch.tensor([0, 1, 2])} if options else None
+    wanted = torch.rand(3, CANVAS.num_tokens, generator=torch.Generator().manual_seed(1)) < 0.3
+    wanted[1] = False
+    found = model.hidden_at(y, CANVAS, cond, wanted)
+    torch.testing.assert_close(found[wanted], model(y, CANVAS, cond)[wanted])
+    assert not found[1, 1:].any()

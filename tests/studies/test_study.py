@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mmprime.evaluation import Measure, to_json
 from mmprime.generation.sampling import Draw
-from mmprime.models import load_codec
+from mmprime.codecs import load_codec
 from mmprime.studies.report import bounds, gap_lines, gaps, groups, table
 from mmprime.studies.run import run_cell
 from mmprime.studies.spec import Study
