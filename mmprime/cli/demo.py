@@ -80,22 +80,24 @@ def read_caption(pipe: Pipeline, options: argparse.Namespace) -> None:
 
 def bound(pipe: Pipeline, options: argparse.Namespace) -> None:
     """The NELBO of held-out data, beside that of a model that knows nothing (every code equally likely)."""
+    from mmprime.engine import masking_of
     from mmprime.evaluation.datasets import load_scored
-    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks, uniform_nats
+    from mmprime.evaluation.likelihood import Effort, estimate, uniform_nats
     from mmprime.evaluation.quantities import Quantity
+    from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
 
-    scored = load_scored(pipe, options.data, options.split, options.limit, options.seed)
-    for task in choose(tasks(pipe.canvas), ["image|text", "text|image"]):
-        quantity, effort = Quantity("nelbo", pipe.law), Effort(seed=options.seed)
-        nats = estimate(pipe.model, pipe.canvas, scored.y0, task, quantity, effort).nats
-        tokens = scored.sizes.tokens(task, pipe.canvas, len(nats))
-        value, error = ratio(nats, tokens)
-        uniform = uniform_nats(pipe.canvas, task) / float(tokens.double().mean())
+    rows, masking = load_scored(pipe, options.data, options.split, options.limit, options.seed), pipe.card.masking
+    for task in choose_tasks(scoring_tasks(pipe.canvas), ["image|text", "text|image"]):
+        nelbo = estimate(
+            pipe.model, pipe.canvas, rows, task, Quantity("nelbo", masking_of(masking)), Effort(seed=options.seed)
+        )
+        value, error = nelbo.per_token
+        uniform = uniform_nats(pipe.canvas, task) / float(nelbo.tokens.double().mean())
         spread = "" if error is None else f" ± {error:.3f}"
         print(
-            f"NELBO of {task.name}, {len(nats)} drawings of {options.split}: "
-            f"{value:.3f}{spread} nats/token{scored.sizes.counted(task)} "
-            f"(continuous, {pipe.law}; a model that knows nothing: {uniform:.3f})",
+            f"NELBO of {task.name}, {len(nelbo.nats)} drawings of {options.split}: "
+            f"{value:.3f}{spread} nats/token{rows.sizes.counted(task)} "
+            f"(continuous, {masking}; a model that knows nothing: {uniform:.3f})",
             flush=True,
         )
 
