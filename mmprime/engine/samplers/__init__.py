@@ -29,6 +29,7 @@ from .registry import (
     default_sampler,
     listing,
     options_of,
+    sampler_from_words,
     sampler_of,
     with_steps,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "default_sampler",
     "listing",
     "options_of",
+    "sampler_from_words",
     "sampler_of",
     "with_steps",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
@@ -56,6 +56,18 @@ def sampler_of(name: str, options: Mapping[str, Any] | None = None, steps: int |
     if steps is not None and "steps" in known:
         values.setdefault("steps", steps)
     return SAMPLERS[name](**values)
+
+
+def sampler_from_words(words: Sequence[str]) -> Sampler:
+    """["remdm", "eta=0.3"] -> the sampler. Raises ValueError without words, on an option without =, and as `sampler_of`
+    does."""
+    if not words:
+        raise ValueError(f"no sampler is named; there are {', '.join(SAMPLERS)}")
+    name, *options = words
+    for word in options:
+        if "=" not in word:
+            raise ValueError(f"sampler {name!r}: {word!r} is not key=value")
+    return sampler_of(name, dict(word.split("=", 1) for word in options))
 
 
 def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
