@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any
 
@@ -58,6 +58,18 @@ def sampler_of(name: str, options: Mapping[str, Any] | None = None, steps: int |
     return SAMPLERS[name](**values)
 
 
+def sampler_from_words(words: Sequence[str]) -> Sampler:
+    """["remdm", "eta=0.3"] -> the sampler. Raises ValueError without words, on an option without =, and as `sampler_of`
+    does."""
+    if not words:
+        raise ValueError(f"no sampler is named; there are {', '.join(SAMPLERS)}")
+    name, *options = words
+    for word in options:
+        if "=" not in word:
+            raise ValueError(f"sampler {name!r}: {word!r} is not key=value")
+    return sampler_of(name, dict(word.split("=", 1) for word in options))
+
+
 def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
     """The planned sampler that reveals in the order a model of this masking process was trained on."""
     name = masking_of(masking).name
@@ -67,6 +79,18 @@ def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler with another number of steps; one that decides it itself stays as it is."""
     return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler  # type: ignore[call-arg]
+
+
+def options_of(sampler: Sampler) -> dict[str, Any]:
+    """The options of a sampler, all but steps, as `sampler_of` takes them: numbers and words.
+
+    Raises ValueError where words cannot say them, as of a sampler inside that has options of its own.
+    """
+    values = {key: getattr(sampler, key) for key in _options(sampler.name)}
+    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items()}
+    if sampler_of(sampler.name, options, steps) != sampler:
+        raise ValueError(f"no words say the options of {sampler}")
+    return options
 
 
 def listing() -> str:
