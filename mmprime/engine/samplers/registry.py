@@ -87,8 +87,8 @@ def options_of(sampler: Sampler) -> dict[str, Any]:
     Raises ValueError where words cannot say them, as of a sampler inside that has options of its own.
     """
     values = {key: getattr(sampler, key) for key in _options(sampler.name)}
-    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items()}
-    if sampler_of(sampler.name, options, steps) != sampler:
+    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items() if value != ()}
+    if sampler_of(sampler.name, options, steps) != sampler or any(isinstance(word, tuple) for word in options.values()):
         raise ValueError(f"no words say the options of {sampler}")
     return options
 
