@@ -227,8 +227,8 @@ def test_pairs_are_drawn_row_under_row(tmp_path: Path) -> None:
     above, below = torch.arange(3).view(3, 1, 1, 1) / 10 + torch.zeros(3, 3, 2, 2), torch.full((3, 3, 2, 2), 0.5)
     write_pairs(tmp_path / "a.png", above, below, columns=2)
     picture = Image.open(tmp_path / "a.png").convert("L")
-    assert picture.size == (4, 8)
-    grey = [[picture.getpixel((x, y)) for x in (0, 2)] for y in (0, 2, 4, 6)]
+    assert picture.size == (7, 13)
+    grey = [[picture.getpixel((x, y)) for x in (1, 4)] for y in (1, 4, 7, 10)]
     assert grey == [[0, 26], [128, 128], [51, 255], [128, 255]]
 
 
