@@ -141,8 +141,8 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
 def _part(default: Sampler, name: str) -> Sampler:
     """A sampler that is an option of another: of the kind of the default, with its pace."""
     kind = CountPlanned if isinstance(default, CountPlanned) else Paced
-    found = sampler_of(name)
-    if not isinstance(found, CountPlanned | Paced) or not isinstance(found, kind):
+    inner = sampler_of(name)
+    if not isinstance(inner, CountPlanned | Paced) or not isinstance(inner, kind):
         raise ValueError(f"there are {', '.join(other for other in SAMPLERS if issubclass(SAMPLERS[other], kind))}")
     assert isinstance(default, CountPlanned | Paced)
-    return replace(found, pace=default.pace)
+    return replace(inner, pace=default.pace)
