@@ -79,7 +79,7 @@ def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler with another number of steps; one that decides it itself stays as it is."""
-    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
+    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler  # type: ignore[call-arg]
 
 
 def options_of(sampler: Sampler) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
 def _part(default: Sampler, name: str) -> Sampler:
     """A sampler that is an option of another: of the kind of the default, with its pace."""
     kind = CountPlanned if isinstance(default, CountPlanned) else Paced
-    found = sampler_of(name)
-    if not isinstance(found, CountPlanned | Paced) or not isinstance(found, kind):
+    inner = sampler_of(name)
+    if not isinstance(inner, CountPlanned | Paced) or not isinstance(inner, kind):
         raise ValueError(f"there are {', '.join(other for other in SAMPLERS if issubclass(SAMPLERS[other], kind))}")
     assert isinstance(default, CountPlanned | Paced)
-    return replace(found, pace=default.pace)
+    return replace(inner, pace=default.pace)
