@@ -1,4 +1,4 @@
-"""What the command lines of tools/ share: options, checks, one way to end. Imports nothing heavy."""
+"""What the commands share: options, checks, one way to end. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,24 +19,15 @@ from typing import Any, NoReturn
 from .errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
 from .output import kept_output
 
-_ASSETS = Path(__file__).resolve().parents[2] / "assets"
-DEFAULT_MODEL = str(_ASSETS / "models/emoji_t2i")
-DEFAULT_IMAGES = str(_ASSETS / "emoji")
-DEFAULT_CODES = str(_ASSETS / "emoji_codes")  # of these images
-PLANS = (
-    "ancestral", "first_hitting", "nested", "token_synchronous", "coarse_first", "raster", "halton", "regions",
-    "confidence", "margin", "entropy", "moment", "entropy_budget", "entropy_bounded", "klass", "threshold", "factor",
-    "blocks", "mixture", "remdm", "p2", "corrector",
-)  # fmt: skip
-LAWS = ("independent", "nested", "token_synchronous", "coarse_first")
-ORDERS = ("raster", "reversed", "halton", "coarse_first")
-ESTIMATORS = ("count", "time")
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = next((path for path in (PACKAGE.parent, Path.cwd()) if (path / "assets/models").is_dir()), PACKAGE.parent)
+DEFAULT_MODEL = str(ROOT / "assets/models/emoji_t2i")  # in a checkout; the package alone holds no model
+DEFAULT_IMAGES = str(ROOT / "assets/emoji")
+DEFAULT_CODES = str(ROOT / "assets/emoji_codes")  # of these images
 JOINT_LOSS_NOTE = (
     "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
     "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
 )
-IMAGE_GUIDANCE = 3.0
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
@@ -182,9 +173,20 @@ def _require_writable(path: Path) -> None:
         raise argparse.ArgumentTypeError(f"{above} does not let you write; give another place")
 
 
-def typed(tool: str, arguments: Sequence[str]) -> str:
+def typed(command: str, arguments: Sequence[str]) -> str:
     """The command line as it can be typed again, for records."""
-    return printable(shlex.join(["python", f"tools/{tool}.py", *arguments]))
+    return printable(shlex.join(["mmprime", command, *arguments]))
+
+
+def config_file(name: str) -> str:
+    """A YAML file by its path, or one that ships by its name, such as emoji_t2i. Raises ValueError where none is."""
+    if Path(name).exists():
+        return name
+    shipped = PACKAGE / "configs" / f"{name.removesuffix('.yaml').removeprefix('configs/')}.yaml"
+    if not shipped.is_file():
+        names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
+        raise ValueError(f"CONFIG {name} does not exist" + (f"; those that ship: {names}" if names else ""))
+    return str(shipped)
 
 
 def scale(text: str) -> float | dict[str, float]:
@@ -206,10 +208,10 @@ def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -
     """--guidance and --guidance-schedule, the parts of a `Guidance`."""
     parser.add_argument(
         "--guidance", type=scale, default=default, metavar="SCALE",
-        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is drawn{note}",
+        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is sampled{note}",
     )  # fmt: skip
     parser.add_argument(
-        "--guidance-schedule", default="linear", metavar="SCHEDULE",
+        "--guidance-schedule", default=None if default is None else "linear", metavar="SCHEDULE",
         help="constant, linear (default), power_cosine[:POWER] or interval:LO:HI, over the share that is visible",
     )  # fmt: skip
 
@@ -240,53 +242,21 @@ def powers(text: str) -> list[float]:
     return found
 
 
-# ---------------------------------------------------------------- how to sample
-
-
-def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
-    """The options of every tool that draws; num: how many by default."""
-    how.add_argument("--num", type=positive, default=num, help=f"how many (default {num})")
-    how.add_argument("--steps", type=positive, help="forward steps (default 16; for continuing a text 64)")
-    add_guidance_arguments(how, None, "; default 3 for pictures")
-    how.add_argument(
-        "--sampler", "--plan", dest="sampler", nargs="+", metavar=("NAME", "key=value"),
-        help="order of revealing and its options (default: as the model was trained); --sampler list prints them all",
-    )  # fmt: skip
-    how.add_argument("--seed", type=whole, default=0)
-    how.add_argument("--temperature", type=temperature, default=1.0)
-    how.add_argument("--top-p", type=top_p, default=1.0)
-    how.add_argument("--new-tokens", type=positive, help="length of a continuation (default: what fits)")
-    how.add_argument("--blank-tokens", type=positive, default=4, help="tokens for each ___ (default 4)")
-
-
-def draw_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_sampling` as arguments of `Draw`, all but steps, whose default depends on the
-    model. Raises ValueError as `parse_sampler` does."""
-    name, settings = parse_sampler(options.sampler)
-    from mmprime.engine import Guidance
-
-    shared = {key: getattr(options, key) for key in ("temperature", "top_p", "seed")}
-    guidance = None if options.guidance is None else Guidance(options.guidance, options.guidance_schedule)
-    return {"plan": name, "options": settings, "guidance": guidance, **shared}
-
-
-def parse_sampler(words: list[str] | None) -> tuple[str | None, dict[str, str]]:
-    """["remdm", "eta=0.3"] -> its name and options. Raises ValueError on an unknown name or a word without =."""
-    if not words:
-        return None, {}
-    name, *rest = words
-    if name not in PLANS:
-        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
-    for word in rest:
-        if "=" not in word:
-            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
-    return name, dict(word.split("=", 1) for word in rest)
+def require_names(names: Iterable[str], known: Iterable[str], option: str) -> None:
+    """Raises ValueError on a name that a registry has not."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option}: unknown {name!r}; there are {', '.join(known)}")
 
 
 def require_model(directory: str) -> None:
     """Raises ValueError when there is no model folder."""
-    if not (Path(directory) / "config.json").is_file():
-        raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")
+    if (Path(directory) / "config.json").is_file():
+        return
+    if directory == DEFAULT_MODEL:
+        raise ValueError("the default model lies in a checkout of the repository, assets/models; give --model DIR")
+    raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")
 
 
 def require_path(path: str | None, option: str) -> None:

@@ -1,6 +1,6 @@
 """Show the shipped model at work: six prompts on one sheet, one caption read from a picture, one bound on real data.
 
-    python tools/demo.py [--out out/demo.png]
+    mmprime demo [--out out/demo.png]
 
 Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line); all of them: docs/commands.md.
 """
@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import console
 
-from . import console  # noqa: E402
+if TYPE_CHECKING:
+    from mmprime.generation.pipeline import Pipeline
 
 PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
-READ, DRAWN = "banana", 8  # the caption of the drawing that is read back, from as many draws
+READ, READINGS = "banana", 8  # the caption of the drawing that is read back, from as many readings
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(ROOT / "assets/models/emoji_t2i"), help="a text-image model folder")
-    parser.add_argument("--images", default=str(ROOT / "assets/emoji"), help="captioned images, to read one from")
-    parser.add_argument("--data", default=str(ROOT / "assets/emoji_codes"), help="sample data for the bound")
+    parser.add_argument("--model", default=console.DEFAULT_MODEL, help="a text-image model folder")
+    parser.add_argument("--images", default=console.DEFAULT_IMAGES, help="captioned images, to read one from")
+    parser.add_argument("--data", default=console.DEFAULT_CODES, help="sample data for the bound")
     parser.add_argument("--split", default="val_vendor", help="of both (default: of the vendor never trained on)")
     parser.add_argument("--out", type=console.out_file, default="out/demo.png", help="the sheet (default out/demo.png)")
-    parser.add_argument("--steps", type=console.positive, default=16)
+    parser.add_argument("--steps", type=console.positive, help="of the six pictures (default: the model folder's)")
     parser.add_argument("--limit", type=console.positive, default=128, help="examples for the bound")
     parser.add_argument("--seed", type=console.whole, default=0)
     return parser.parse_args(arguments)
@@ -51,49 +52,52 @@ def demo(options: argparse.Namespace) -> None:
     print(f"all in {time.perf_counter() - start:.1f} s")
 
 
-def draw_sheet(pipe: Any, options: argparse.Namespace) -> None:
+def draw_sheet(pipe: Pipeline, options: argparse.Namespace) -> None:
     """Six prompts, one picture each."""
-    from mmprime.generation import images as rendering
-    from mmprime.generation.sampling import Draw
+    from mmprime.generation import images
 
-    found = pipe.generate(PROMPTS, 1, Draw(steps=options.steps, plan="p2", seed=options.seed, progress=True))
-    sheet = rendering.sheet(found.images, labels=list(PROMPTS), columns=3, scale=4)
-    rendering.save_picture(options.out, sheet)
-    spent = f"{int(found.nfe.max())} NFE each, {found.seconds:.1f} s"
+    config = pipe.config_for("image")
+    config = replace(config, steps=options.steps or config.steps, seed=options.seed, progress=True)
+    result = pipe.generate(PROMPTS, 1, config)
+    sheet = images.sheet(result.images, labels=list(PROMPTS), columns=3, scale=4)
+    images.save_picture(options.out, sheet)
+    spent = f"{int(result.nfe.max())} NFE each, {result.seconds:.1f} s"
     print(f"drawn: {', '.join(PROMPTS)} ({spent}) -> {options.out}", flush=True)
 
 
-def read_caption(pipe: Any, options: argparse.Namespace) -> None:
+def read_caption(pipe: Pipeline, options: argparse.Namespace) -> None:
     """The caption of one real drawing."""
     from mmprime.data import ImageDataset
-    from mmprime.generation.sampling import Draw
 
     real = ImageDataset.load(options.images, options.split)
-    place = next((i for i, caption in enumerate(real.captions) if READ in caption), 0)
-    found = pipe.caption(real.images[place : place + 1].float() / 255, DRAWN, Draw(steps=16, seed=options.seed))
-    best = int(pipe.caption_nats(found, seed=options.seed).argmin())
-    drawing = f"a drawing of {real.captions[place]!r} ({options.split})"
-    print(f"read: {found.texts[best]!r}, the likeliest of {DRAWN} draws, from {drawing}", flush=True)
+    index = next((i for i, caption in enumerate(real.captions) if READ in caption), 0)
+    config = replace(pipe.config_for("text"), seed=options.seed)
+    result = pipe.caption(real.images[index : index + 1].float() / 255, READINGS, config)
+    best = int(pipe.caption_nats(result, seed=options.seed).argmin())
+    drawing = f"a drawing of {real.captions[index]!r} ({options.split})"
+    print(f"read: {result.texts[best]!r}, the likeliest of {READINGS} readings, from {drawing}", flush=True)
 
 
-def bound(pipe: Any, options: argparse.Namespace) -> None:
+def bound(pipe: Pipeline, options: argparse.Namespace) -> None:
     """The NELBO of held-out data, beside that of a model that knows nothing (every code equally likely)."""
+    from mmprime.engine import masking_of
     from mmprime.evaluation.datasets import load_scored
-    from mmprime.evaluation.likelihood import Effort, choose, estimate, ratio, tasks, uniform_nats
+    from mmprime.evaluation.likelihood import Effort, estimate, uniform_nats
     from mmprime.evaluation.quantities import Quantity
+    from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
 
-    scored = load_scored(pipe, options.data, options.split, options.limit, options.seed)
-    for task in choose(tasks(pipe.canvas), ["image|text", "text|image"]):
-        quantity, effort = Quantity("nelbo", pipe.law), Effort(seed=options.seed)
-        nats = estimate(pipe.model, pipe.canvas, scored.y0, task, quantity, effort).nats
-        tokens = scored.sizes.tokens(task, pipe.canvas, len(nats))
-        value, error = ratio(nats, tokens)
-        uniform = uniform_nats(pipe.canvas, task) / float(tokens.double().mean())
+    rows, masking = load_scored(pipe, options.data, options.split, options.limit, options.seed), pipe.card.masking
+    for task in choose_tasks(scoring_tasks(pipe.canvas), ["image|text", "text|image"]):
+        nelbo = estimate(
+            pipe.model, pipe.canvas, rows, task, Quantity("nelbo", masking_of(masking)), Effort(seed=options.seed)
+        )
+        value, error = nelbo.per_token
+        uniform = uniform_nats(pipe.canvas, task) / float(nelbo.tokens.double().mean())
         spread = "" if error is None else f" ± {error:.3f}"
         print(
-            f"NELBO of {task.name}, {len(nats)} drawings of {options.split}: "
-            f"{value:.3f}{spread} nats/token{scored.sizes.counted(task)} "
-            f"(continuous, {pipe.law}; a model that knows nothing: {uniform:.3f})",
+            f"NELBO of {task.name}, {len(nelbo.nats)} drawings of {options.split}: "
+            f"{value:.3f}{spread} nats/token{rows.sizes.counted(task)} "
+            f"(continuous, {masking}; a model that knows nothing: {uniform:.3f})",
             flush=True,
         )
 
@@ -101,7 +105,3 @@ def bound(pipe: Any, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     return console.run(lambda: demo(parse(arguments)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -48,7 +48,3 @@ def draw(arguments: list[str] | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return console.run(lambda: draw(arguments))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,12 +1,13 @@
 """Draw pictures from a prompt, read captions from a picture, repaint a part of it, continue or fill a text.
 
-    python tools/generate.py --prompt "a red apple" --num 4 --trace out/film.gif        pictures, and how they grew
-    python tools/generate.py --image out/sample.png                                     captions
-    python tools/generate.py --image out/sample.png --region 0,0,32,32 --prompt "..."   repaint a box
-    python tools/generate.py --prompt "a red apple" --pause-at 8                        half a run: look at it, then
-    python tools/generate.py --resume-from out/sample.safetensors                       finish it
-    python tools/generate.py --model assets/models/sotu --prompt "The state of the"     continue a text
-    python tools/generate.py --model assets/models/sotu --prompt "a ___ of the Union"   fill ___
+    mmprime generate --prompt "a red apple" --num 4 --trace out/film.gif        pictures, and how they grew
+    mmprime generate --prompt "a red apple" --num 1 --out out/apple.png         one plain picture
+    mmprime generate --image out/apple.png                                      captions
+    mmprime generate --image out/apple.png --region 0,0,128,128 --prompt "..."  repaint a box
+    mmprime generate --prompt "a red apple" --pause-at 8                        half a run: look at it, then
+    mmprime generate --resume-from out/sample.safetensors                       finish it
+    mmprime generate --model assets/models/sotu --prompt "The state of the"     continue a text
+    mmprime generate --model assets/models/sotu --prompt "a ___ of the Union"   fill ___
 
 Exit codes: 0 done, 2 a mistake in what was asked (one line; no file is written); all of them: docs/commands.md.
 """
@@ -17,227 +18,233 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[2]
+from mmprime.io import warn
 
-from . import console  # noqa: E402
-from .generation_request import DEFAULT_OUT, check, parse, parse_box, snap_region, take_box  # noqa: E402
+from . import console, sampling
+from .generation_request import DEFAULT_OUT, check, parse, parse_box, snap_region, take_box
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmprime.engine import Region
+    from mmprime.generation.pipeline import Pipeline
+    from mmprime.generation.regions import RegionSpec
+    from mmprime.generation.sampling import Pictures, Result, SamplingConfig, Texts
 
 
 def generate(options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what the user can mend."""
-    if options.sampler == ["list"]:
-        from mmprime.engine.samplers.registry import listing
-
-        print(listing())
+    if sampling.listed_samplers(options.sampler):
         return
     take_box(options)
     check(options)
-    settings = console.draw_settings(options)
-    from mmprime.engine import Guidance
+    given = sampling.given_sampling(options)
     from mmprime.generation.pipeline import from_pretrained
-    from mmprime.generation.sampling import Draw, warning
+    from mmprime.generation.sampling import half_known_warning
 
-    guidance = Guidance(
-        console.IMAGE_GUIDANCE if options.guidance is None else options.guidance, options.guidance_schedule
-    )
+    specs = region_specs(options)
     pipe = from_pretrained(options.model)
     if options.resume_from is not None:
         resume(pipe, options)
         return
-    specs = region_specs(options)
-    if specs:
-        settings = with_regions(settings, placed(pipe, specs, options))
     pictures = pipe.canvas.has("image")
-    draw = Draw(
-        steps=options.steps or (16 if pictures else 64),
-        trace=options.trace is not None,
-        progress=True,
-        pause=options.pause_at,
-        **settings,
-    )
-    console.warn(warning(draw, pipe.canvas, pipe.trained_on))
-    if options.trace is not None and (not pictures or (options.image is not None and options.box is None)):
+    reads = options.image is not None and options.box is None
+    if options.trace is not None and (not pictures or reads):
         raise ValueError("--trace makes a film of pictures; this request makes text")
     if options.image is not None and not pictures:
         raise ValueError(f"the model at {options.model} knows no images")
-    if options.image is not None and options.box is None:
-        write_captions(pipe, options, draw)
+    span = "text" if reads or not pictures else "image"
+    config = replace(
+        given(pipe.config_for(span)), trace=options.trace is not None, progress=True, pause=options.pause_at
+    )
+    if specs:
+        config = with_regions(config, located(pipe, specs, options), options)
+    warn(half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on))
+    if reads:
+        write_captions(pipe, options, config)
     elif pictures:
-        if options.guidance is None and (options.prompt or options.label is not None or pipe.canvas.has("text")):
-            draw = replace(draw, guidance=guidance)
-        write_pictures(pipe, options, draw)
+        write_pictures(pipe, options, config)
     else:
-        write_texts(pipe, options, draw)
+        write_texts(pipe, options, config, specs)
 
 
-def region_specs(options: argparse.Namespace) -> list[Any]:
+def region_specs(options: argparse.Namespace) -> list[RegionSpec]:
     """The regions with rules, of the file and of the command line."""
     if not options.regions and not options.region:
         return []
     from mmprime.generation.regions import parse_region, read_regions
 
-    found = read_regions(options.regions) if options.regions else []
-    return found + [parse_region(words, f"region {len(found) + n + 1}") for n, words in enumerate(options.region)]
+    specs = read_regions(options.regions) if options.regions else []
+    return specs + [parse_region(words, f"region {len(specs) + n + 1}") for n, words in enumerate(options.region)]
 
 
-def with_regions(settings: dict[str, Any], parts: tuple[Any, ...]) -> dict[str, Any]:
-    """Sample by regions. Raises ValueError on a sampler beside them."""
-    name = settings["plan"]
-    if name not in (None, "regions"):
+def with_regions(
+    config: SamplingConfig, parts: tuple[Region, ...], options: argparse.Namespace
+) -> SamplingConfig:
+    """Sample by regions. Raises ValueError on another sampler beside them."""
+    from mmprime.engine.samplers import Regions
+
+    if not options.sampler:
+        return replace(config, sampler=Regions(parts=parts))
+    if not isinstance(config.sampler, Regions):
+        name = options.sampler[0]
         raise ValueError(f"each region has an order of its own; leave out --sampler {name}, or give order={name}")
-    return {**settings, "plan": "regions", "options": {**settings["options"], "parts": parts}}
+    return replace(config, sampler=replace(config.sampler, parts=parts))
 
 
-def placed(pipe: Any, specs: list[Any], options: argparse.Namespace) -> tuple[Any, ...]:
+def located(pipe: Pipeline, specs: list[RegionSpec], options: argparse.Namespace) -> tuple[Region, ...]:
     """The regions on the canvas."""
-    from mmprime.generation.infilling import with_holes
-    from mmprime.generation.regions import place
+    from mmprime.generation.infilling import with_blanks
+    from mmprime.generation.regions import locate
 
-    holes = {}
-    if options.image is None and not pipe.canvas.has("image") and any(spec.words or spec.blanks for spec in specs):
-        holes = with_holes(options.prompt, pipe.text_tokenizer, options.blank_tokens, rewritten(specs)).stands_for
-    return tuple(place(spec, pipe.canvas, pipe.image_tokenizer, holes) for spec in specs)
+    stands_for, tokenizer = {}, pipe.text_tokenizer
+    if tokenizer and not pipe.canvas.has("image") and any(spec.words or spec.blanks for spec in specs):
+        stands_for = with_blanks(options.prompt or "", tokenizer, options.blank_tokens, rewritten(specs)).stands_for
+    return tuple(locate(spec, pipe.canvas, pipe.image_tokenizer, stands_for) for spec in specs)
 
 
-def rewritten(specs: list[Any]) -> tuple[str, ...]:
+def rewritten(specs: list[RegionSpec]) -> tuple[str, ...]:
     """The words that regions name, each once."""
     return tuple(dict.fromkeys(word for spec in specs for word in spec.words))
 
 
-def resume(pipe: Any, options: argparse.Namespace) -> None:
+def resume(pipe: Pipeline, options: argparse.Namespace) -> None:
     """Finish a paused run, as it is or after an edit."""
     from mmprime.generation.pausing import load_paused
     from mmprime.generation.regions import snap
+    from mmprime.generation.sampling import Pictures
 
-    paused = load_paused(options.resume_from, pipe.weights)
-    hide = None
+    paused = load_paused(options.resume_from, pipe.card.weights)
+    remask = None
     if options.box is not None:
         tokenizer = pipe.image_tokenizer
         if tokenizer is None:
             raise ValueError("--region is a box of a picture, and this model knows none")
-        hide = pipe.canvas.mask(
-            "image", box=snap(parse_box(options.box), tokenizer.downsample, tokenizer.grid, "again")
-        )
-    found = pipe.resume(paused, hide, options.prompt, options.pause_at, options.trace is not None)
-    if hasattr(found, "images"):
-        report_pictures(pipe, options, found)
+        box = snap(parse_box(options.box), tokenizer.downsample, tokenizer.grid, "again")
+        remask = pipe.canvas.mask("image", box=box)
+    result = pipe.resume(paused, remask, options.prompt, options.pause_at, options.trace is not None)
+    if isinstance(result, Pictures):
+        report_pictures(pipe, options, result)
     else:
-        report_texts(pipe, found, options)
+        report_texts(pipe, options, result)
 
 
-def write_pictures(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
-    """Draw or repaint, and write the sheet and the film."""
-    from mmprime.generation import images as rendering
-    from mmprime.generation import prompts as vocabulary
+def write_pictures(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig) -> None:
+    """Draw or repaint, and write the picture, the sheet or the film."""
+    from mmprime.generation import images, prompts
 
-    out = options.out or DEFAULT_OUT
-    rendering.picture_format(out)
+    images.picture_format(options.out or DEFAULT_OUT)
     if options.prompt is not None:
-        console.warn(vocabulary.check_prompt(options.prompt, pipe.words))
+        warn(prompts.check_prompt(options.prompt, pipe.card.words))
     if options.label is not None:
-        options.label = vocabulary.class_label(options.label, pipe.classes, pipe.model.config.num_classes)
-        print(f"class {options.label}" + (f": {pipe.classes[options.label]}" if pipe.classes else ""))
+        classes = pipe.card.classes
+        options.label = prompts.class_label(options.label, classes, pipe.model.config.num_classes)
+        print(f"class {options.label}" + (f": {classes[options.label]}" if classes else ""))
     if options.image is None:
-        found = pipe.generate(options.prompt, options.num, draw, label=options.label)
+        result = pipe.generate(options.prompt, options.num, config, label=options.label)
     else:
-        found = repaint(pipe, options, draw)
-    report_pictures(pipe, options, found)
+        result = repaint(pipe, options, config)
+    report_pictures(pipe, options, result)
 
 
-def report_pictures(pipe: Any, options: argparse.Namespace, found: Any) -> None:
-    """Write the sheet, the film, and what to go on from."""
-    from mmprime.generation import images as rendering
+def report_pictures(pipe: Pipeline, options: argparse.Namespace, result: Pictures) -> None:
+    """Write the picture or the sheet, the film, and what to go on from."""
+    from mmprime.generation import images
 
-    out = options.out or DEFAULT_OUT
-    frames = None
-    if found.history is not None:
-        frames = [rendering.partial_images(y, pipe.canvas, pipe.image_tokenizer) for y in found.history]
-    rendering.save_picture(out, rendering.sheet(found.images, scale=options.scale))
-    print(f"{len(found.images)} pictures in {out}; {spent(found)}")
-    if frames is not None:
-        rendering.save_film(options.trace, rendering.film(frames, options.scale))
+    out, tokenizer = options.out or DEFAULT_OUT, pipe.image_tokenizer
+    assert tokenizer is not None
+    count = len(result.images)
+    images.save_picture(out, images.sheet(result.images, scale=options.scale))
+    print(f"{count} {'picture' if count == 1 else 'pictures'} in {out}; {spent(result)}")
+    if result.trace is not None:
+        frames = [images.partial_images(y, pipe.canvas, tokenizer) for y in result.trace.y]
+        images.save_film(options.trace, images.film(frames, options.scale))
         print(f"film of {len(frames)} steps in {options.trace}")
-    report_pause(pipe, options, found)
+    report_pause(pipe, options, result)
 
 
-def report_pause(pipe: Any, options: argparse.Namespace, found: Any) -> None:
+def report_pause(pipe: Pipeline, options: argparse.Namespace, result: Result) -> None:
     """Write what --pause-at left, and say how to go on."""
     if options.pause_at is None:
         return
-    if found.paused is None:
+    if result.paused is None:
         print(f"the run was over before --pause-at {options.pause_at}: nothing is left to resume")
         return
     from mmprime.generation.pausing import save_paused
 
     file = Path(options.out or DEFAULT_OUT).with_suffix(".safetensors")
-    save_paused(file, found.paused, pipe.weights)
-    print(f"paused after step {found.paused.step}; go on with --resume-from {file}")
+    save_paused(file, result.paused, pipe.card.weights)
+    print(f"paused after step {result.paused.step}; go on with --resume-from {file}")
 
 
-def repaint(pipe: Any, options: argparse.Namespace, draw: Any) -> Any:
+def picture(pipe: Pipeline, file: str) -> Tensor:
+    """The picture that --image names, of the model's size; a warning where it can hardly be meant so."""
+    from mmprime.generation import images
+
+    assert pipe.image_tokenizer is not None
+    side = pipe.image_tokenizer.image_size
+    warn(images.shape_warning(file, side))
+    return images.load_image(file, side)
+
+
+def repaint(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig) -> Pictures:
     """Repaint the region of the image."""
     from mmprime.data.pictures import picture_size
-    from mmprime.generation import images as rendering
 
     tokenizer, size = pipe.image_tokenizer, picture_size(options.image)
+    assert tokenizer is not None
     box = snap_region(parse_box(options.box), size, tokenizer.grid)
     pixels = ",".join(str(edge * tokenizer.downsample) for edge in box)
-    side = tokenizer.image_size
-    image = rendering.load_image(options.image, side)
+    image, side = picture(pipe, options.image), tokenizer.image_size
     print(f"region {options.box} of {size[0]} x {size[1]} is repainted as {pixels} of {side} x {side}: whole codes")
-    found = pipe.inpaint(image, box, options.prompt, options.num, draw)
-    if options.prompt is None and found.prompts[0]:
-        print(f"caption read from the image: {found.prompts[0]}")
-    return found
+    result = pipe.inpaint(image, box, options.prompt, options.num, config)
+    if options.prompt is None and result.prompts[0]:
+        print(f"caption read from the image: {result.prompts[0]}")
+    return result
 
 
-def write_captions(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
+def write_captions(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig) -> None:
     """Read captions from the image, the one that fits best first."""
-    from mmprime.generation import images as rendering
-
-    image = rendering.load_image(options.image, pipe.image_tokenizer.image_size)
-    found = pipe.caption(image[None], options.num, draw)
-    order = range(len(found.texts))
-    if found.paused is None:
-        order = pipe.caption_nats(found, seed=options.seed).argsort().tolist()
-    report_texts(pipe, replace(found, texts=[found.texts[place] for place in order]), options)
+    result = pipe.caption(picture(pipe, options.image)[None], options.num, config)
+    if result.paused is None:
+        order = pipe.caption_nats(result, seed=options.seed).argsort().tolist()
+        result = replace(result, texts=[result.texts[index] for index in order])
+    report_texts(pipe, options, result)
 
 
-def write_texts(pipe: Any, options: argparse.Namespace, draw: Any) -> None:
+def write_texts(
+    pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig, specs: list[RegionSpec]
+) -> None:
     """Continue the prompt, or fill its blanks."""
     if options.prompt is None:
         raise ValueError("a text model needs a --prompt")
-    rewrite = rewritten(region_specs(options))
+    rewrite = rewritten(specs)
     if "___" in options.prompt or rewrite:
-        found = pipe.fill_text(options.prompt, options.num, options.blank_tokens, draw, rewrite)
+        result = pipe.fill_text(options.prompt, options.num, options.blank_tokens, config, rewrite)
     else:
-        found = pipe.continue_text(options.prompt, options.num, options.new_tokens, draw)
-    report_texts(pipe, found, options)
+        result = pipe.continue_text(options.prompt, options.num, options.new_tokens, config)
+    report_texts(pipe, options, result)
 
 
-def report_texts(pipe: Any, found: Any, options: argparse.Namespace) -> None:
+def report_texts(pipe: Pipeline, options: argparse.Namespace, result: Texts) -> None:
     """Print texts, and write them where asked."""
     if options.out:
         from mmprime.io import write_text
 
-        write_text(options.out, "\n".join(found.texts) + "\n")
-    for text in found.texts:
+        write_text(options.out, "\n".join(result.texts) + "\n")
+    for text in result.texts:
         print(text)
-    print(f"{len(found.texts)} texts; {spent(found)}", file=sys.stderr)
-    report_pause(pipe, options, found)
+    print(f"{len(result.texts)} texts; {spent(result)}", file=sys.stderr)
+    report_pause(pipe, options, result)
 
 
-def spent(found: Any) -> str:
+def spent(result: Result) -> str:
     """What it cost, in words."""
-    return f"NFE {int(found.nfe.max())} each, {found.seconds:.2f} s of sampling"
+    return f"NFE {int(result.nfe.max())} each, {result.seconds:.2f} s of sampling"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return console.run(lambda: generate(parse(arguments, __doc__)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,11 +1,11 @@
-"""What is asked of tools/generate.py: its command line, and what can be refused before a model is loaded."""
+"""What is asked of `mmprime generate`: its command line, and what can be refused before a model is loaded."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import console
+from . import console, sampling
 
 DEFAULT_OUT = "out/sample.png"
 
@@ -14,22 +14,12 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
     """The command line."""
     parser = console.Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask = parser.add_argument_group("what is asked")
-    ask.add_argument(
-        "--prompt",
-        type=console.sentence,
-        help="what to draw; for a text model the text to continue, or to fill where it has ___",
-    )
-    ask.add_argument(
-        "--label",
-        type=console.sentence,
-        metavar="CLASS",
-        help="name or number of a class, for a class-conditional model",
-    )
+    add_prompt(ask)
     ask.add_argument("--image", help="a picture: captions are written, or with --region a part of it is repainted")
     ask.add_argument(
         "--resume-from",
         metavar="RUN.safetensors",
-        help="finish what --pause-at left; --prompt and a box as --region (drawn again) change it",
+        help="finish what --pause-at left; --prompt and a box as --region (sampled again) change it",
     )
     ask.add_argument(
         "--region", nargs="+", action="append", default=[], metavar=("x0,y0,x1,y1", "key=value"),
@@ -37,11 +27,8 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
         " own, e.g. --region box=0,0,32,64 window=0,0.5 order=halton (may be repeated)",
     )  # fmt: skip
     ask.add_argument("--regions", metavar="FILE", help="YAML or JSON list of regions with their rules")
+    sampling.add_sampling(parser.add_argument_group("how"), num=4)
     ask.add_argument(
-        "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
-    )
-    console.add_sampling(parser.add_argument_group("how"), num=4)
-    parser.add_argument(
         "--pause-at", type=_step_or_region, metavar="STEP|REGION",
         help="stop after a step, or when a region is done, and write what is known",
     )  # fmt: skip
@@ -56,6 +43,21 @@ def parse(arguments: list[str] | None = None, description: str = "") -> argparse
     return parser.parse_args(arguments)
 
 
+def add_prompt(ask: argparse._ArgumentGroup) -> None:
+    """--prompt, --label and --model."""
+    ask.add_argument(
+        "--prompt", type=console.sentence,
+        help="what to draw; for a text model the text to continue, or to fill where it has ___",
+    )  # fmt: skip
+    ask.add_argument(
+        "--label", type=console.sentence, metavar="CLASS",
+        help="name or number of a class, for a class-conditional model",
+    )  # fmt: skip
+    ask.add_argument(
+        "--model", default=console.DEFAULT_MODEL, help="model folder (default: the shipped text-image model)"
+    )
+
+
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be seen to be wrong without loading a model. Raises ValueError."""
     if options.box is not None and options.image is None and options.resume_from is None:
@@ -64,8 +66,7 @@ def check(options: argparse.Namespace) -> None:
         check_resumed(options)
     elif options.prompt is None and options.image is None and options.label is None:
         raise ValueError("nothing is asked: give --prompt, --image or --label")
-    if options.prompt is not None and not options.prompt.strip():
-        raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
+    require_prompt(options.prompt)
     if options.image is not None and options.box is None and options.prompt is not None:
         raise ValueError("--image with --prompt needs --region x0,y0,x1,y1, the box to repaint")
     if options.image is not None and not Path(options.image).is_file():
@@ -79,6 +80,12 @@ def check(options: argparse.Namespace) -> None:
     if options.resume_from is not None and not Path(options.resume_from).is_file():
         raise ValueError(f"no paused run at {options.resume_from}")
     console.require_model(options.model)
+
+
+def require_prompt(prompt: str | None) -> None:
+    """Raises ValueError on an empty one."""
+    if prompt is not None and not prompt.strip():
+        raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
 
 
 def _step_or_region(text: str) -> int | str:
@@ -105,7 +112,7 @@ def check_resumed(options: argparse.Namespace) -> None:
         if name not in free and value != default[name]:
             raise ValueError(f"--{name.replace('_', '-')} belongs to the paused run; it cannot change on the way")
     if options.region:
-        raise ValueError("a resumed run keeps its regions; --region takes a box alone, which is drawn again")
+        raise ValueError("a resumed run keeps its regions; --region takes a box alone, which is sampled again")
 
 
 def parse_box(text: str) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Train what a config describes: python tools/train.py CONFIG [key=value ...]
+"""Train what a config describes: mmprime train CONFIG [key=value ...]
 
 The same command continues a run that was stopped. Exit codes: 0 done, 2 a mistake in the config or the data (one
 line), 1 a loss that is not finite, 130 / 143 stopped by Ctrl-C / SIGTERM after saving; all of them: docs/commands.md.
@@ -18,9 +18,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = console.Parser(
         description="Train what a config describes; the same command continues a run that was stopped.",
-        epilog="Several processes: torchrun --nproc-per-node 2 tools/train.py CONFIG train.accumulate=2",
+        epilog="Several processes: torchrun --nproc-per-node 2 -m mmprime train CONFIG train.accumulate=2",
     )
-    parser.add_argument("config", help="a YAML file, see configs/")
+    parser.add_argument("config", help="a YAML file, or the name of one that ships, such as emoji_t2i")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 run.dir=runs/trial")
     parser.add_argument("--dry-run", action="store_true", help="build all, compute one loss, write nothing")
     parser.add_argument(
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> int:
     """Run what is asked; returns the exit code. Raises ValueError, OSError, RunBusy and NonFiniteLoss."""
-    console.require_path(options.config, "CONFIG")
+    options.config = console.config_file(options.config)
     from mmprime.training.config import as_yaml, load_config
     from mmprime.training.run_folder import opened
 
@@ -86,7 +86,3 @@ def _export(trainer: Any, directory: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return console.run(lambda: train(parse(arguments)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,7 +5,7 @@ Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-toke
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID, Codec
-from .denoiser import Denoiser, NonFiniteLogits
+from .denoiser import BaseDenoiser, Denoiser, NonFiniteLogits, completed
 from .exact import ExactLikelihood, exact_nelbo
 from .guidance import Guidance, Guided
 from .heads.softmax import log_mass
@@ -23,10 +23,10 @@ from .schedule import AlphaValue, Schedule
 from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
-    "ABSENT", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
-    "ExactLikelihood", "Guidance", "Guided", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows",
-    "Sample", "Sampler", "Schedule", "Scorer", "Span", "Steering", "Tilted", "Trace", "begin", "corrupt",
-    "default_sampler", "exact_nelbo", "generator_of", "halton_order", "joint_loss", "log_mass", "masking_of", "mix",
-    "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded", "steer", "stream",
-    "transition_matrix",
+    "ABSENT", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "CodeScores", "Codec",
+    "Condition", "Denoiser", "ExactLikelihood", "Guidance", "Guided", "Masking", "NonFiniteLogits", "Order", "Plan",
+    "Region", "Rollout", "Rows", "Sample", "Sampler", "Schedule", "Scorer", "Span", "Steering", "Tilted", "Trace",
+    "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "joint_loss",
+    "log_mass", "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of",
+    "seeded", "steer", "stream", "transition_matrix",
 ]  # fmt: skip

@@ -35,17 +35,48 @@ class Denoiser(Protocol):
     def logits(self, hidden: Tensor, span: Span) -> Tensor: ...
 
 
-def forward_passes(denoiser: Denoiser, y: Tensor, cond: Condition | None) -> Tensor:
-    """(B,) int64: passes of the network that one call takes for each example; 1 unless the denoiser has `passes`."""
-    own = getattr(denoiser, "passes", None)
-    return torch.ones(len(y), dtype=torch.int64, device=y.device) if own is None else own(y, cond)
+class BaseDenoiser:
+    """The two methods to write, and what may be written anew: inherit it to do so."""
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        raise NotImplementedError
+
+    def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
+        """(B, L, D), of which only the tokens `wanted` (B, L) will be read: what the others need may be left out."""
+        return self(y, canvas, cond)
+
+    def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
+        """(B,) int64: passes of the network that a call with these arguments takes for each example."""
+        return torch.ones(len(y), dtype=torch.int64, device=y.device)
+
+    def null_condition(self, cond: Condition) -> Condition:
+        """`cond` of the unconditional branch of classifier-free guidance. Raises ValueError unless overridden."""
+        raise ValueError(f"{type(self).__name__} has no null_condition, so it cannot be guided by {', '.join(cond)}")
 
 
-def hidden_states(denoiser: Denoiser, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
-    """(B, L, D), of which only the tokens `wanted` (B, L) will be read: a denoiser with a method `hidden_at` of these
-    arguments may leave out what the others need."""
-    at = getattr(denoiser, "hidden_at", None)
-    return denoiser(y, canvas, cond) if at is None else at(y, canvas, cond, wanted)
+class _Completed(BaseDenoiser):
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser, self.logits = denoiser, denoiser.logits  # type: ignore[method-assign]
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        return self.denoiser(y, canvas, cond)
+
+
+def completed(denoiser: Denoiser) -> BaseDenoiser:
+    """A denoiser of two methods with the defaults of `BaseDenoiser`; a `BaseDenoiser` as it is.
+
+    Raises ValueError where one of the other methods would be passed over because its class does not inherit.
+    """
+    if isinstance(denoiser, BaseDenoiser):
+        return denoiser
+    kind = type(denoiser)
+    for name in ("hidden_at", "passes", "null_condition"):
+        if hasattr(kind, name):
+            raise ValueError(f"{kind.__name__} has {name} but is no BaseDenoiser; inherit mmprime.engine.BaseDenoiser")
+    return _Completed(denoiser)
 
 
 def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) -> Tensor:
@@ -64,12 +95,12 @@ def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) ->
 
 def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
     row = int((~top.isfinite()).nonzero()[0])
-    own = logits[row].detach()
-    code = int((own.isnan() | own.isposinf()).long().argmax())
+    values = logits[row].detach()
+    code = int((values.isnan() | values.isposinf()).long().argmax())
     what = (
-        f"the logits of all {len(own)} codes are -inf, so none is possible"
+        f"the logits of all {len(values)} codes are -inf, so none is possible"
         if bool(top[row].isneginf())
-        else f"the logit of code {code} is {float(own[code])}"
+        else f"the logit of code {code} is {float(values[code])}"
     )
     raise NonFiniteLogits(
         f"span {span.name!r}, token {int(token[row])}: {what}; a denoiser gives finite logits, -inf for what cannot be"
@@ -88,9 +119,8 @@ def reveal_nats(
 ) -> Tensor:
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
 
-    before (B, N); after (A, B, N): A states that each show everything `before` shows. Returns (A, B, L), 0 where a
-    token reveals nothing and +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser.
-    Raises NonFiniteLogits.
+    before (B, N); after (A, B, N): A states that extend `before`. Returns (A, B, L), 0 where a token reveals nothing,
+    +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser. Raises NonFiniteLogits.
     """
     canvas.check(before)
     hidden = denoiser(before, canvas, cond)

@@ -4,7 +4,7 @@
 
     r(p) = 1 constant | p linear | (1 - cos(π p^s))/2 power_cosine | 1 where lo <= p < hi, else 0 interval
 
-ℓ_c is the conditional branch, ℓ_u the unconditional one: it hides the condition's sub-tokens and takes the null class.
+ℓ_c is the conditional branch, ℓ_u the unconditional one: it masks the condition's sub-tokens and takes the null class.
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
 distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the
 plan's rate times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, hidden_states
+from .denoiser import BaseDenoiser, Condition, Denoiser, completed
 
 _DROP, _FREE, _SCALE = "guidance_drop", "guidance_free", "guidance_scale"
 SCHEDULES = ("constant", "linear", "power_cosine[:POWER]", "interval:LO:HI")
@@ -121,14 +121,14 @@ def _shape(schedule: str) -> Callable[[Tensor], Tensor]:
     )
 
 
-class Guided:
+class Guided(BaseDenoiser):
     """A guided denoiser: calls need the condition that `condition` extends."""
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance) -> None:
-        self.denoiser, self.guidance = denoiser, guidance
+        self.denoiser, self.guidance = completed(denoiser), guidance
 
     def condition(self, canvas: Canvas, rank: Tensor, cond: Condition | None) -> Condition:
-        """Extend cond by what the unconditional branch hides: every span that is wholly given, rank 0 of (B, N).
+        """Extend cond by what the unconditional branch masks: every span that is wholly given, rank 0 of (B, N).
 
         Raises ValueError when there is neither a given span nor a condition to drop.
         """
@@ -154,10 +154,10 @@ class Guided:
         weight = self._weight(y, cond)
         rows = weight.any(-1).nonzero()[:, 0]
         plain = {name: value for name, value in cond.items() if name not in (_DROP, _FREE, _SCALE)}
-        null = self.denoiser.null_condition(plain) if plain else {}  # type: ignore[attr-defined]
+        null = self.denoiser.null_condition(plain) if plain else {}
         both = {name: torch.cat([value, null[name][rows]]) for name, value in plain.items()}
         states = torch.cat([y, y[rows].masked_fill(cond[_DROP][rows], MASK_ID)])
-        hidden = hidden_states(self.denoiser, states, canvas, both or None, torch.cat([wanted, wanted[rows]]))
+        hidden = self.denoiser.hidden_at(states, canvas, both or None, torch.cat([wanted, wanted[rows]]))
         with_condition, without = hidden.split([len(y), len(rows)])
         without = with_condition.index_copy(0, rows, without)
         return torch.cat([with_condition, without, weight[..., None].to(without)], -1)
@@ -167,9 +167,9 @@ class Guided:
         rows = hidden[:, -1].nonzero()[:, 0]
         with_condition = self.denoiser.logits(hidden[:, :width], span)
         without = self.denoiser.logits(hidden[rows, width:-1], span)
-        weight, own = hidden[rows, -1:].to(without), with_condition[rows]
+        weight, conditional = hidden[rows, -1:].to(without), with_condition[rows]
         never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional distribution
-        guided = torch.where(own.isneginf(), never, own + weight * (own - without))
+        guided = torch.where(conditional.isneginf(), never, conditional + weight * (conditional - without))
         return with_condition.index_copy(0, rows, guided)
 
     def passes(self, y: Tensor, cond: Condition | None) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .denoiser import Condition, Denoiser, forward_passes
+from .denoiser import BaseDenoiser, Condition, Denoiser, completed
 from .guidance import Scale, token_values
 
 
@@ -59,7 +59,7 @@ class CodeScores:
         return scores.to(features.device).expand(len(features), -1)
 
 
-class Tilted:
+class Tilted(BaseDenoiser):
     """A denoiser tilted by a scorer. scale λ as in `Guidance`: a number, by span name, or (L,); of any sign.
 
     Classifier-free guidance goes around it: a score that is the same in both branches then acts once. Passes of the
@@ -67,7 +67,7 @@ class Tilted:
     """
 
     def __init__(self, denoiser: Denoiser, scorer: Scorer, scale: Scale = 1.0) -> None:
-        self.denoiser, self.scorer, self.scale = denoiser, scorer, scale
+        self.denoiser, self.scorer, self.scale = completed(denoiser), scorer, scale
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         hidden = self.denoiser(y, canvas, cond)
@@ -87,10 +87,10 @@ class Tilted:
             raise ValueError(f"a score of span {span.name!r} is not finite; to forbid a code give it a score of -1e4")
         return logits.index_add(0, rows, (scale[rows] * scores).to(logits))
 
-    def null_condition(self, cond: Condition) -> dict[str, Tensor]:
-        """The inner denoiser's own: the other branch of classifier-free guidance."""
-        return self.denoiser.null_condition(cond)  # type: ignore[attr-defined]
+    def null_condition(self, cond: Condition) -> Condition:
+        """That of the inner denoiser."""
+        return self.denoiser.null_condition(cond)
 
     def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
         """(B,) forward passes of the inner denoiser."""
-        return forward_passes(self.denoiser, y, cond)
+        return self.denoiser.passes(y, cond)

@@ -1,15 +1,15 @@
 """Calibration: is a denoiser right as often as it says?
 
-A state of an example hides m of its n units, m uniform in 1..n, as the continuous NELBO does. What the law may reveal
-next (a digit, or a whole token) is predicted: v* = argmax p(v | visible), with confidence p(v* | visible). Over K bins
-of equal width, with gap g_b = (share right) - (mean confidence) and share w_b of the predictions in bin b,
+A state of an example masks m of its n units, m uniform in 1..n, as the continuous NELBO does. What the masking process
+may reveal next (a digit, or a whole token) is predicted: v* = argmax p(v | visible), with confidence p(v* | visible).
+Over K bins of equal width, with gap g_b = (share right) - (mean confidence) and share w_b of the predictions in bin b,
 
     ECE = Σ_b w_b |g_b|                      expected calibration error (Guo et al., arXiv 1706.04599)
     chance = Σ_b w_b sqrt(2/π) s.e.(g_b)     what a calibrated model shows on as much data: E|N(0, s)| = s sqrt(2/π)
     excess = ECE - chance                    about 0 for a calibrated model
     overconfidence = mean confidence - share right
 
-What is hidden never depends on the data, so the perfect denoiser is calibrated at every state. Predictions of one
+What is masked never depends on the data, so the perfect denoiser is calibrated at every state. Predictions of one
 example depend on each other: examples, not predictions, are resampled for standard errors, and s.e.(g_b) sums over
 the examples first. In a bin whose predictions are all right, or all wrong, that spread says nothing, and the s.e. is
 that of a calibrated model, sqrt(Σ c (1 - c)) / n over its n confidences c.
@@ -24,13 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, MASK_ID, Canvas, Condition, Denoiser, Span, generator_of, mix
+from mmprime.engine import MASK_ID, Canvas, Denoiser, Masking, Rows, Span, generator_of, masking_of, mix
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.heads.softmax import log_posterior, unravel
-from mmprime.engine.masking.order import as_mask, draw_order, hide_by_count, next_events, rates_by_count
 from mmprime.io import bar
 
-from .likelihood import Task
+from .likelihood import Effort
 from .metric import Measure
 
 RESAMPLES = 400
@@ -70,86 +69,71 @@ class Bins:
 def predict(
     denoiser: Denoiser,
     canvas: Canvas,
-    y0: Tensor,
-    law: str = "independent",
-    task: Task | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    batch: int = 64,
-    cond: Condition | None = None,
-    progress: bool = False,
+    y0: Tensor | Rows,
+    masking: str | Masking = "independent",
+    effort: Effort | None = None,
 ) -> Predictions:
-    """Predictions at `samples` random states of each row of y0 (n, N); task: what is given and absent (nothing).
+    """Predictions at `effort.samples` random states of each of n rows.
 
-    Raises ValueError on an unknown law, hidden sub-tokens in y0 that are scored, or no example.
+    Raises ValueError on an unknown masking, masked sub-tokens in y0 that are scored, or no example.
     """
-    if law not in LAWS or not len(y0):
-        raise ValueError(f"unknown law {law!r}; there are {', '.join(LAWS)}" if len(y0) else "no example to predict")
-    generator = generator_of(mix(seed, _STREAM, LAWS.index(law)))
+    rows, process, effort = Rows.of(canvas, y0), masking_of(masking), effort or Effort()
+    if not len(rows):
+        raise ValueError("no example to predict")
+    generator = generator_of(mix(effort.seed, _STREAM, process.seed))
     parts = []
-    for rows in bar(torch.arange(len(y0)).repeat(samples).split(batch), "predictions", "batch", progress):
-        own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-        found = _predict_rows(denoiser, canvas, y0[rows], law, task, generator, own)
-        parts.append((found[0], found[1], rows[found[2]]))
+    states = torch.arange(len(rows)).repeat(effort.samples)
+    for index in bar(states.split(effort.batch), "predictions", "batch", effort.progress):
+        found = _predict_rows(denoiser, canvas, rows[index.to(rows.y.device)], process, generator)
+        parts.append((found[0], found[1], index[found[2]]))
     confidence, right, example = (torch.cat(part) for part in zip(*parts))
-    return Predictions(confidence, right, example, samples)
+    return Predictions(confidence, right, example, effort.samples)
 
 
 def _predict_rows(
-    denoiser: Denoiser,
-    canvas: Canvas,
-    y0: Tensor,
-    law: str,
-    task: Task | None,
-    generator: torch.Generator,
-    cond: Condition | None,
+    denoiser: Denoiser, canvas: Canvas, rows: Rows, process: Masking, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(confidence, right, row) of the predictions at one state of each row."""
-    given = as_mask(None if task is None else task.given, canvas, len(y0), y0.device)
-    absent = as_mask(None if task is None else task.absent, canvas, len(y0), y0.device)
-    if ((y0 < 0) & ~absent).any():
-        raise ValueError("the data have hidden sub-tokens; a prediction of them can be neither right nor wrong")
-    u = torch.rand(y0.shape, generator=generator, dtype=torch.float64).to(y0.device)
-    order = draw_order(canvas, law, u, given, absent)
-    share = torch.rand(len(y0), 1, generator=generator, dtype=torch.float64).to(y0.device)
-    hidden, weight = hide_by_count(order, share, [canvas.mask()])
-    y_t = torch.where(hidden | absent, MASK_ID, y0)
-    states = denoiser(y_t, canvas, cond)
+    y0, device = rows.y, rows.y.device
+    u = torch.rand(y0.shape, generator=generator, dtype=torch.float64).to(device)
+    order = process.order(canvas, u, rows.given, rows.absent)
+    share = torch.rand(len(y0), 1, generator=generator, dtype=torch.float64).to(device)
+    masked, rate = process.state_by_count(canvas, order, share)
+    y_t = torch.where(masked | rows.absent, MASK_ID, y0)
+    states = denoiser(y_t, canvas, rows.cond)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    rates = rates_by_count(canvas, law, hidden, weight)
-    for after in next_events(canvas, law, y0, y_t, hidden, rates).after:
+    for after in process.next_reveals(canvas, y0, y_t, masked, rate).after:
         for span in canvas.spans:
-            shown, aim = canvas.view(y_t, span.name), canvas.view(after, span.name)
-            row, token = (aim != shown).any(-1).nonzero(as_tuple=True)
-            vectors = states[:, canvas.token_slice(span.name)][row, token]
+            visible, aim = canvas.view(y_t, span.name), canvas.view(after, span.name)
+            row, token = (aim != visible).any(-1).nonzero(as_tuple=True)
+            hidden = states[:, canvas.token_slice(span.name)][row, token]
+            before, target = visible[row, token], aim[row, token]
             for part in chunks(len(row), span):
-                guess = _guess(
-                    denoiser, span, vectors[part], shown[row, token][part], aim[row, token][part], token[part]
-                )
+                guess = _guess(denoiser, span, hidden[part], before[part], target[part], token[part])
                 found.append((*guess, row[part].cpu()))
-    confidence, right, rows = (torch.cat(part) for part in zip(*found))
-    return confidence, right, rows
+    confidence, right, index = (torch.cat(part) for part in zip(*found))
+    return confidence, right, index
 
 
 def _guess(
-    denoiser: Denoiser, span: Span, hidden: Tensor, shown: Tensor, aim: Tensor, token: Tensor
+    denoiser: Denoiser, span: Span, hidden: Tensor, visible: Tensor, aim: Tensor, token: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Confidence (m,) and whether it is right (m,) of the likeliest value of the digits that `aim` (m, S) reveals.
 
-    Either all hidden digits of a token are revealed or one digit, the rest of the hidden being summed over.
+    Either all masked digits of a token are revealed or one digit, the rest of the masked being summed over.
     """
-    posterior = log_posterior(token_grid(denoiser, hidden, span, token), shown)
-    new = aim != shown
+    posterior = log_posterior(token_grid(denoiser, hidden, span, token), visible)
+    new = aim != visible
     confidence = torch.empty(len(aim), dtype=torch.float64)
     right = torch.empty(len(aim), dtype=torch.bool)
     whole = (aim >= 0).all(-1)
-    for place in range(aim.shape[1]):
-        mine = (~whole & new[:, place]).nonzero()[:, 0]
+    for level in range(aim.shape[1]):
+        mine = (~whole & new[:, level]).nonzero()[:, 0]
         if len(mine):
-            others = [axis + 1 for axis in range(aim.shape[1]) if axis != place]
+            others = [axis + 1 for axis in range(aim.shape[1]) if axis != level]
             top = posterior[mine].logsumexp(others).max(-1)
             confidence[mine.cpu()] = top.values.double().exp().cpu()
-            right[mine.cpu()] = (top.indices == aim[mine, place]).cpu()
+            right[mine.cpu()] = (top.indices == aim[mine, level]).cpu()
     mine = whole.nonzero()[:, 0]
     if len(mine):
         cells = posterior[mine].flatten(1).max(-1)
@@ -166,8 +150,8 @@ def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
     examples, owner = found.example.unique(return_inverse=True)
     if len(examples) < 2 or bins < 2:
         raise ValueError(f"calibration needs at least 2 examples and 2 bins, got {len(examples)} and {bins}")
-    place = (found.confidence * bins).long().clamp(max=bins - 1)
-    cell = owner * bins + place
+    at = (found.confidence * bins).long().clamp(max=bins - 1)
+    cell = owner * bins + at
     sums = torch.zeros(3, len(examples) * bins, dtype=torch.float64)
     for row, values in enumerate((torch.ones_like(found.confidence), found.confidence, found.right.double())):
         sums[row].index_add_(0, cell, values)
@@ -178,7 +162,7 @@ def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
     residual = by_example[2] - by_example[1] - gap * by_example[0]  # of each example in each bin
     correction = len(examples) / (len(examples) - 1)
     spread = correction * residual.square().sum(0)
-    uncertain = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, found.confidence * (1 - found.confidence))
+    uncertain = torch.zeros(bins, dtype=torch.float64).index_add_(0, at, found.confidence * (1 - found.confidence))
     gap_error = torch.where((hits == 0) | (hits == count), uncertain, spread).sqrt() / count.clamp(min=1)
     ece = _ece(count, gap)
     chance = float((count / count.sum() * gap_error).sum()) * math.sqrt(2 / math.pi)
@@ -200,12 +184,12 @@ def _ece(count: Tensor, gap: Tensor) -> Tensor:
 
 
 def _resampled(by_example: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """ECE and overconfidence (RESAMPLES,) of examples drawn again with replacement; by_example (3, n, bins)."""
+    """ECE and overconfidence (RESAMPLES,) of examples sampled again with replacement; by_example (3, n, bins)."""
     examples = by_example.shape[1]
     generator = generator_of(mix(seed, _STREAM))
-    drawn = torch.randint(examples, (RESAMPLES, examples), generator=generator)
+    chosen = torch.randint(examples, (RESAMPLES, examples), generator=generator)
     times = torch.zeros(RESAMPLES, examples, dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones(drawn.shape, dtype=torch.float64))
+    times.scatter_add_(1, chosen, torch.ones(chosen.shape, dtype=torch.float64))
     count, confidence, hits = times @ by_example
     gap = (hits - confidence) / count.clamp(min=1)
     return _ece(count, gap), (confidence - hits).sum(-1) / count.sum(-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,11 @@ from mmprime.data.plain_text import is_plain, plain_hash, plain_splits
 from mmprime.engine import generator_of
 
 from . import provenance
-from .likelihood import Sizes
+from .likelihood import ScoredRows, Sizes
 
 if TYPE_CHECKING:
     from mmprime.generation.pipeline import Pipeline
     from mmprime.tokenizers import TextTokenizer
-
-
-@dataclass(frozen=True)
-class Scored:
-    """y0 (n, N); cond as the model takes it, or None; sizes of the examples."""
-
-    y0: Tensor
-    cond: dict[str, Tensor] | None
-    sizes: Sizes
 
 
 def splits_of(data: str | Path, asked: str) -> list[str]:
@@ -60,7 +50,7 @@ def hash_of(data: str | Path) -> str:
     return plain_hash(data) if is_plain(data) else provenance.data_hash(data)
 
 
-def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int = 0) -> Scored:
+def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int = 0) -> ScoredRows:
     """At most `limit` examples of a split, drawn by seed. data: a dataset folder, or plain text for a text model.
 
     Raises ValueError when the data does not fit the model: another kind, grid, code book or tokenizer.
@@ -73,14 +63,14 @@ def load_scored(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: 
     )
 
 
-def choose(count: int, limit: int, seed: int) -> list[int]:
+def choose_rows(count: int, limit: int, seed: int) -> list[int]:
     """At most `limit` of `count` positions, drawn by seed, in order."""
     order = torch.randperm(count, generator=generator_of(seed))
     return sorted(order[:limit].tolist())
 
 
 def fitting(pipe: Pipeline, captions: Sequence[str]) -> list[int]:
-    """Places of the captions that are not blank and that the model's text span holds: all, for a model without text.
+    """Positions of the captions that are not blank and that the model's text span holds: all, for a model without text.
     Says what it leaves out.
 
     Training cuts longer ones; a number for a cut caption would be a number for another one.
@@ -93,24 +83,24 @@ def fitting(pipe: Pipeline, captions: Sequence[str]) -> list[int]:
         print(f"left out: {len(long)} captions of more than {length - 1} tokens, such as {long[0]!r}", file=sys.stderr)
     if bare := sum(not caption.strip() for caption in captions):
         print(f"left out: {bare:,} of {len(captions):,} examples, which have no caption", file=sys.stderr)
-    return [place for place, caption in enumerate(captions) if room[caption] and caption.strip()]
+    return [index for index, caption in enumerate(captions) if room[caption] and caption.strip()]
 
 
-def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int) -> Scored:
+def _text_rows(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int) -> ScoredRows:
     tokenizer = pipe.text_tokenizer
     if tokenizer is None:
         raise ValueError("the model has no text tokenizer")
     rows = pack_documents(
         load_documents(data, split), tokenizer.encode, tokenizer.end_id, pipe.canvas.span("text").num_tokens
     )
-    ids = rows[choose(len(rows), limit, seed)]
+    ids = rows[choose_rows(len(rows), limit, seed)]
     texts = [_row_texts(tokenizer, row) for row in ids.tolist()]
     sizes = torch.tensor([sum(len(text.encode()) + 1 for text in parts) - 1 for parts in texts])  # an end is a byte
     words = torch.tensor([sum(len(text.split()) for text in parts) for parts in texts])
-    return Scored(pipe.canvas.pack({"text": ids.to(pipe.device)}), None, Sizes(sizes, text_words=words))
+    return ScoredRows(pipe.canvas.pack({"text": ids.to(pipe.device)}), None, Sizes(sizes, text_words=words))
 
 
-def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, kind: str) -> Scored:
+def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, kind: str) -> ScoredRows:
     if kind == "codes":
         coded = CodeDataset.load(data, split)
         dataset: CodeDataset | ImageDataset = coded
@@ -136,12 +126,12 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
     cond = None
     if pipe.model.config.num_classes is not None and dataset.labels is not None:
         cond = {"label": dataset.labels[pick].to(pipe.device)}
-    return Scored(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words, text_tokens))
+    return ScoredRows(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words, text_tokens))
 
 
 def _choose_fitting(pipe: Pipeline, captions: Sequence[str], limit: int, seed: int) -> list[int]:
-    places = fitting(pipe, captions)
-    return [places[index] for index in choose(len(places), limit, seed)]
+    fit = fitting(pipe, captions)
+    return [fit[index] for index in choose_rows(len(fit), limit, seed)]
 
 
 def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:
@@ -164,7 +154,7 @@ def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Te
 def _row_texts(tokenizer: TextTokenizer, row: Sequence[int]) -> list[str]:
     """The pieces of documents in a row, cut at the ends."""
     texts, start = [], 0
-    for place in [*[i for i, token in enumerate(row) if token == tokenizer.end_id], len(row)]:
-        texts.append(tokenizer.decode(row[start:place]))
-        start = place + 1
+    for end in [*[i for i, token in enumerate(row) if token == tokenizer.end_id], len(row)]:
+        texts.append(tokenizer.decode(row[start:end]))
+        start = end + 1
     return texts

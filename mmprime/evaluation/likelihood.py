@@ -4,7 +4,7 @@
     perplexity = exp(nats/token), exp(nats/word)   s.e. of a ratio r: sqrt(n/(n-1) Σ_i (a_i - r·b_i)²) / Σ_i b_i
 
 NELBO_i is an unbiased estimate for example i, so every figure but the perplexities (convex functions of one) is an
-unbiased bound up to its standard error. Hidden counts are stratified over a batch, which makes the true error smaller
+unbiased bound up to its standard error. Masked counts are stratified over a batch, which makes the true error smaller
 than the one printed. A caption is a row of its tokens, an end and padding. NELBO_i is that of the whole row: the model
 does not know the length, so padding has its price. It is counted in tokens of the text and the end alone, since the end
 decides the padding; the unit then says "(text and end)". Rows of packed documents hold no padding.
@@ -13,21 +13,19 @@ decides the padding; the unit then says "(text and end)". Rows of packed documen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Span, generator_of, mix
-from mmprime.engine.denoiser import forward_passes
+from mmprime.engine import Canvas, Condition, Denoiser, Rows, Span, generator_of
+from mmprime.engine.denoiser import completed
 from mmprime.io import bar
 
 from .metric import Measure
-from .quantities import Quantity, list_quantities
-from .tasks import Box, Task, choose, tasks
-
-__all__ = ["Effort", "Sizes", "Task", "choose", "estimate", "measures", "ratio", "tasks", "uniform_nats"]
+from .quantities import Bounds, Quantity
+from .tasks import ScoringTask, choose_tasks, scoring_tasks
 
 MIN_EXAMPLES = 32  # before a standard error is believed enough to stop on it
 MAX_ROUNDS = 64
@@ -43,7 +41,7 @@ class Sizes:
     text_words: Tensor | None = None
     text_tokens: Tensor | None = None
 
-    def tokens(self, task: Task, canvas: Canvas, count: int) -> Tensor:
+    def tokens(self, task: ScoringTask, canvas: Canvas, count: int) -> Tensor:
         """(count,) tokens scored in each of the first examples, padding left out."""
         positions = torch.full((count,), task.num_tokens(canvas))
         if not self.leaves_padding_out(task):
@@ -51,11 +49,11 @@ class Sizes:
         assert self.text_tokens is not None
         return positions - canvas.span("text").num_tokens + self.text_tokens[:count].cpu()
 
-    def leaves_padding_out(self, task: Task) -> bool:
+    def leaves_padding_out(self, task: ScoringTask) -> bool:
         """Whether a text with padding is among what the task scores."""
         return self.text_tokens is not None and "text" in task.scored
 
-    def counted(self, task: Task) -> str:
+    def counted(self, task: ScoringTask) -> str:
         """What is counted where that is not every token scored: " (text and end)"; "" elsewhere."""
         if not self.leaves_padding_out(task):
             return ""
@@ -83,21 +81,37 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class ScoredRows:
+    """Rows to be scored: y (n, N); cond: (n, ...) tensors by name, as the model takes them; sizes of the examples."""
+
+    y: Tensor
+    cond: Condition | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """nats (n,) float64 of the first n examples; nfe: forward passes that one of them took, in the mean."""
+    """nats (n,) float64 of the first n examples, and their tokens that are counted; nfe: forward passes that one of
+    them took, in the mean."""
 
     nats: Tensor
+    tokens: Tensor
     nfe: float
+
+    @property
+    def per_token(self) -> tuple[float, float | None]:
+        """Nats per token with its standard error."""
+        return ratio(self.nats, self.tokens)
 
 
 class Counted:
     """The same denoiser, adding up the forward passes that its rows take."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.passes_taken = denoiser, 0
+        self.denoiser, self.passes_taken = completed(denoiser), 0
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
-        self.passes_taken += int(forward_passes(self.denoiser, y, cond).sum())
+        self.passes_taken += int(self.denoiser.passes(y, cond).sum())
         return self.denoiser(y, canvas, cond)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
@@ -119,93 +133,77 @@ def ratio(amounts: Tensor, sizes: Tensor) -> tuple[float, float | None]:
 def estimate(
     denoiser: Denoiser,
     canvas: Canvas,
-    y0: Tensor,
-    task: Task,
+    data: ScoredRows,
+    task: ScoringTask,
     quantity: Quantity,
     effort: Effort | None = None,
-    cond: Condition | None = None,
-    sizes: Sizes | None = None,
 ) -> Estimate:
-    """The quantity for rows of y0 (n, N), as many of them and as often as `effort` says; sizes: tokens of each row."""
+    """The quantity for rows (n, N), as many of them and as often as `effort` says. The random numbers depend on its
+    seed and on the quantity alone. Raises ValueError on masked sub-tokens that are scored, and as `nelbo`."""
     effort, counted = effort or Effort(), Counted(denoiser)
-    generator = generator_of(
-        mix(effort.seed, quantity.steps or 0, LAWS.index(quantity.law), quantity.kind == "joint_loss")
-    )
-    total, count = torch.zeros(2, len(y0), dtype=torch.float64)
-    tokens = (sizes or Sizes()).tokens(task, canvas, len(y0))
+    rows = Rows.of(canvas, data.y, task.given, task.absent, data.cond)
+    generator = generator_of(quantity.seed(effort.seed))
+    total, count = torch.zeros(2, len(rows), dtype=torch.float64)
+    tokens = data.sizes.tokens(task, canvas, len(rows))
     rounds = MAX_ROUNDS if effort.precision is not None and quantity.is_random else 1
+    for index in _batches(len(rows), rounds, effort, quantity.name(task.name)):
+        nats = quantity.nats(counted, canvas, rows[index.to(rows.y.device)], effort.samples, generator)
+        total[index] += nats.double().cpu()
+        count[index] += 1
+        if _precise(total, count, tokens, effort.precision):
+            break
+    scored = count > 0
+    return Estimate(total[scored] / count[scored], tokens[scored], counted.passes_taken / int(scored.sum()))
+
+
+def _batches(examples: int, rounds: int, effort: Effort, name: str) -> Iterator[Tensor]:
     for _ in range(rounds):
-        parts = torch.arange(len(y0)).split(effort.batch)
-        for rows in bar(parts, quantity.name(task.name), "batch", effort.progress):
-            own = None if cond is None else {name: value[rows] for name, value in cond.items()}
-            nats = quantity.draw(counted, canvas, y0[rows], task, effort.samples, generator, own)
-            total[rows] += nats.double().cpu()
-            count[rows] += 1
-            if _precise(total, count, tokens, effort.precision):
-                break
-        else:
-            continue
-        break
-    seen = count > 0
-    return Estimate(total[seen] / count[seen], counted.passes_taken / int(seen.sum()))
+        yield from bar(torch.arange(examples).split(effort.batch), name, "batch", effort.progress)
 
 
 def _precise(total: Tensor, count: Tensor, tokens: Tensor, precision: float | None) -> bool:
-    seen = count > 0
-    if precision is None or int(seen.sum()) < MIN_EXAMPLES:
+    scored = count > 0
+    if precision is None or int(scored.sum()) < MIN_EXAMPLES:
         return False
-    error = ratio(total[seen] / count[seen], tokens[seen])[1]
+    error = ratio(total[scored] / count[scored], tokens[scored])[1]
     return error is not None and error <= precision
 
 
 def measures(
     denoiser: Denoiser,
     canvas: Canvas,
-    y0: Tensor,
-    law: str,
-    steps: Sequence[int] = (),
-    laws: Sequence[str] = LAWS,
-    *,
-    estimators: Sequence[str] = ("count",),
-    orders: Sequence[str] = (),
-    finite_laws: Sequence[str] = (),
-    boxes: Sequence[Box] = (),
-    place_powers: Sequence[float] = (),
-    only: Iterable[str] | None = None,
-    sizes: Sizes | None = None,
-    cond: Condition | None = None,
+    data: ScoredRows,
+    bounds: Bounds,
     effort: Effort | None = None,
     per_example: dict[str, Tensor] | None = None,
 ) -> Iterator[Measure]:
-    """All numbers of y0 (n, N), one task after the other; see `list_quantities`.
+    """All numbers of `bounds`, one task after the other.
 
-    law: the law of plans the model was trained on. only: names of the tasks wanted. boxes: of image codes.
-    per_example: gets the nats (n,) behind each metric, for differences in pairs. place_powers: a power for each digit
-    place (`Schedule.places`), none for no such bounds.
-    Raises ValueError on an unknown name, a box outside the grid, powers that do not fit, or data of no example.
+    per_example: gets the nats (n,) behind each metric, for differences in pairs. Raises ValueError on an unknown name,
+    a box outside the grid, powers that do not fit, or data of no example.
     """
-    effort, sizes = effort or Effort(), sizes or Sizes()
-    if not len(y0):
+    effort = effort or Effort()
+    if not len(data.y):
         raise ValueError("no example to score")
-    quantities = list_quantities(law, laws, steps, estimators, orders, finite_laws, place_powers)
-    for task in choose(tasks(canvas, boxes), only):
+    quantities = bounds.quantities()
+    for task in choose_tasks(scoring_tasks(canvas, bounds.boxes), bounds.tasks):
         for quantity in quantities:
-            found = estimate(denoiser, canvas, y0, task, quantity, effort, cond, sizes)
+            found, name = estimate(denoiser, canvas, data, task, quantity, effort), quantity.name(task.name)
             if per_example is not None:
-                per_example[quantity.name(task.name)] = found.nats
-            for value, error, unit in _in_units(found.nats, quantity, task, canvas, sizes):
-                yield Measure(quantity.name(task.name), value, error, unit, len(found.nats), found.nfe, effort.seed)
+                per_example[name] = found.nats
+            for value, error, unit in _in_units(found, quantity, task, canvas, data.sizes):
+                yield Measure(name, value, error, unit, len(found.nats), found.nfe, effort.seed)
 
 
 def _in_units(
-    nats: Tensor, quantity: Quantity, task: Task, canvas: Canvas, sizes: Sizes
+    found: Estimate, quantity: Quantity, task: ScoringTask, canvas: Canvas, sizes: Sizes
 ) -> Iterator[tuple[float, float | None, str]]:
     """(value, s.e., unit) of one estimate in every unit that fits it; the joint loss has one only."""
-    tokens, counted = sizes.tokens(task, canvas, len(nats)), sizes.counted(task)
+    nats, tokens, counted = found.nats, found.tokens, sizes.counted(task)
     if quantity.kind == "joint_loss":
-        yield *ratio(nats, tokens), f"nats/token{counted}, no bound"
+        yield *found.per_token, f"nats/token{counted}, no bound"
         return
-    yield *ratio(nats, tokens), f"nats/token{counted}"
+    yield *found.per_token, f"nats/token{counted}"
     bits, count = nats / math.log(2), len(nats)
     if task.scored == ("image",):
         yield *ratio(bits, tokens), "bits/code"
@@ -220,7 +218,7 @@ def _in_units(
             yield *ratio(bits, sizes.text_bytes[:count]), "bits/byte"
 
 
-def uniform_nats(canvas: Canvas, task: Task) -> float:
+def uniform_nats(canvas: Canvas, task: ScoringTask) -> float:
     """Σ ln C over the positions scored, padding among them: what a model that knows nothing pays for a row."""
     free = ~(task.given | task.absent)
     counts = [len(canvas.token_of[free & canvas.mask(span.name)].unique()) for span in canvas.spans]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class Measure:
 
     stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes that the denoiser
     really made for one example, in the mean: to draw it, or to score it with all its draws (guidance counts twice, a
-    judge or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
+    scorer, feature extractor or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
     idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
     ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
     digits of what was measured (the model, or pictures and texts that come alone), on what, against what. command: what
@@ -124,10 +125,17 @@ def read_rows(file: str | Path) -> list[Measure]:
         if wrong := [name for name, kinds in _KINDS.items() if not _is_a(entry[name], kinds)]:
             raise ValueError(f"row {number} of {file} is no measurement: {wrong[0]} is {str(entry[wrong[0]])[:60]!r}")
         try:
-            rows.append(Measure(**entry))
+            rows.append(measure_of(entry))
         except ValueError as error:
             raise ValueError(f"row {number} of {file} is no measurement: {error}") from error
     return rows
+
+
+def measure_of(entry: Mapping[str, Any]) -> Measure:
+    """A row of a file. Older files call level powers places, and have the kernel distance in squared distances."""
+    metric, unit = re.sub(r" places (?=[\d.,e+-]+)", " levels ", entry["metric"]), entry["unit"]
+    unit = "squared MMD" if metric.startswith("KID-") and unit == "squared distance" else unit
+    return Measure(**{**entry, "metric": metric, "unit": unit})
 
 
 _NUMBER, _WORD, _NONE = (int, float), (str,), (type(None),)

@@ -38,20 +38,20 @@ def require_plots(file: str | Path) -> None:
 
 def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: str, log_x: bool = False) -> None:
     """Lines with error bars against x, ticks at the x that were measured."""
-    figure = _figure(file, _WIDTH, _HEIGHT)
+    figure = new_figure(file, _WIDTH, _HEIGHT)
     axes = figure.subplots()
     _lines(axes, lines, x_label, y_label, marker="o")
     if log_x:
         axes.set_xscale("log", base=2)
     _ticks(axes, lines)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_panels(
     file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str, log_x: bool = False
 ) -> None:
     """Panels side by side, each (label of y, lines), over the same x; more than six lines share one legend."""
-    figure = _figure(file, 1 + (_WIDTH - 1) * len(panels), _HEIGHT)
+    figure = new_figure(file, 1 + (_WIDTH - 1) * len(panels), _HEIGHT)
     import matplotlib
 
     crowded = max(len(lines) for _, lines in panels) > 6
@@ -69,12 +69,12 @@ def draw_panels(
             own.remove()
     if crowded:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
     """Share right against confidence beside the diagonal; below, how the predictions spread (shares of each line)."""
-    figure = _figure(file, 5.2, 6.6)
+    figure = new_figure(file, 5.2, 6.6)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     top.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
     for line in lines:
@@ -88,7 +88,7 @@ def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[S
     below.set(xlabel="confidence (probability of the likeliest value)", ylabel="share of\npredictions")
     below.set_ylim(bottom=0)
     _bare(below)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequence[float]]]]], label: str) -> None:
@@ -96,7 +96,7 @@ def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequ
     from matplotlib.ticker import MaxNLocator
 
     columns = max(len(row) for row in rows)
-    figure = _figure(file, 1 + 2.2 * columns, 2.3 * len(rows))
+    figure = new_figure(file, 1 + 2.2 * columns, 2.3 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     values = [cell for row in rows for _, map_ in row for line in map_ for cell in line if cell == cell]
     for axes, (title, map_) in zip(grid.flat, (map_ for row in rows for map_ in row)):
@@ -104,7 +104,7 @@ def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequ
         axes.set_title(title, fontsize="medium")
         axes.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=grid, label=label, ticks=MaxNLocator(integer=True))
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 # ---------------------------------------------------------------- training logs
@@ -173,7 +173,8 @@ def _by_key(entries: Sequence[dict[str, Any]], wanted: Callable[[str], bool], pe
 # ---------------------------------------------------------------- parts
 
 
-def _figure(file: str | Path, width: float, height: float) -> Any:
+def new_figure(file: str | Path, width: float, height: float) -> Any:
+    """A matplotlib figure, sizes in inches. Raises ValueError as `require_plots` does."""
     require_plots(file)
     from matplotlib.figure import Figure
 
@@ -210,6 +211,7 @@ def _engineering() -> Any:
     return EngFormatter(sep="")
 
 
-def _save(figure: Any, file: str | Path) -> None:
+def save_figure(figure: Any, file: str | Path) -> None:
+    """Write the figure; the ending of the name says which format."""
     with whole_file(file) as temporary:
         figure.savefig(temporary, dpi=_DPI)

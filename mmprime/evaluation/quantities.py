@@ -1,145 +1,147 @@
-"""The likelihood numbers that exist, each with a name; one draw of any of them for a batch.
+"""The likelihood numbers that exist, each with a name; one estimate of any of them for a batch.
 
-nelbo continuous LAW            E over states of Σ_events rate · -log p; the number of hidden units is uniform
-nelbo continuous LAW by time    the same bound, hidden by t ~ U(0, 1) with weight 1/t, t stratified; its variance
-                                diverges like ∫ dt/t, so prefer the count
-nelbo T=K LAW                   the exact bound of K-step sampling
-nelbo ... independent places P  the same under α_j = 1 - t^{p_j} for digit place j (`Schedule.places`)
-nll order ORDER                 -log p(x | plan) of one fixed order, token by token: no bound but the exact
-                                likelihood of sampling in that order (DUEL, arXiv 2603.01367)
-joint_loss LAW                  the training loss; no bound (see `mmprime.cli.console.JOINT_LOSS_NOTE`)
+nelbo continuous MASKING          E over states of Σ_reveals rate · -log p; the number of masked units is uniform
+nelbo continuous MASKING by time  the same bound, masked by t ~ U(0, 1) with weight 1/t, t stratified; its variance
+                                  diverges like ∫ dt/t, so prefer the count
+nelbo T=K MASKING                 the exact bound of K-step sampling
+nelbo ... levels P,P              the same under α_j = 1 - t^{p_j} for digit level j (`Schedule.levels`)
+nll order ORDER                   -log p(x | plan) of one fixed order, token by token: no bound but the exact
+                                  likelihood of sampling in that order (DUEL, arXiv 2603.01367)
+joint_loss MASKING                the training loss; no bound (see `JOINT_LOSS_NOTE`)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mmprime.cli.console import ESTIMATORS, ORDERS
 from mmprime.engine import (
     ABSENT,
-    LAWS,
+    MASKINGS,
     Canvas,
-    Condition,
     Denoiser,
+    Masking,
     Plan,
-    Schedule,
+    Rows,
     halton_order,
     joint_loss,
+    masking_of,
+    mix,
     nelbo,
     plan_nats,
-)
+)  # fmt: skip
+from mmprime.engine.schedule import LevelPowers
 
-from .tasks import Task
+from .names import ESTIMATORS, ORDERS
+from .tasks import Box
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """kind: nelbo, nll or joint_loss. steps None is continuous time; order is for nll. place_powers: of a nelbo under
-    law independent, none for one schedule."""
+    """kind: nelbo, nll or joint_loss. masking: with its schedule, which may be powers by level; steps None is
+    continuous time; order is for nll."""
 
     kind: str
-    law: str = "nested"
+    masking: Masking
     steps: int | None = None
-    estimator: str = "count"
     order: str = ""
-    place_powers: tuple[float, ...] = ()
 
     def name(self, task: str) -> str:
         """As it stands in a report, e.g. "nelbo image|text T=4 nested"."""
         if self.kind == "nll":
             return f"nll {task} order {self.order}"
         if self.kind == "joint_loss":
-            return f"joint_loss {task} {self.law}"
+            return f"joint_loss {task} {self.masking.name}"
         time = "continuous" if self.steps is None else f"T={self.steps}"
-        places = f" places {','.join(f'{power:g}' for power in self.place_powers)}" if self.place_powers else ""
-        return f"nelbo {task} {time} {self.law}{places}" + (" by time" if self.estimator == "time" else "")
+        schedule = "" if self.masking.schedule is None else f" {str(self.masking.schedule).replace(':', ' ')}"
+        return f"nelbo {task} {time} {self.masking.name}{schedule}" + (" by time" if self.masking.by_time else "")
 
     @property
     def is_random(self) -> bool:
-        """Whether another draw gives another number."""
+        """Whether another estimate gives another number."""
         return self.kind != "nll"
 
-    def draw(
-        self,
-        denoiser: Denoiser,
-        canvas: Canvas,
-        y0: Tensor,
-        task: Task,
-        samples: int,
-        generator: torch.Generator,
-        cond: Condition | None = None,
-    ) -> Tensor:
-        """y0 (B, N) -> (B,) nats: one estimate for each example, a mean of `samples` draws."""
-        masks: dict[str, Any] = {"given": task.given, "absent": task.absent, "generator": generator, "cond": cond}
+    def seed(self, seed: int) -> int:
+        """Of the random numbers of this quantity."""
+        return mix(seed, self.steps or 0, self.masking.seed, self.kind == "joint_loss")
+
+    def nats(self, denoiser: Denoiser, canvas: Canvas, rows: Rows, samples: int, generator: torch.Generator) -> Tensor:
+        """(B,) nats of B rows: one estimate for each, a mean of `samples` draws."""
         if self.kind == "nll":
-            rank = fixed_rank(canvas, self.order, task).expand(len(y0), -1)
-            return plan_nats(denoiser, canvas, y0, Plan(rank, int(rank.max())), cond)
+            rank = fixed_rank(canvas, self.order, rows.given[0], rows.absent[0]).expand(len(rows), -1)
+            return plan_nats(denoiser, canvas, rows.y, Plan(rank, int(rank.max())), rows.cond)
+        masking = self.masking
+        if masking.schedule is not None:
+            masking = replace(masking, schedule=masking.schedule.on(canvas))
         if self.kind == "joint_loss":
-            return torch.stack([joint_loss(denoiser, canvas, y0, law=self.law, **masks) for _ in range(samples)]).mean(
-                0
-            )
-        schedule = Schedule.linear() if self.estimator == "time" else None
-        if self.place_powers:
-            schedule = Schedule.places(self.place_powers, canvas)
-            masks["by_count"] = self.steps is None and self.estimator == "count"
-        return nelbo(denoiser, canvas, y0, self.steps, self.law, samples=samples, schedule=schedule, **masks)
+            draws = [joint_loss(denoiser, canvas, rows, None, generator, masking) for _ in range(samples)]
+            return torch.stack(draws).mean(0)
+        return nelbo(denoiser, canvas, rows, self.steps, masking, None, samples, generator)
 
 
-def list_quantities(
-    law: str,
-    laws: Sequence[str] = LAWS,
-    steps: Sequence[int] = (),
-    estimators: Sequence[str] = ("count",),
-    orders: Sequence[str] = (),
-    finite_laws: Sequence[str] = (),
-    place_powers: Sequence[float] = (),
-) -> list[Quantity]:
-    """Continuous bounds under `law` and `laws`, T-step bounds under `law` and `finite_laws`, fixed orders, the joint
-    loss under `law`; with place powers also continuous and T-step bounds under these.
+@dataclass(frozen=True)
+class Bounds:
+    """Which likelihood numbers: continuous bounds under `masking` and `maskings`, T-step bounds under `masking` and
+    `finite`, exact likelihoods of fixed orders, the joint loss under `masking`.
 
-    Raises ValueError on unknown names.
+    masking: what the model was trained on, a name or an object; powers by level as its schedule add continuous and
+    T-step bounds under these. estimators: of continuous bounds. tasks: names of those wanted, None for all. boxes: of
+    image codes, scored given the rest.
     """
-    for known, asked in ((LAWS, (law, *laws, *finite_laws)), (ESTIMATORS, estimators), (ORDERS, orders)):
-        for name in asked:
-            if name not in known:
-                raise ValueError(f"unknown {_kind_of(known)} {name!r}; there are {', '.join(known)}")
-    continuous = [Quantity("nelbo", each, None, way) for each in dict.fromkeys([law, *laws]) for way in estimators]
-    finite = [Quantity("nelbo", each, count) for each in dict.fromkeys([law, *finite_laws]) for count in steps]
-    powers = tuple(place_powers)
-    if powers:
-        continuous += [Quantity("nelbo", "independent", None, way, place_powers=powers) for way in estimators]
-        finite += [Quantity("nelbo", "independent", count, place_powers=powers) for count in steps]
-    fixed = [Quantity("nll", law, order=order) for order in orders]
-    return [*continuous, *finite, *fixed, Quantity("joint_loss", law)]
+
+    masking: str | Masking
+    maskings: Sequence[str] = tuple(MASKINGS)
+    steps: Sequence[int] = ()
+    finite: Sequence[str] = ()
+    estimators: Sequence[str] = ("count",)
+    orders: Sequence[str] = ()
+    tasks: Sequence[str] | None = None
+    boxes: Sequence[Box] = ()
+
+    def quantities(self) -> list[Quantity]:
+        """All of them, in the order of a report. Raises ValueError on unknown names."""
+        for what, known, named in (("estimator", ESTIMATORS, self.estimators), ("order", ORDERS, self.orders)):
+            for name in named:
+                if name not in known:
+                    raise ValueError(f"unknown {what} {name!r}; there are {', '.join(known)}")
+        trained = masking_of(self.masking)
+        levels = trained.schedule if isinstance(trained.schedule, LevelPowers) else None
+        plain = replace(trained, schedule=None, by_time=False) if levels else trained
+
+        def several(names: Sequence[str]) -> list[Masking]:
+            return list({each.name: each for each in (plain, *map(masking_of, names))}.values())
+
+        over_time = [*several(self.maskings), *([trained] if levels else [])]
+        over_steps = [*several(self.finite), *([trained] if levels else [])]
+        by_time = [way == "time" for way in self.estimators]
+        return [
+            *(Quantity("nelbo", replace(each, by_time=way)) for each in over_time for way in by_time),
+            *(Quantity("nelbo", each, count) for each in over_steps for count in self.steps),
+            *(Quantity("nll", plain, order=order) for order in self.orders),
+            Quantity("joint_loss", plain),
+        ]
 
 
-def _kind_of(known: Sequence[str]) -> str:
-    return {LAWS: "law", ESTIMATORS: "estimator", ORDERS: "order"}[tuple(known)]
-
-
-def fixed_rank(canvas: Canvas, order: str, task: Task) -> Tensor:
-    """(1, N) ranks: raster, reversed and halton show a token at a time, coarse_first a digit at a time, each digit
-    place of all tokens before the next. Nothing random. Raises ValueError on an unknown order."""
+def fixed_rank(canvas: Canvas, order: str, given: Tensor, absent: Tensor) -> Tensor:
+    """(1, N) ranks: raster, reversed and halton reveal a token at a time, coarse_first a digit at a time, each digit
+    level of all tokens before the next. given, absent (N,) bool. Nothing random. Raises ValueError on another order."""
     token, digit = canvas.token_of, canvas.digit_of
     if order == "halton":
-        place = torch.empty(canvas.num_tokens, dtype=torch.int64)
+        position = torch.empty(canvas.num_tokens, dtype=torch.int64)
         for span in canvas.spans:
             tokens = canvas.token_slice(span.name)
-            place[tokens] = torch.empty_like(place[tokens]).scatter_(
-                0, halton_order(span), torch.arange(span.num_tokens)
-            ) + int(tokens.start)
-        priority = place[token]
+            position[tokens] = halton_order(span).argsort() + int(tokens.start)
+        priority = position[token]
     elif order in ORDERS:
         priority = {"raster": token, "reversed": -token, "coarse_first": digit * canvas.num_tokens + token}[order]
     else:
         raise ValueError(f"unknown order {order!r}; there are {', '.join(ORDERS)}")
-    free = ~(task.given | task.absent)
+    given, absent = given.cpu(), absent.cpu()
+    free = ~(given | absent)
     rank = torch.zeros_like(token)
-    rank[task.absent] = ABSENT
+    rank[absent] = ABSENT
     rank[free] = 1 + priority[free].unique(return_inverse=True)[1]
     return rank[None]

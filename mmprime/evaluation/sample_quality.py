@@ -1,4 +1,4 @@
-"""Judges of samples, the same for a benchmark and a study: pictures by EfficientNet-Lite0, texts by SmolLM2.
+"""What samples are worth, the same for a benchmark and a study: pictures by EfficientNet-Lite0, texts by SmolLM2.
 
 Each turns samples into rows; what they are compared with is loaded once. A row says nothing of how the samples came
 about: the caller stamps sampler, seed and model on it.
@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .images import fidelity
 from .images.captions import Gallery
+from .images.sets import Pictures
 from .metric import Measure
 
 
-class PictureJudge:
+class PictureQuality:
     """Compares pictures with the training split of an image dataset folder.
 
     Kernel distance (unbiased) and Fréchet distance (biased upwards at few pictures: compare equal counts only), both on
@@ -26,13 +28,12 @@ class PictureJudge:
     def __init__(self, folder: str | Path) -> None:
         from mmprime.data import ImageDataset
 
-        from .images.features import EfficientNetLite0, cached, extract
-        from .images.fidelity import moments
+        from .images.extractors import effnet
 
-        self.eye, data = EfficientNetLite0(), ImageDataset.load(folder)
-        features = cached(data.images, self.eye.fingerprint, lambda: extract(self.eye, data.images, progress=True))
+        self.extractor, data = effnet(), ImageDataset.load(folder)
+        features = self.extractor.cached_features(Pictures(data.images), progress=True).features
         train = torch.tensor([split == "train" for split in data.splits])
-        self.known, self.reference = features[train], moments(features[train])
+        self.known, self.reference = features[train], fidelity.moments(features[train])
         self.gallery = Gallery(features, data.captions, data.vendors)
         self.train_captions = [caption for caption, split in zip(data.captions, data.splits) if split == "train"]
 
@@ -40,38 +41,35 @@ class PictureJudge:
         self, images: Tensor, nfe: float, seed: int | None = None, captions: Sequence[str] | None = None
     ) -> list[Measure]:
         """images (n, 3, H, W) in [0, 1], with their captions if they have any."""
-        from .images.features import extract
-        from .images.fidelity import frechet, kernel_distance, moments, subset_size
-
-        seen, num = extract(self.eye, (images * 255).round().byte()), len(images)
-        kernel = kernel_distance(seen, self.known, subset_size((num, len(self.known))))
-        far = frechet(moments(seen), self.reference)
+        features, num = self.extractor.features(Pictures((images.cpu() * 255).round().byte())).features, len(images)
+        kernel = fidelity.kernel_distance(features, self.known, fidelity.subset_size((num, len(self.known))))
+        far = fidelity.frechet(fidelity.moments(features), self.reference)
         rows = [
-            Measure("KID-EffNet-Lite0", kernel.value, kernel.stderr, "squared distance", num, nfe, seed),
-            Measure("FD-EffNet-Lite0", far.value, far.stderr, "squared distance", num, nfe, seed),
+            Measure("KID-EffNet-Lite0", kernel.value, kernel.stderr, fidelity.KERNEL_UNIT, num, nfe, seed),
+            Measure("FD-EffNet-Lite0", far.value, far.stderr, fidelity.FRECHET_UNIT, num, nfe, seed),
         ]
         if captions is not None:
-            near = self.gallery.accuracy(seen, captions)
+            near = self.gallery.accuracy(features, captions)
             rows.append(Measure("caption accuracy", near.value, near.stderr, "share", num, nfe, seed))
         return rows
 
 
-class TextJudge:
-    """Reads texts by SmolLM2; the entropy of a text stands beside, since repetition is read with ease."""
+class TextQuality:
+    """Scores texts by SmolLM2; the entropy of a text stands beside, since repetition is read with ease."""
 
     def __init__(self) -> None:
-        from .text.causal_lm import Judge
+        from .text.causal_lm import LanguageModelScorer
 
-        self.reader = Judge.load()
+        self.scorer = LanguageModelScorer.load()
 
     def rows(self, texts: Sequence[str], nfe: float, seed: int | None = None) -> list[Measure]:
         """Generative perplexity, bits per byte and unigram entropy of texts."""
         from .text.diversity import diversity, words
 
-        read, varied = self.reader.score(texts), diversity([words(text) for text in texts])
+        scored, varied = self.scorer.score(texts), diversity([words(text) for text in texts])
         found = [
-            ("generative perplexity", *read.perplexity, "perplexity"),
-            ("bits per byte", *read.bits_per_byte, "bits/byte"),
+            ("generative perplexity", *scored.perplexity, "perplexity"),
+            ("bits per byte", *scored.bits_per_byte, "bits/byte"),
             ("unigram entropy of a text", *varied.entropy, "nats/word"),
         ]
         return [Measure(name, value, error, unit, len(texts), nfe, seed) for name, value, error, unit in found]

@@ -14,8 +14,8 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Task:
-    """given, absent (N,) bool: sub-tokens shown from the start, hidden for ever. scored: the spans the rest lies in."""
+class ScoringTask:
+    """given, absent (N,) bool: sub-tokens visible from the start, masked for ever. scored: the spans of the rest."""
 
     name: str
     scored: tuple[str, ...]
@@ -28,25 +28,25 @@ class Task:
         return len(canvas.token_of[free].unique())
 
 
-def tasks(canvas: Canvas, boxes: Sequence[Box] = ()) -> list[Task]:
+def scoring_tasks(canvas: Canvas, boxes: Sequence[Box] = ()) -> list[ScoringTask]:
     """All spans at once; with two spans also each given the other; then each box (x0, y0, x1, y1) of image codes,
     x1 and y1 excluded, given all the rest. Raises ValueError on a box outside the grid."""
     none = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
     names = [span.name for span in canvas.spans]
-    everything = Task("joint" if len(names) > 1 else names[0], tuple(names), none, none)
+    everything = ScoringTask("joint" if len(names) > 1 else names[0], tuple(names), none, none)
     single = []
     if len(names) > 1:
         for name in reversed(names):
             others = " ".join(other for other in names if other != name)
-            single.append(Task(f"{name}|{others}", (name,), ~canvas.mask(name), none))
+            single.append(ScoringTask(f"{name}|{others}", (name,), ~canvas.mask(name), none))
     regions = [
-        Task(f"image[{','.join(map(str, box))}]|rest", ("image",), ~canvas.mask("image", box=box), none)
+        ScoringTask(f"image[{','.join(map(str, box))}]|rest", ("image",), ~canvas.mask("image", box=box), none)
         for box in boxes
     ]
     return [*single, everything, *regions]
 
 
-def choose(known: Sequence[Task], only: Iterable[str] | None) -> list[Task]:
+def choose_tasks(known: Sequence[ScoringTask], only: Iterable[str] | None) -> list[ScoringTask]:
     """The tasks of those names, or all. Raises ValueError on an unknown one."""
     if only is None:
         return list(known)

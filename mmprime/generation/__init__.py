@@ -1,1 +1,1 @@
-""""""
+"""What a user holds: a pipeline, how it samples, and what it samples as files."""

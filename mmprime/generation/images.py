@@ -1,7 +1,7 @@
 """From codes to files: pictures, labelled sheets, and the film of a canvas as it grows; and from files to images.
 
 A partly known code is shown as what the model knows of it: the mean of the code vectors that agree with its visible
-digits, decoded like any code vector. A hidden code is the mean of the whole code book.
+digits, decoded like any code vector. A masked code is the mean of the whole code book.
 
 Images are float (3, H, W) or (B, 3, H, W) in [0, 1]. Files are written under a temporary name and renamed.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmprime.data.pictures import read_square
+from mmprime.data.pictures import picture_size, read_square
 from mmprime.engine import Canvas
 from mmprime.io import whole_file
 
@@ -36,6 +36,21 @@ def load_image(path: str | Path, side: int) -> Tensor:
     return to_tensor(read_square(path, side, "pad"))
 
 
+def shape_warning(path: str | Path, side: int) -> str | None:
+    """What is odd about a picture for a model of (side, side) pixels: that it is a sheet of several, or far from square.
+
+    Raises ValueError as `picture_size` does.
+    """
+    width, height = picture_size(path)
+    for scale in range(1, min(width, height) // side + 1):
+        (columns, x), (rows, y) = (divmod(edge - scale, (side + 1) * scale) for edge in (width, height))
+        if x == y == 0 and columns * rows > 1:
+            return f"{path} is a sheet of {columns} x {rows} pictures; give one picture (--num 1 writes one)"
+    if max(width, height) > 1.5 * min(width, height):
+        return f"{path} is {width} x {height} pixels, far from square; it is padded with white"
+    return None
+
+
 def to_tensor(picture: Image) -> Tensor:
     """PIL RGB -> (3, H, W) in [0, 1]."""
     flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
@@ -53,9 +68,14 @@ def to_picture(image: Tensor, scale: int = 1) -> Image:
 
 
 def sheet(images: Tensor, labels: Sequence[str] | None = None, columns: int = 0, scale: int = 1) -> Image:
-    """(B, 3, H, W) side by side, `columns` a row (0: near a square), each with its label below if there are labels."""
+    """(B, 3, H, W) side by side, `columns` a row (0: near a square), each with its label below if there are labels.
+
+    One picture without a label is that picture.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
+    if len(images) == 1 and not labels:
+        return to_picture(images[0], scale)
     count, gap = len(images), 4 * scale if labels else scale
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
@@ -96,12 +116,20 @@ def partial_images(y: Tensor, canvas: Canvas, tokenizer: ImageTokenizer, name: s
     states, where = canvas.view(y, name).flatten(0, 1).unique(dim=0, return_inverse=True)
     digits = span.codec.digits.to(y.device)
     agree = torch.ones(len(states), span.codec.num_codes, device=y.device)
-    for place in range(span.codec.num_digits):
-        shown = states[:, place, None]
-        agree *= (shown < 0) | (shown == digits[None, :, place])
+    for level in range(span.codec.num_digits):
+        visible = states[:, level, None]
+        agree *= (visible < 0) | (visible == digits[None, :, level])
     book = tokenizer.codebook_vectors().to(y.device)
     means = agree @ book / agree.sum(-1, keepdim=True)
     return tokenizer.decode_vectors(means[where].view(len(y), *span.grid, -1))
+
+
+def keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
+    """The image (3, H, W) with each of the images (B, 3, H, W) inside a box of codes of `side` pixels."""
+    x0, y0, x1, y1 = (side * edge for edge in box)
+    kept = image.to(images)[None].repeat(len(images), 1, 1, 1)
+    kept[..., y0:y1, x0:x1] = images[..., y0:y1, x0:x1]
+    return kept
 
 
 def film(frames: Sequence[Tensor], scale: int = 4, seconds: float = 3.0) -> list[tuple[Image, int]]:

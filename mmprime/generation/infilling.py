@@ -1,6 +1,6 @@
-"""Texts with holes: `___` to be filled and words to be written anew, as tokens.
+"""Infilling: texts with blanks `___` and words to be written anew, as tokens.
 
-"the ___ of Congress", rewrite ("Congress",)   ->   ids with -1 in the holes, and what each hole stands for
+"the ___ of Congress", rewrite ("Congress",)   ->   ids with -1 to be sampled, and what they stand for
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _BLANKS = r"_{3,}"
 
 
 @dataclass(frozen=True)
-class Holed:
-    """ids: of the text, `MASK_ID` in holes; stands_for: token -> (its word or `___`, number of the blank or 0)."""
+class Infill:
+    """ids: of the text, `MASK_ID` where it is to be sampled; stands_for: token -> (its word or `___`, number of the blank or 0)."""
 
     ids: list[int]
     stands_for: dict[int, tuple[str, int]]
 
 
-def with_holes(text: str, tokenizer: TextTokenizer, blank_tokens: int, rewrite: Collection[str] = ()) -> Holed:
+def with_blanks(text: str, tokenizer: TextTokenizer, blank_tokens: int, rewrite: Collection[str] = ()) -> Infill:
     """Tokens of a text: a blank takes `blank_tokens` of them, a word to rewrite as many as it has.
 
-    Raises ValueError when there is no hole, or a word to rewrite is not in the text.
+    Raises ValueError when there is neither, or a word to rewrite is not in the text.
     """
     words = [word for word in rewrite if word != BLANK]
     if lost := [word for word in words if not re.search(_word(word), text)]:
@@ -45,16 +45,16 @@ def with_holes(text: str, tokenizer: TextTokenizer, blank_tokens: int, rewrite: 
     ids: list[int] = []
     stands_for: dict[int, tuple[str, int]] = {}
     end = blanks = 0
-    for hole in pattern.finditer(text):
-        ids += tokenizer.encode(text[end : hole.start()].rstrip())  # a token carries the space before it
-        blank = hole.group().startswith(BLANK)
+    for gap in pattern.finditer(text):
+        ids += tokenizer.encode(text[end : gap.start()].rstrip())  # a token carries the space before it
+        blank = gap.group().startswith(BLANK)
         blanks += blank
-        width = blank_tokens if blank else len(tokenizer.encode(" " + hole.group()))
-        about = (BLANK, blanks) if blank else (hole.group(), 0)
+        width = blank_tokens if blank else len(tokenizer.encode(" " + gap.group()))
+        about = (BLANK, blanks) if blank else (gap.group(), 0)
         stands_for |= dict.fromkeys(range(len(ids), len(ids) + width), about)
         ids += [MASK_ID] * width
-        end = hole.end()
-    return Holed(ids + tokenizer.encode(text[end:]), stands_for)
+        end = gap.end()
+    return Infill(ids + tokenizer.encode(text[end:]), stands_for)
 
 
 def read_partly(digits: Tensor, codec: Codec, tokenizer: TextTokenizer) -> str:

@@ -1,13 +1,13 @@
-"""A paused run as a file: safetensors, with the request as JSON in its header. No pickle.
+"""A paused rollout as a file: safetensors, with the request as JSON in its header. No pickle.
 
-y0, absent, cond.*        what was given            state.*     the run between two steps (`mmprime.engine.Run`)
+y0, absent, cond.*        what was given            state.*     the rollout between two steps
 region.*                  masks of regions          kept        an image whose pixels stay outside a box
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mmprime.engine import LAWS, Guidance, Region
+from mmprime.engine import Region
+from mmprime.engine.samplers import CountPlanned, Regions, options_of, sampler_of
 from mmprime.io import whole_file
 
-from .sampling import Draw, Paused
+from .defaults import entry_of, sampling_of
+from .sampling import Paused
 
-FORMAT = "mmprime paused run 1"
+FORMAT = "mmprime paused run 2"
 
 
 def save_paused(path: str | Path, paused: Paused, weights: str) -> None:
-    """Write a paused run of the model whose weights have the hash `weights`."""
-    regions = paused.draw.regions
+    """Write a paused rollout of the model whose weights have the hash `weights`."""
+    config, regions = paused.config, paused.config.regions
     tensors = {"y0": paused.y0} | {f"state.{name}": value for name, value in paused.state.items()}
     tensors |= {f"cond.{name}": value for name, value in (paused.cond or {}).items()}
     tensors |= {f"region.{number}": region.mask for number, region in enumerate(regions)}
     tensors |= {} if paused.absent is None else {"absent": paused.absent}
     tensors |= {} if paused.kept is None else {"kept": paused.kept[0]}
-    draw = {name: value for name, value in vars(paused.draw).items() if name not in ("options", "progress")}
-    draw["guidance"] = _guidance_words(paused.draw.guidance)
+    if isinstance(config.sampler, Regions):
+        config = replace(config, sampler=replace(config.sampler, parts=()))
     about = {
         "format": FORMAT,
         "weights": weights,
-        "law": paused.law,
         "prompts": paused.prompts,
         "box": None if paused.kept is None else paused.kept[1],
-        "draw": draw,
-        "options": {name: value for name, value in paused.draw.options.items() if name != "parts"},
-        "regions": [{name: value for name, value in vars(region).items() if name != "mask"} for region in regions],
+        "sampling": entry_of(config),
+        "seed": config.seed,
+        "regions": [_rules(region) for region in regions],
     }
     with whole_file(path) as temporary:
         body = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -71,14 +72,12 @@ def load_paused(path: str | Path, weights: str) -> Paused:
         paused = _read(about, tensors)
         _check(paused)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is a damaged paused run ({type(error).__name__}: {error}); draw it again") from error
+        raise ValueError(f"{path} is a damaged paused run ({type(error).__name__}: {error}); sample again") from error
     return paused
 
 
 def _check(paused: Paused) -> None:
     """Raises ValueError on parts that do not fit each other."""
-    if paused.law not in LAWS:
-        raise ValueError(f"its law of plans is {str(paused.law)[:60]!r}")
     y, shape = paused.state["y"], paused.y0.shape
     if paused.y0.ndim != 2 or y.shape != shape or paused.y0.dtype != torch.int64 or y.dtype != torch.int64:
         raise ValueError(f"y0 is {tuple(shape)} {paused.y0.dtype}, y {tuple(y.shape)} {y.dtype}")
@@ -92,34 +91,31 @@ def _is_seed(seed: object) -> bool:
     return type(seed) is int or (isinstance(seed, list) and all(type(each) is int for each in seed))
 
 
-def _guidance_words(guidance: float | Guidance | None) -> Any:
-    if not isinstance(guidance, Guidance):
-        return guidance
-    scale = guidance.scale
-    return {"scale": scale.tolist() if isinstance(scale, Tensor) else scale, "schedule": guidance.schedule}
+def _rules(region: Region) -> dict[str, Any]:
+    rules = {name: value for name, value in vars(region).items() if name != "mask"}
+    return {**rules, "order": region.order.name, "options": options_of(region.order)}
+
+
+def _region(rules: dict[str, Any], mask: Tensor) -> Region:
+    options = rules.pop("options")
+    order = sampler_of(rules["order"], options)
+    if not isinstance(order, CountPlanned):
+        raise ValueError(f"the order {order.name!r} of a region is no plan by count")
+    return Region(**{**rules, "mask": mask.to(torch.bool), "window": tuple(rules["window"]), "order": order})
 
 
 def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    regions = tuple(
-        Region(**{**each, "mask": tensors[f"region.{number}"].to(torch.bool), "window": tuple(each["window"])})
-        for number, each in enumerate(about["regions"])
-    )
-    options = about["options"] | ({"parts": regions} if regions else {})
-    known = {each.name for each in dataclasses.fields(Draw)}
-    own = {name: value for name, value in about["draw"].items() if name in known}
-    if isinstance(own["guidance"], dict):
-        scale = own["guidance"]["scale"]
-        own["guidance"] = Guidance(
-            torch.tensor(scale) if isinstance(scale, list) else scale, own["guidance"]["schedule"]
-        )
-    if not isinstance(options, dict) or not isinstance(own["plan"], str | None) or not _is_seed(own["seed"]):
-        raise ValueError(f"plan {own['plan']!r}, options {options!r}, seed {str(own['seed'])[:60]}")
-    draw = Draw(**own, options=options)
+    if not _is_seed(about["seed"]):
+        raise ValueError(f"its seed is {str(about['seed'])[:60]}")
+    config = replace(sampling_of(about["sampling"]), seed=about["seed"])
+    if isinstance(config.sampler, Regions):
+        parts = tuple(_region(rules, tensors[f"region.{number}"]) for number, rules in enumerate(about["regions"]))
+        config = replace(config, sampler=replace(config.sampler, parts=parts))
     kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
     cond = part("cond.") or None
     return Paused(
-        tensors["y0"], part("state."), about["law"], draw, tensors.get("absent"), cond, tuple(about["prompts"]), kept
+        tensors["y0"], part("state."), config, tensors.get("absent"), cond, tuple(about["prompts"]), kept
     )

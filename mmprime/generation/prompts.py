@@ -1,4 +1,4 @@
-"""Which words and class names a model knows, and what lies nearest to those it does not."""
+"""Words of prompts and captions, classes by name, and what lies nearest to those a model does not know."""
 
 from __future__ import annotations
 
@@ -25,26 +25,31 @@ def nearest_words(word: str, known: Collection[str]) -> list[str]:
     return difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
 
 
+def require_prompt(prompt: str) -> None:
+    """Raises ValueError on an empty prompt."""
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
+
+
 def check_prompt(prompt: str, known: Collection[str]) -> str | None:
     """None when every word is known (or nothing is known about words), else one line about those that are not.
 
     Raises ValueError on an empty prompt, and when not one of its words is known.
     """
-    if not prompt.strip():
-        raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
-    if not words_of(prompt):
+    require_prompt(prompt)
+    words = words_of(prompt)
+    if not words:
         raise ValueError(f"the prompt {prompt!r} holds no word")
     if not known:
         return None
-    words = words_of(prompt)
     strange = list(dict.fromkeys(word for word in words if word not in known))
     if not strange:
         return None
     listed = "; ".join(f"{w!r} (nearest: {', '.join(nearest_words(w, known)) or 'none'})" for w in strange[:NAMED])
     listed += f" and {len(strange) - NAMED:,} more" if len(strange) > NAMED else ""
     if set(words) <= set(strange):
-        shown = prompt if len(prompt) <= 200 else prompt[:200] + "…"
-        raise ValueError(f"no word of the prompt {shown!r} occurs in the training captions: {listed}")
+        start = prompt if len(prompt) <= 200 else prompt[:200] + "…"
+        raise ValueError(f"no word of the prompt {start!r} occurs in the training captions: {listed}")
     return f"words that occur in no training caption: {listed}"
 
 

@@ -9,7 +9,7 @@
 
 Where: span (a modality), box (pixels of the picture, x1 and y1 excluded, widened to whole codes), mask (a picture,
 white inside), words (of the text, those that are to be written anew, or ___), blanks (numbers of ___, from 1), digits
-(places, 0 is the coarsest); all that are given apply together, and outside takes the rest of the span. Rules: window,
+(levels, 0 is the coarsest); all that are given apply together, and outside takes the rest of the span. Rules: window,
 order, budget, temperature, guidance, as in `mmprime.engine.Region`.
 """
 
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Region
+from mmprime.engine import SAMPLERS, Canvas, Region, sampler_of
+from mmprime.engine.samplers import CountPlanned
 
 if TYPE_CHECKING:
     from mmprime.tokenizers import ImageTokenizer
@@ -100,23 +101,27 @@ def parse_region(words: Sequence[str], name: str) -> RegionSpec:
     return RegionSpec.read({key if equals else "box": value if equals else key for key, equals, value in pairs}, name)
 
 
-def place(
+def locate(
     spec: RegionSpec,
     canvas: Canvas,
     image: ImageTokenizer | None = None,
-    holes: Mapping[int, tuple[str, int]] | None = None,
+    stands_for: Mapping[int, tuple[str, int]] | None = None,
 ) -> Region:
-    """The region on a canvas. holes: text token -> (the word it stood for or `___`, number of the hole from 1).
+    """The region on a canvas. stands_for: as of `mmprime.generation.infilling.Infill`.
 
-    Raises ValueError on what the canvas does not have.
+    Raises ValueError on what the canvas does not have, and on an order that looks at the data.
     """
-    mask = _where(spec, canvas, image, holes or {})
+    order = sampler_of(spec.order)
+    if not isinstance(order, CountPlanned):
+        plans = ", ".join(name for name, kind in SAMPLERS.items() if issubclass(kind, CountPlanned))
+        raise ValueError(f"region {spec.name!r}: order {spec.order!r} looks at the data or at the clock; use {plans}")
+    mask = _where(spec, canvas, image, stands_for or {})
     window = (spec.window[0], spec.window[1])
-    return Region(spec.name, mask, window, spec.order, spec.budget, spec.temperature, spec.guidance)
+    return Region(spec.name, mask, window, order, spec.budget, spec.temperature, spec.guidance)
 
 
 def _where(
-    spec: RegionSpec, canvas: Canvas, image: ImageTokenizer | None, holes: Mapping[int, tuple[str, int]]
+    spec: RegionSpec, canvas: Canvas, image: ImageTokenizer | None, stands_for: Mapping[int, tuple[str, int]]
 ) -> Tensor:
     pictured = spec.box is not None or spec.mask is not None
     written = bool(spec.words or spec.blanks)
@@ -129,9 +134,9 @@ def _where(
         if spec.box is not None:
             inside = inside & canvas.mask("image", box=snap(spec.box, image.downsample, grid, spec.name))
         if spec.mask is not None:
-            inside = inside & _drawn(spec.mask, canvas, grid)
+            inside = inside & _painted(spec.mask, canvas, grid)
     if written:
-        inside = inside & _held(spec, canvas, holes)
+        inside = inside & _written(spec, canvas, stands_for)
     if spec.outside:
         inside = canvas.mask(span) & ~inside
     if spec.digits is not None:
@@ -150,7 +155,7 @@ def snap(box: Sequence[int], side: int, grid: tuple[int, int], name: str) -> tup
     return x0 // side, y0 // side, -(-x1 // side), -(-y1 // side)
 
 
-def _drawn(file: str, canvas: Canvas, grid: tuple[int, int]) -> Tensor:
+def _painted(file: str, canvas: Canvas, grid: tuple[int, int]) -> Tensor:
     """White of a mask picture, by the majority of each code's pixels."""
     from mmprime.data.pictures import picture_size
 
@@ -163,9 +168,9 @@ def _drawn(file: str, canvas: Canvas, grid: tuple[int, int]) -> Tensor:
     return inside
 
 
-def _held(spec: RegionSpec, canvas: Canvas, holes: Mapping[int, tuple[str, int]]) -> Tensor:
+def _written(spec: RegionSpec, canvas: Canvas, stands_for: Mapping[int, tuple[str, int]]) -> Tensor:
     """Text tokens to be written that stand for the words or blanks of a region."""
-    wanted = [token for token, (word, number) in holes.items() if word in spec.words or number in spec.blanks]
+    wanted = [token for token, (word, number) in stands_for.items() if word in spec.words or number in spec.blanks]
     if not wanted:
         raise ValueError(
             f"region {spec.name!r}: nothing that is to be written stands for "

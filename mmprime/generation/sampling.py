@@ -27,6 +27,7 @@ from mmprime.engine import (
     begin,
     default_sampler,
     mix,
+    sampler_of,
     seeded,
 )  # fmt: skip
 from mmprime.engine.samplers import Regions, with_steps
@@ -40,13 +41,13 @@ _DEFAULT = default_sampler("nested")  # where a pipeline has not put its own
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to sample. sampler None: the model's own; steps None: the sampler's. guidance: a scale (linear schedule) or a
-    `Guidance`; 0 or None is off, and a step at which it acts takes two forward passes. seed may be one for each
-    example. pause: the step to stop after, or the name of a region to stop after when all of it is revealed. progress:
-    show a bar.
+    """How to sample. sampler: an object or a name, None the model's own; steps None: the sampler's. guidance: a scale
+    (linear schedule) or a `Guidance`; 0 or None is off, and a step at which it acts takes two forward passes. seed may
+    be one for each example. pause: the step to stop after, or the name of a region to stop after when all of it is
+    revealed. progress: show a bar. Raises ValueError on an unknown sampler and on numbers out of range.
     """
 
-    sampler: Sampler | None = None
+    sampler: Sampler | str | None = None
     steps: int | None = None
     guidance: float | Guidance | None = None
     temperature: float = 1.0
@@ -61,6 +62,8 @@ class SamplingConfig:
             raise ValueError(f"steps={self.steps}: a run has at least 1 step")
         if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
             raise ValueError(f"temperature={self.temperature} must be a finite number >= 0")
+        if isinstance(self.sampler, str):
+            object.__setattr__(self, "sampler", sampler_of(self.sampler))
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -69,7 +72,7 @@ class SamplingConfig:
 
     def chosen(self, default: Sampler) -> Sampler:
         """The sampler with its steps; `default` where none is named."""
-        sampler = self.sampler or default
+        sampler = self.sampler if isinstance(self.sampler, Sampler) else default
         return sampler if self.steps is None else with_steps(sampler, self.steps)
 
 
@@ -114,6 +117,23 @@ class Result(Sample):
 
     seconds: float = 0.0
     paused: Paused | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Result):
+    """images (B, 3, H, W) in [0, 1], codes (B, h, w), -1 where they are not wholly known yet, and the prompt of each
+    ("" without one)."""
+
+    images: Tensor
+    codes: Tensor
+    prompts: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts(Result):
+    """texts: of the text span, `___` for what is not known yet."""
+
+    texts: list[str]
 
 
 def sample_rows(

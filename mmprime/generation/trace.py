@@ -1,9 +1,9 @@
-"""What a traced run tells about itself: when each digit became known, and how sure the model was of it.
+"""What a traced rollout tells: when each digit became known, and how sure the model was of it.
 
-A *draw* is one token at one step: the digits it shows there come from one law over whole codes, given what is visible,
-so they share its entropy (nats) and the probability of the code drawn (confidence). Of a digit that was hidden again
-only the last draw is recorded. Guidance, temperature and top-p are part of the law; at temperature 0 nothing is left of
-it, and every entropy is 0.
+A *reveal* is one token at one step: the digits it reveals there come from one distribution over whole codes, given what
+is visible, so they share its entropy (nats) and the probability of the code drawn (confidence). Of a digit that was
+masked again only the last reveal is recorded. Guidance, temperature and top-p are part of the distribution; at
+temperature 0 nothing is left of it, and every entropy is 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Denoiser
+from mmprime.engine import MASK_ID, Canvas, Denoiser, Trace
 from mmprime.engine.denoiser import chunks, token_grid
 from mmprime.engine.heads.softmax import constrain
 
@@ -24,51 +24,65 @@ from .sampling import Result
 
 
 @dataclass(frozen=True)
-class Course:
-    """A quantity along the steps 1..K: mean (K,) over the examples that drew something, NaN without any; error (K,) one
-    standard error of it over the examples, NaN with fewer than two."""
+class StepCurve:
+    """A quantity along the steps 1..K: mean (K,) over the examples that revealed something, NaN without any; error (K,)
+    one standard error of it over the examples, NaN with fewer than two."""
 
     mean: Tensor
     error: Tensor
 
 
-def frames(found: Result) -> Tensor:
+def trace_of(result: Result) -> Trace:
+    """The trace of a sample. Raises ValueError where none was asked for."""
+    if result.trace is None:
+        raise ValueError("the sample was not traced; sample with trace=True")
+    return result.trace
+
+
+def frames(result: Result) -> Tensor:
     """(K + 1, B, N): the start, with only what was given, and y after each step. Raises ValueError without a trace."""
-    if found.history is None:
-        raise ValueError("the draw was not traced; draw with trace=True")
-    return torch.cat([found.y.masked_fill(found.rank != 0, MASK_ID)[None], found.history])
+    return torch.cat([result.y.masked_fill(result.rank != 0, MASK_ID)[None], trace_of(result).y])
+
+
+def step_curves(result: Result, canvas: Canvas) -> tuple[StepCurve, StepCurve]:
+    """Entropy and confidence along the steps. Raises ValueError without a trace."""
+    trace = trace_of(result)
+    entropy, confidence = (
+        step_curve(values, result.rank, canvas, len(trace.y)) for values in (trace.entropy, trace.confidence)
+    )
+    return entropy, confidence
 
 
 def reveal_maps(rank: Tensor, canvas: Canvas, name: str = "image") -> Tensor:
     """rank (B, N) -> (B, 1 + S, h, w) float64: the mean rank of the digits of each token, then the rank of each digit.
 
-    NaN where a digit was never drawn. Raises ValueError on a span without a grid.
+    NaN where a digit was never revealed. Raises ValueError on a span without a grid.
     """
     span = canvas.span(name)
     if span.grid is None:
         raise ValueError(f"span {name!r} has no grid to draw a map on")
-    own = canvas.view(rank, name).double()
-    own = own.masked_fill(own < 0, torch.nan)
-    maps = torch.cat([own.mean(-1, keepdim=True), own], -1)
+    step = canvas.view(rank, name).double()
+    step = step.masked_fill(step < 0, torch.nan)
+    maps = torch.cat([step.mean(-1, keepdim=True), step], -1)
     return rearrange(maps, "b (h w) s -> b s h w", h=span.grid[0])
 
 
-def course(values: Tensor, rank: Tensor, canvas: Canvas, steps: int) -> Course:
-    """Values (B, N) of the digits, such as their entropy, along the steps: the mean over the draws of an example, then
-    over examples. A token that shows several digits at once counts once."""
+def step_curve(values: Tensor, rank: Tensor, canvas: Canvas, steps: int) -> StepCurve:
+    """Values (B, N) of the digits, such as their entropy, along the steps: the mean over the reveals of an example,
+    then over examples. A token that reveals several digits at once counts once."""
     drawn = rank > 0
-    draw = canvas.token_of.to(rank.device) * (steps + 1) + rank.clamp(min=0)  # digits of a draw share this number
+    reveal = canvas.token_of.to(rank.device) * (steps + 1) + rank.clamp(min=0)  # digits of a reveal share this number
     size = torch.zeros(len(rank), canvas.num_tokens * (steps + 1), dtype=torch.float64, device=rank.device)
-    size.scatter_add_(1, draw, drawn.double())
-    weight = drawn / size.gather(1, draw).clamp(min=1)
+    size.scatter_add_(1, reveal, drawn.double())
+    weight = drawn / size.gather(1, reveal).clamp(min=1)
     total, count = torch.zeros(2, len(rank), steps + 1, dtype=torch.float64, device=rank.device)
     total.scatter_add_(1, rank.clamp(min=0), weight * torch.where(drawn, values.double(), 0.0))
     count.scatter_add_(1, rank.clamp(min=0), weight)
-    own = (total / count)[:, 1:]  # (B, K), NaN where an example drew nothing
-    examples = (~own.isnan()).sum(0)
-    mean = own.nanmean(0)
-    spread = (own - mean).square().nansum(0) / (examples - 1)
-    return Course(mean, torch.where(examples > 1, (spread / examples).sqrt(), torch.nan))
+    each = (total / count)[:, 1:]  # (B, K), NaN where an example revealed nothing
+    examples = (~each.isnan()).sum(0)
+    mean = each.nanmean(0)
+    spread = (each - mean).square().nansum(0) / (examples - 1)
+    return StepCurve(mean, torch.where(examples > 1, (spread / examples).sqrt(), torch.nan))
 
 
 @torch.no_grad()
@@ -97,15 +111,15 @@ def likeliest(model: Denoiser, canvas: Canvas, y: Tensor, name: str) -> Tensor:
     return codes
 
 
-def record(found: Result, canvas: Canvas) -> list[dict[str, Any]]:
+def record(result: Result, canvas: Canvas) -> list[dict[str, Any]]:
     """For each example its NFE and, for each span, final digits, rank, entropy and confidence as lists (L, S) for JSON;
-    null where nothing was drawn. Entropy and confidence are rounded to six decimals."""
-    if found.entropy is None or found.confidence is None:
-        raise ValueError("the draw was not traced; draw with trace=True")
-    parts = {"digits": found.y, "rank": found.rank, "entropy": found.entropy, "confidence": found.confidence}
+    null where nothing was revealed. Entropy and confidence are rounded to six decimals. Raises ValueError without a
+    trace."""
+    trace = trace_of(result)
+    parts = {"digits": result.y, "rank": result.rank, "entropy": trace.entropy, "confidence": trace.confidence}
     return [
         {
-            "nfe": int(found.nfe[b]),
+            "nfe": int(result.nfe[b]),
             "spans": {
                 span.name: {
                     "grid": span.grid,
@@ -115,7 +129,7 @@ def record(found: Result, canvas: Canvas) -> list[dict[str, Any]]:
                 for span in canvas.spans
             },
         }
-        for b in range(len(found.y))
+        for b in range(len(result.y))
     ]
 
 

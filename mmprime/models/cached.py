@@ -19,7 +19,7 @@ from torch import Tensor
 from mmprime.engine import Canvas, Condition
 
 from .dit import PrimeDiT
-from .layers import Reach, places, spread
+from .layers import AttentionScope, positions, put
 
 _ROW = "cache_row"
 
@@ -117,16 +117,16 @@ class CachedDiT:
     # ---------------------------------------------------------------- one pass
 
     def _pass(self, row: Tensor, y: Tensor, canvas: Canvas, cond: Condition, active: Tensor) -> Tensor:
-        at = places(active)
+        at = positions(active)
         if self._memory is None:
             heads, width = self.model.config.heads, self.model.config.width
             shape = (len(self.model.blocks), 2, len(self._age), canvas.num_tokens, heads, width // heads)
             self._memory = torch.zeros(shape, device=y.device)
-        reaches = [_Recall(layer, row, at) for layer in self._memory]
-        return spread(self.model.through(y, canvas, cond, reaches, at), at, canvas.num_tokens)
+        scopes = [_Recall(layer, row, at) for layer in self._memory]
+        return put(self.model.through(y, canvas, cond, scopes, at), at, canvas.num_tokens)
 
 
-class _Recall(Reach):
+class _Recall(AttentionScope):
     """All tokens that came in leave; they attend to all tokens, the others by the keys and values kept of them."""
 
     def __init__(self, memory: Tensor, row: Tensor, at: Tensor) -> None:

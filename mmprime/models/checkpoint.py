@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.io import sha256, whole_folder
+from mmprime.io import read_json, sha256, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -53,9 +53,9 @@ def save_model(
     taken = sorted(set(extra) & set(_OWN_KEYS))
     if taken:
         raise ValueError(f"extra keys {', '.join(taken)} belong to the model; choose other names")
-    for own in model.canvas.spans:
-        if canvas.span(own.name).codec != own.codec:
-            raise ValueError(f"span {own.name!r}: the canvas to save has another codec than the model")
+    for span in model.canvas.spans:
+        if canvas.span(span.name).codec != span.codec:
+            raise ValueError(f"span {span.name!r}: the canvas to save has another codec than the model")
     tensors = {name: _narrow(name, value, dtype) for name, value in model.state_dict().items()}
     tensors |= {_table_name(span.name): span.codec.digits.clone() for span in canvas.spans}
     body = save(tensors)
@@ -145,11 +145,8 @@ def _table_name(span: str) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model directory holds {CONFIG} and {WEIGHTS}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    missing = [key for key in _OWN_KEYS if not isinstance(config, dict) or key not in config]
+    config = read_json(path)
+    missing = [key for key in _OWN_KEYS if key not in config]
     if missing:
         raise ValueError(f"{path}: not a model config, lacks {', '.join(missing)}")
     if config["format"] != FORMAT:
@@ -160,10 +157,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _check_hash(path: Path, expected: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    found = sha256(path)
-    if found != expected:
+    digest = sha256(path)
+    if digest != expected:
         raise ValueError(
-            f"{path}: sha256 {found[:12]}…, {CONFIG} expects {expected[:12]}…; damaged or of another model"
+            f"{path}: sha256 {digest[:12]}…, {CONFIG} expects {expected[:12]}…; damaged or of another model"
         )
 
 
@@ -188,11 +185,11 @@ def _architecture(entry: Mapping[str, Any]) -> DiTConfig:
     return DiTConfig(**{**_ADDED, **entry})
 
 
-def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Stored]) -> None:
-    problems = [f"lacks {name}" for name in expected if name not in found]
-    problems += [f"has unknown {name}" for name in found if name not in expected]
+def _check_fit(path: Path, expected: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
+    problems = [f"lacks {name}" for name in expected if name not in stored]
+    problems += [f"has unknown {name}" for name in stored if name not in expected]
     for name, value in expected.items():
-        shape, dtype = found.get(name, (tuple(value.shape), _FLOATS[0]))
+        shape, dtype = stored.get(name, (tuple(value.shape), _FLOATS[0]))
         if shape != tuple(value.shape):
             problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
         if dtype not in _FLOATS:

@@ -1,4 +1,4 @@
-"""What a conditional model is told beside the canvas: class label, guidance scale, share of what is hidden.
+"""Conditions of a model beside the canvas: class label, guidance scale, share of what is masked.
 
     c = Label[k] + f(guidance) + f'(mask rate),     f(s) = MLP(cos, sin of s at many frequencies)
 
@@ -89,5 +89,5 @@ def check_names(cond: Condition, names: tuple[str, ...]) -> None:
     """Raises ValueError on a key the model was not built for."""
     unknown = sorted(set(cond) - set(names))
     if unknown:
-        told = f"it understands {', '.join(names)}" if names else "it has no such condition"
-        raise ValueError(f"this model cannot be conditioned on {', '.join(unknown)}; {told}")
+        hint = f"it understands {', '.join(names)}" if names else "it has no such condition"
+        raise ValueError(f"this model cannot be conditioned on {', '.join(unknown)}; {hint}")

@@ -31,7 +31,7 @@ class DiTConfig:
     token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
     dropout: float = 0.0  # on the output of each residual branch; draws from torch's global generator
     num_classes: int | None = None
-    mask_rate: bool = False  # tell the model the share of hidden sub-tokens
+    mask_rate: bool = False  # tell the model the share of masked sub-tokens
     guidance_scale: bool = False  # tell the model a guidance scale, cond["guidance"] (B,)
     attention: str = "auto"
     checkpointing: bool = False

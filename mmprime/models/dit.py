@@ -1,8 +1,8 @@
-"""PrimeDiT: a transformer over tokens whose digits may be hidden one by one.
+"""PrimeDiT: a transformer over tokens whose digits may be masked one by one.
 
-    y (B, N) --embedder of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> (tokens, C)
+    y (B, N) --embedding of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> (tokens, C)
 
-It knows no time: what is hidden says it all. Modalities meet in the trunk; embedders and heads are their own.
+It knows no time: what is masked says it all. Modalities meet in the trunk; each has its embedding and its head.
 """
 
 from __future__ import annotations
@@ -10,17 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmprime.engine import Canvas, Condition, Span
+from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
 
-from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
-from .embedding import TokenEmbedder
-from .layers import Block, Modulation, Only, Reach, modulate, places, rms_norm, spread, take
+from .embedding import TokenEmbedding
+from .layers import (
+    ALL_TOKENS,
+    AttentionScope,
+    AttentionSubset,
+    Block,
+    Modulation,
+    modulate,
+    positions,
+    put,
+    rms_norm,
+    take,
+)
 from .rotary import RotaryTables
 
 
@@ -37,7 +46,7 @@ class Head(nn.Module):
         return self.linear(rms_norm(hidden))
 
 
-class PrimeDiT(nn.Module):
+class PrimeDiT(nn.Module, BaseDenoiser):
     """A denoiser in the engine's sense. `canvas` names the modalities; other canvases may have other lengths.
 
     Raises ValueError on a config that does not fit itself.
@@ -48,7 +57,7 @@ class PrimeDiT(nn.Module):
         config = (config or DiTConfig()).resolve()
         self.canvas, self.config = canvas, config
         embedding = config.width, config.token_embedding, config.digit_embedding
-        self.embedders = nn.ModuleDict({span.name: TokenEmbedder(span, *embedding) for span in canvas.spans})
+        self.embedders = nn.ModuleDict({span.name: TokenEmbedding(span, *embedding) for span in canvas.spans})
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.heads = nn.ModuleDict({span.name: Head(config.width, span.codec.num_codes) for span in canvas.spans})
         self.conditioning = Conditioning(config) if config.is_conditional else None
@@ -58,7 +67,7 @@ class PrimeDiT(nn.Module):
     # ---------------------------------------------------------------- the denoiser
 
     def forward(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
-        """y (B, N) int64, -1 where hidden -> hidden states (B, L, D) of all tokens in canvas order.
+        """y (B, N) int64, -1 where masked -> hidden states (B, L, D) of all tokens in canvas order.
 
         Raises ValueError on shapes, digits, spans or conditions that do not fit.
         """
@@ -66,68 +75,34 @@ class PrimeDiT(nn.Module):
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
         """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
-        at = places(wanted)
-        x = self.through(y, canvas, cond, [None] * (len(self.blocks) - 1) + [Only(at)])
-        return spread(x, at, canvas.num_tokens)
+        at = positions(wanted)
+        x = self.through(y, canvas, cond, [ALL_TOKENS] * (len(self.blocks) - 1) + [AttentionSubset(at)])
+        return put(x, at, canvas.num_tokens)
 
     def through(
         self,
         y: Tensor,
         canvas: Canvas,
         cond: Condition | None,
-        reaches: Sequence[Reach | None],
+        scopes: Sequence[AttentionScope],
         at: Tensor | None = None,
     ) -> Tensor:
-        """The tokens `at` (B, W), or all, go through the trunk, each block with its own reach -> (B, W', D)."""
+        """The tokens `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D)."""
         x, table = self._embed(y, canvas), self.rotary(canvas, y.device)
         if at is not None:
             x, table = take(x, at), table[at]
-        return self._trunk(x, table, self._condition(y, cond), reaches=reaches)
+        return self._trunk(x, table, self._condition(y, cond), scopes)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span -> (M, C)."""
         return self.heads[self._known(span).name](hidden)
 
-    def null_condition(self, cond: Condition) -> dict[str, Tensor]:
+    def null_condition(self, cond: Condition) -> Condition:
         """The same condition without its labels (the null class): the other branch of guidance."""
         if self.conditioning is None:
             check_names(cond, ())
             return {}
         return self.conditioning.null(cond)
-
-    # ---------------------------------------------------------------- examples of different length
-
-    def forward_packed(
-        self, ys: Sequence[Tensor], canvases: Sequence[Canvas], cond: Condition | None = None
-    ) -> list[Tensor]:
-        """Examples (N_i,), each on its canvas, in one row of ΣL_i tokens -> hidden states [(L_i, D)].
-
-        cond holds one entry for each example. The same numbers as one by one.
-        """
-        parts = self._embed_each(ys, canvases)
-        lengths = [len(part) for part in parts]
-        device = parts[0].device
-        owner = torch.repeat_interleave(torch.arange(len(parts), device=device), torch.tensor(lengths, device=device))
-        condition = self._condition_each(ys, cond)
-        if condition is not None:
-            condition = condition[owner].transpose(0, 1)
-        table = torch.cat([self.rotary(canvas, device) for canvas in canvases])
-        x = self._trunk(torch.cat(parts)[None], table, condition, Segments(owner[None]))
-        return list(x[0].split(lengths))
-
-    def forward_padded(
-        self, ys: Sequence[Tensor], canvases: Sequence[Canvas], cond: Condition | None = None
-    ) -> list[Tensor]:
-        """Like `forward_packed`, each example a row of its own, padded to the longest."""
-        parts = self._embed_each(ys, canvases)
-        longest = max(len(part) for part in parts)
-        x = torch.stack([F.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
-        tables = [self.rotary(canvas, x.device) for canvas in canvases]
-        table = torch.stack([F.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tables])
-        lengths = torch.tensor([len(part) for part in parts], device=x.device)
-        ids = -(torch.arange(longest, device=x.device) >= lengths[:, None]).long()
-        x = self._trunk(x, table, self._condition_each(ys, cond), Segments(ids))
-        return [row[: len(part)] for row, part in zip(x, parts)]
 
     # ---------------------------------------------------------------- switches
 
@@ -144,47 +119,28 @@ class PrimeDiT(nn.Module):
         parts = [self.embedders[self._known(span).name](canvas.view(y, span.name), span) for span in canvas.spans]
         return torch.cat(parts, 1)
 
-    def _embed_each(self, ys: Sequence[Tensor], canvases: Sequence[Canvas]) -> list[Tensor]:
-        if len(ys) != len(canvases) or not ys:
-            raise ValueError(f"need one canvas for each example, got {len(ys)} and {len(canvases)}")
-        return [self._embed(y[None], canvas)[0] for y, canvas in zip(ys, canvases)]
-
     def _condition(self, y: Tensor, cond: Condition | None) -> Tensor | None:
         if self.conditioning is None:
             check_names(cond or {}, ())
             return None
         return self.conditioning(y, cond)
 
-    def _condition_each(self, ys: Sequence[Tensor], cond: Condition | None) -> Tensor | None:
-        """(E, 1, D) for E examples, or None."""
-        each = [
-            self._condition(y[None], {name: value[i : i + 1] for name, value in (cond or {}).items()})
-            for i, y in enumerate(ys)
-        ]
-        found = [condition for condition in each if condition is not None]
-        return torch.cat(found) if found else None
-
     def _known(self, span: Span) -> Span:
         """The model's own span of that name. Raises ValueError if its codec is another."""
-        own = self.canvas.span(span.name)
-        if span.codec is not own.codec and span.codec != own.codec:
-            raise ValueError(f"span {span.name!r}: the model was built for {own.codec!r}, got {span.codec!r}")
-        return own
+        known = self.canvas.span(span.name)
+        if span.codec is not known.codec and span.codec != known.codec:
+            raise ValueError(f"span {span.name!r}: the model was built for {known.codec!r}, got {span.codec!r}")
+        return known
 
     def _trunk(
-        self,
-        x: Tensor,
-        table: Tensor,
-        condition: Tensor | None,
-        segments: Segments | None = None,
-        reaches: Sequence[Reach | None] | None = None,
+        self, x: Tensor, table: Tensor, condition: Tensor | None, scopes: Sequence[AttentionScope] | None = None
     ) -> Tensor:
         backend = self.config.attention
-        for block, reach in zip(self.blocks, reaches or [None] * len(self.blocks)):
+        for block, scope in zip(self.blocks, scopes or [ALL_TOKENS] * len(self.blocks)):
             if self.config.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, table, condition, segments, backend, reach, use_reentrant=False)
+                x = checkpoint(block, x, table, condition, backend, scope, use_reentrant=False)
             else:
-                x = block(x, table, condition, segments, backend, reach)
+                x = block(x, table, condition, backend, scope)
         if self.final is not None and condition is not None:
             x = modulate(rms_norm(x), *self.final(condition))
         return x

@@ -1,6 +1,6 @@
 """From sub-tokens to one vector for each token.
 
-    e_i = Σ_j E_j[y^i_j] + 1{all digits of i visible} · W[x_i] + modality + position(i),     E_j[b_j] = "hidden"
+    e_i = Σ_j E_j[y^i_j] + 1{all digits of i visible} · W[x_i] + modality + position(i),     E_j[b_j] = "masked"
 
 or, digits side by side, with M · (E_1[y^i_1], ..., E_S[y^i_S]) for the sum, each E_j of width D/S. The sequence length
 stays the number of tokens, however many digits a token has.
@@ -21,10 +21,10 @@ from .rotary import PositionEmbedding
 EMBEDDING_STD = 0.3  # of 0.02, 0.1 and 0.3 the lowest NELBO after 250 steps of a small byte model
 
 
-class TokenEmbedder(nn.Module):
-    """The embedder of one modality: digits (B, L, S), -1 where hidden -> (B, L, D).
+class TokenEmbedding(nn.Module):
+    """The embedding of one modality: digits (B, L, S), -1 where masked -> (B, L, D).
 
-    `digits.weight` has b_1 + 1 rows for the first place (the last of them for "hidden"), then b_2 + 1 for the second,
+    `digits.weight` has b_1 + 1 rows for the first level (the last of them for "masked"), then b_2 + 1 for the second,
     and so on; `mix.weight` is M, where digits are concatenated. `tokens.weight` has a row for each code and one more,
     always zero, for a token not wholly visible. With one digit a token the digit table already is a table of whole
     tokens, so there is no second one.
@@ -72,14 +72,14 @@ class TokenEmbedder(nn.Module):
             raise ValueError(f"span {self.name!r}: digits {y[bad][0].tolist()} outside radices {self.radix.tolist()}")
         return self.content(y, self.modality + self.position(span))
 
-    def content(self, y: Tensor, place: Tensor | float = 0.0) -> Tensor:
-        """(..., S) -> (..., D): what the digits say, added to `place`."""
+    def content(self, y: Tensor, base: Tensor | float = 0.0) -> Tensor:
+        """(..., S) -> (..., D): what the digits say, added to `base`."""
         rows = torch.where(y < 0, self.radix, y) + self.offset
         if self.mix is None:
             x = F.embedding_bag(rows.flatten(0, -2), self.digits.weight, mode="sum").unflatten(0, rows.shape[:-1])
         else:
             x = self.mix(self.digits(rows).flatten(-2))
-        x = x + place
+        x = x + base
         return x if self.tokens is None else x + self.tokens(self._codes(y))
 
     def _codes(self, y: Tensor) -> Tensor:

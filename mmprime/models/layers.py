@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Segments, attention
+from .attention import attention
 from .config import DiTConfig
 from .rotary import rotate
 
@@ -52,7 +52,7 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], eps=EPS) if x.is_cuda else _RmsNorm.apply(x)
 
 
-class Reach:
+class AttentionScope:
     """Which tokens leave a block and what they attend to. This one: all that came in, and all of them."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,10 @@ class Reach:
         return x
 
 
-class Only(Reach):
+ALL_TOKENS = AttentionScope()
+
+
+class AttentionSubset(AttentionScope):
     """Only the tokens `at` (B, W) leave; they attend to all."""
 
     def __init__(self, at: Tensor) -> None:
@@ -82,12 +85,12 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], at]
 
 
-def spread(x: Tensor, at: Tensor, length: int) -> Tensor:
-    """The inverse of `take`: x (B, W, D) at the places `at` of (B, L, D), zero elsewhere."""
+def put(x: Tensor, at: Tensor, length: int) -> Tensor:
+    """The inverse of `take`: x (B, W, D) at the positions `at` of (B, L, D), zero elsewhere."""
     return x.new_zeros(len(x), length, x.shape[-1]).scatter(1, at[..., None].expand_as(x), x)
 
 
-def places(wanted: Tensor) -> Tensor:
+def positions(wanted: Tensor) -> Tensor:
     """(B, L) bool -> (B, W): where the wanted tokens are, W the most of a row; its first fills up a shorter row."""
     count = wanted.sum(-1, keepdim=True)
     width = max(1, int(count.max()))
@@ -114,13 +117,9 @@ class SelfAttention(nn.Module):
         q, k = rotate(qk, table).chunk(2, dim=-2)
         return q, k, v
 
-    def forward(
-        self, x: Tensor, table: Tensor, segments: Segments | None, backend: str, reach: Reach | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, backend: str, scope: AttentionScope) -> Tensor:
         q, k, v = self.project(x, table)
-        if reach is not None:
-            q, k, v = reach.attend(q, k, v)
-        return self.out(rearrange(attention(q, k, v, segments, backend), "b l h d -> b l (h d)"))
+        return self.out(rearrange(attention(*scope.attend(q, k, v), backend), "b l h d -> b l (h d)"))
 
 
 class SwiGLU(nn.Module):
@@ -150,7 +149,7 @@ class Gelu(nn.Module):
 
 
 class Modulation(nn.Module):
-    """A condition (B, 1 or L, D) -> `count` tensors of that shape, all zero at first."""
+    """A condition (B, 1, D) -> `count` tensors of that shape, all zero at first."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -186,17 +185,16 @@ class Block(nn.Module):
         x: Tensor,
         table: Tensor,
         condition: Tensor | None,
-        segments: Segments | None,
-        backend: str,
-        reach: Reach | None = None,
+        backend: str = "auto",
+        scope: AttentionScope = ALL_TOKENS,
     ) -> Tensor:
-        """table: rotary, condition: (B, 1 or L, D) or None; with a reach (B, 1, D)."""
-        stay = x if reach is None else reach.leaving(x)
+        """table: rotary, condition: (B, 1, D) or None."""
+        stay = scope.leaving(x)
         if self.modulation is None or condition is None:
-            x = stay + self.dropout(self.attention(rms_norm(x), table, segments, backend, reach))
+            x = stay + self.dropout(self.attention(rms_norm(x), table, backend, scope))
             return x + self.dropout(self.mlp(rms_norm(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
-        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend, reach)
+        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, backend, scope)
         x = stay + gate_a * self.dropout(h)
         return x + gate_m * self.dropout(self.mlp(modulate(rms_norm(x), shift_m, scale_m)))
 

@@ -4,7 +4,7 @@
     grid:      half of the K angles turn with the row, half with the column        θ = 100
     rotary:    (q_2k + i q_2k+1) · exp(i angle[p, k])                              Su et al., arXiv 2104.09864
 
-Rotation makes attention see differences of positions. A wholly hidden canvas has nothing to attend to but equal
+Rotation makes attention see differences of positions. A wholly masked canvas has nothing to attend to but equal
 tokens, so the absolute position also enters the embedding, as a learned map of cos and sin of such angles.
 """
 
@@ -24,9 +24,9 @@ def angles(span: Span, count: int) -> Tensor:
     if span.grid is None:
         return _axis(torch.arange(span.num_tokens), count, SEQUENCE_THETA)
     height, width = span.grid
-    place = torch.arange(height * width)
-    rows = _axis(place // width, count // 2, GRID_THETA)
-    return torch.cat([rows, _axis(place % width, count - count // 2, GRID_THETA)], -1)
+    index = torch.arange(height * width)
+    rows = _axis(index // width, count // 2, GRID_THETA)
+    return torch.cat([rows, _axis(index % width, count - count // 2, GRID_THETA)], -1)
 
 
 def _axis(position: Tensor, count: int, theta: float) -> Tensor:

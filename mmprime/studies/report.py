@@ -11,30 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from mmprime.evaluation import Measure, read_rows
+from mmprime.evaluation import Measure
 from mmprime.evaluation.plots import Line
 
 from .spec import Study
+from .store import read_nats, read_results
 
 FIDELITY = ("KID-EffNet-Lite0", "generative perplexity", "unigram entropy of a text")
 
 
 @dataclass(frozen=True)
 class Group:
-    """A name without seed, the law it was trained on, and by seed the rows of its cells that are done, and the nats of
+    """A name without seed, the masking it was trained on, by seed the rows of its cells that are done and the nats of
     each example behind them."""
 
     name: str
-    law: str
+    masking: str
     runs: dict[int, list[Measure]] = field(default_factory=dict)
     nats: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def values(self, start: str) -> dict[int, Measure]:
-        """By seed: the first row whose metric starts so; "{law}" in it is the group's."""
-        start = start.format(law=self.law)
+        """By seed: the first row whose metric starts so; "{masking}" in it is the group's."""
+        start = start.format(masking=self.masking)
         found = {
             seed: next((row for row in rows if row.metric.startswith(start)), None) for seed, rows in self.runs.items()
         }
@@ -61,17 +61,18 @@ class Group:
 
 def groups(study: Study, base: str) -> list[Group]:
     """In the order of the study; those without a cell that is done are left out."""
+    done, nats = read_results(study.results), read_nats(study.nats)
     found: dict[str, Group] = {}
     for cell in study.cells():
-        if cell.base == base and study.result(cell).is_file():
-            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.law))
-            group.runs[cell.seed] = read_rows(study.result(cell))
-            if study.nats(cell).is_file():
-                group.nats[cell.seed] = load_file(study.nats(cell))
+        if cell.base == base and cell.name in done:
+            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.masking))
+            group.runs[cell.seed] = done[cell.name]
+            if cell.name in nats:
+                group.nats[cell.seed] = nats[cell.name]
     return list(found.values())
 
 
-def table(found: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:
+def group_table(found: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:
     """Markdown. columns: heading -> start of a metric name. against: a heading of `columns` that is also shown as the
     difference to the first group in per cent of that group's mean."""
     head = ["cell", "seeds"]
@@ -100,7 +101,7 @@ def gaps(study: Study, base: str) -> str:
 
 def bounds(study: Study, base: str) -> str:
     """NELBOs, joint loss, idle steps, CPU time of training and size."""
-    found, steps = groups(study, base), study.judging(base).steps
+    found, steps = groups(study, base), study.evaluation(base).steps
     columns = {
         **_bounds(study, base),
         "joint loss (no bound)": f"joint_loss {study.bases[base]['span']}",
@@ -109,30 +110,30 @@ def bounds(study: Study, base: str) -> str:
         "parameters": "parameters",
     }
     columns = {heading: start for heading, start in columns.items() if any(group.values(start) for group in found)}
-    return table(found, columns, against="NELBO")
+    return group_table(found, columns, against="NELBO")
 
 
 def _bounds(study: Study, base: str) -> dict[str, str]:
-    """Heading -> start of a metric name: the bounds under the law trained on, then under the others asked for."""
-    span, judging = study.bases[base]["span"], study.judging(base)
+    """Heading -> start of a metric name: the bounds under the masking trained on, then under the others asked for."""
+    span, asked = study.bases[base]["span"], study.evaluation(base)
     return {
-        "NELBO": f"nelbo {span} continuous {{law}}",
-        **{law.replace("_", "-"): f"nelbo {span} continuous {law}" for law in judging.laws},
-        **{f"T = {count}": f"nelbo {span} T={count} {{law}}" for count in judging.steps},
+        "NELBO": f"nelbo {span} continuous {{masking}}",
+        **{name.replace("_", "-"): f"nelbo {span} continuous {name}" for name in asked.maskings},
+        **{f"T = {count}": f"nelbo {span} T={count} {{masking}}" for count in asked.steps},
         **{
-            f"T = {count} {law.replace('_', '-')}": f"nelbo {span} T={count} {law}"
-            for law in judging.finite_laws
-            for count in judging.steps
+            f"T = {count} {name.replace('_', '-')}": f"nelbo {span} T={count} {name}"
+            for name in asked.finite
+            for count in asked.steps
         },
     }
 
 
 def gap_lines(study: Study, base: str) -> list[Line]:
-    """T-step bounds of every group under its own law against T, as differences to the first group in per cent."""
-    found, steps = groups(study, base), study.judging(base).steps
+    """T-step bounds of every group under its own masking against T, as differences to the first group in per cent."""
+    found, steps = groups(study, base), study.evaluation(base).steps
     lines = []
     for group in found[1:]:
-        starts = {count: f"nelbo {study.bases[base]['span']} T={count} {{law}}" for count in steps}
+        starts = {count: f"nelbo {study.bases[base]['span']} T={count} {{masking}}" for count in steps}
         found_gaps = {count: group.gap(found[0], start) for count, start in starts.items()}
         known = {count: gap for count, gap in found_gaps.items() if gap is not None}
         means, errors = [gap[0] for gap in known.values()], [gap[1] for gap in known.values()]
@@ -143,15 +144,15 @@ def gap_lines(study: Study, base: str) -> list[Line]:
 def samples(study: Study, base: str) -> str:
     """What the samples are worth at each number of steps; empty where none were drawn."""
     found = groups(study, base)
-    judging = study.judging(base)
+    asked = study.evaluation(base)
     metrics = [name for name in FIDELITY if any(group.values(f"{name} in") for group in found)]
     columns = {
         f"{name}, {count} steps{by}": f"{name} in {count} steps{by}"
-        for by in ("", *(f" by {sampler}" for sampler in judging.samplers))
+        for by in ("", *(f" by {sampler}" for sampler in asked.samplers))
         for name in metrics
-        for count in judging.draw_steps
+        for count in asked.sampling_steps
     }
-    return table(found, columns) if columns else ""
+    return group_table(found, columns) if columns else ""
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

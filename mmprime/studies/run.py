@@ -1,7 +1,7 @@
-"""Train and judge one cell of a study.
+"""Train and measure one cell of a study.
 
-A cell that is done is not run again; one that was stopped goes on. Judged is the first split of data.validation, on the
-same examples with the same hidden counts and uniforms in every cell, so that rows can be compared in pairs.
+A cell that is done is not run again; one that was stopped goes on. Measured is the first split of data.validation, on
+the same examples with the same masked counts and uniforms in every cell, so that rows can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -10,42 +10,38 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from mmprime.evaluation import Measure, read_rows, stamp, to_json
+from mmprime.codecs import save_codec
+from mmprime.evaluation import Measure, stamp
 from mmprime.evaluation.provenance import versions
-from mmprime.io import whole_file, write_text
-from mmprime.models import save_codec
 from mmprime.training.build import build_trainer
 from mmprime.training.codec_sources import Recipe, make_codec
 from mmprime.training.config import load_config
 from mmprime.training.tasks.diffusion import DiffusionTask
 from mmprime.training.trainer import Trainer
 
-from .evaluate import judge
+from .evaluate import evaluate_cell
 from .spec import Cell, DigitsFrom, Study
+from .store import add_cell, read_results
 
 
 def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
-    """Train and judge a cell, or read what it left; the rows are written when all are there, beside the nats of each
-    example.
+    """Train and measure a cell, or read what it left; the study's table gets its rows when all are there, and the file
+    beside it the nats of each example.
 
     Its training has a row in CPU seconds, with the making of its digits, unless it was resumed.
     """
-    file = study.result(cell)
-    if file.is_file():
-        return read_rows(file)
+    done = read_results(study.results)
+    if cell.name in done:
+        return done[cell.name]
     folder = study.directory / "cells" / cell.name
     fresh, began = not folder.exists(), time.process_time()
     trainer = _train_cell(cell, study.bases[cell.base].get("span", ""), folder)
     seconds = time.process_time() - began
-    rows, nats = judge(trainer, study.judging(cell.base))
+    rows, nats = evaluate_cell(trainer, study.evaluation(cell.base))
     if fresh:
         rows.append(Measure("training", seconds, None, "CPU seconds", 1, 0, cell.seed))
     rows = stamp(rows, versions=versions(), command=command)
-    with whole_file(study.nats(cell)) as temporary:
-        save_file({name: values.half() for name, values in nats.items()}, temporary)
-    write_text(file, to_json(rows))
+    add_cell(study.results, study.lock, cell.name, rows, nats)
     return rows
 
 
@@ -56,10 +52,10 @@ def _train_cell(cell: Cell, span: str, folder: Path) -> Trainer:
     steps = round(total * first.share)
     overrides: Sequence[str] = (*cell.common, *first.set)
     for number in range(first.rounds):
-        place = folder / f"round_{number}"
+        round_folder = folder / f"round_{number}"
         # a constant rate: what follows goes on from here
-        trainer = _train(cell, [*overrides, f"train.steps={steps}", "train.final_lr_ratio=1"], place)
-        digits, model = _digits(first, trainer, span, place)
+        trainer = _train(cell, [*overrides, f"train.steps={steps}", "train.final_lr_ratio=1"], round_folder)
+        digits, model = _digits(first, trainer, span, round_folder)
         kind = [f"model.codec.{span}.kind=stored", f"model.codec.{span}.path={digits}", f"model.init={model}"]
         overrides = [*cell.overrides, *kind]
     return _train(cell, [*overrides, f"train.steps={total - first.rounds * steps}"], folder / "last")
@@ -78,7 +74,7 @@ def _digits(first: DigitsFrom, trainer: Trainer, span: str, folder: Path) -> tup
     """The codec file and the model folder that a round leaves; a codec that is there is kept."""
     model, file = folder / "model", folder / "codec.safetensors"
     if not file.is_file():
-        assert isinstance(trainer.task, DiffusionTask), "judged cells are diffusion tasks"
+        assert isinstance(trainer.task, DiffusionTask), "cells are diffusion tasks"
         data = trainer.task.config.data
         trainer.export(model)
         made, about = make_codec(

@@ -1,23 +1,23 @@
-"""A study: the same training and the same judging for many cells, so that only what a cell changes differs.
+"""A study: the same training and the same evaluation for many cells, so that only what a cell changes differs.
 
     cell = base × one choice of every axis (or one of the `extra` choices) × seed
 
 A study is a YAML file:
 
     dir: runs/NAME                      one folder a cell
-    results: docs/studies/NAME          CELL.json and CELL.safetensors when a cell is done
+    results: benchmarks/studies/NAME.json     the table of the cells that are done, see `mmprime.studies.store`
     bases: {NAME: {config: FILE, VALUE: ...}}      a training config each; values fill {VALUE} in the overrides,
                                                    `set: [overrides]` holds for all its cells,
-                                                   `judge: {...}` overrides what is judged
+                                                   `evaluate: {...}` overrides what is measured
     seeds: [0, 1, 2]
-    axes: {AXIS: {CHOICE: [overrides]}}            overrides of the training config, as on tools/train.py
+    axes: {AXIS: {CHOICE: [overrides]}}            overrides of the training config, as of mmprime train
     extra: {CHOICE: [overrides]}                   cells beside the product of the axes
     only: {CHOICE: [bases]}             a choice of `extra` that fits some bases only
     digits_from: {CHOICE: {source: head, share: 0.25}}    cells of `extra` whose digits come from a model trained first
-    judge: {limit: 256, samples: 4, steps: [1, 4, 16], laws: [token_synchronous],
-            draws: 128, draw_steps: [4, 16], pictures: FOLDER}
+    evaluate: {limit: 256, samples: 4, steps: [1, 4, 16], maskings: [token_synchronous],
+               num: 128, sampling_steps: [4, 16], pictures: FOLDER}
 
-What runs a cell is `mmprime.studies.run`, what judges it `mmprime.studies.evaluate`.
+What runs a cell is `mmprime.studies.run`, what measures it `mmprime.studies.evaluate`.
 """
 
 from __future__ import annotations
@@ -32,29 +32,36 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mmprime.training.renamed import new_name
 from mmprime.training.schema import DiffusionConfig
 
-KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "only", "digits_from", "judge"}
+KEYS = {"dir", "results", "bases", "seeds", "axes", "extra", "only", "digits_from", "evaluate"}
+_FORMER = {
+    "laws": "maskings",
+    "finite_laws": "finite",
+    "draws": "num",
+    "draw_steps": "sampling_steps",
+}  # of older files
 
 
 @dataclass(frozen=True)
-class Judging:
-    """How each cell is judged; see `mmprime.evaluation.likelihood.measures`.
+class CellEvaluation:
+    """How each cell is measured; see `mmprime.evaluation.quantities.Bounds` and `mmprime.evaluation.likelihood.Effort`.
 
-    draws: samples drawn at each of `draw_steps` by the plan of the law trained on, and judged; 0 is none. samplers:
-    others that draw as many, as on a command line ("confidence unit=token"). pictures: the image dataset that samples
-    of image codes are compared with. finite_laws: those of T-step bounds beside the law trained on.
+    num: samples at each of `sampling_steps` in the order of the masking trained on; 0 is none. samplers: others that
+    sample as many, as on a command line ("confidence unit=token"). pictures: the image dataset that samples of
+    image codes are compared with. finite: maskings of T-step bounds beside the one trained on.
     """
 
     limit: int = 256
     samples: int = 4
     steps: tuple[int, ...] = (1, 4, 16)
-    laws: tuple[str, ...] = ("token_synchronous",)
-    finite_laws: tuple[str, ...] = ()
+    maskings: tuple[str, ...] = ("token_synchronous",)
+    finite: tuple[str, ...] = ()
     task: str = ""
     seed: int = 0
-    draws: int = 0
-    draw_steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    num: int = 0
+    sampling_steps: tuple[int, ...] = (4, 8, 16, 32, 64)
     samplers: tuple[str, ...] = ()
     pictures: str = "assets/emoji"
 
@@ -95,11 +102,11 @@ class Cell:
     digits_from: DigitsFrom | None = None
 
     @property
-    def law(self) -> str:
-        """The law of plans the cell trains on."""
-        key = "objective.law="
-        named = [each.removeprefix(key) for each in self.overrides if each.startswith(key)]
-        return named[-1] if named else DiffusionConfig().objective.law
+    def masking(self) -> str:
+        """The masking process the cell trains on."""
+        pairs = [(new_name(key), value) for key, _, value in (each.partition("=") for each in self.overrides)]
+        named = [value for key, value in pairs if key == "objective.masking"]
+        return named[-1] if named else DiffusionConfig().objective.masking
 
     @property
     def group(self) -> str:
@@ -142,25 +149,29 @@ class Study:
 
     @classmethod
     def _read(cls, file: str | Path, given: Any) -> Study:
-        if not isinstance(given, dict) or not {"dir", "results", "bases", "seeds"} <= set(given) <= KEYS:
+        if not isinstance(given, dict):
             raise ValueError(f"{file}: a study has the keys {', '.join(sorted(KEYS))}")
-        judge = _judging(given.get("judge") or {}, file)
+        given = _with_evaluate(given)
+        if not {"dir", "results", "bases", "seeds"} <= set(given) <= KEYS:
+            raise ValueError(f"{file}: a study has the keys {', '.join(sorted(KEYS))}")
+        shared = _evaluation(given.get("evaluate") or {}, file)
         axes = {
             str(axis): {str(name): list(values) for name, values in choices.items()}
             for axis, choices in (given.get("axes") or {}).items()
         }
         extra = {str(name): list(values) for name, values in (given.get("extra") or {}).items()}
-        for about in given["bases"].values():
-            about["judge"] = {**judge, **_judging(about.get("judge") or {}, file)}
+        bases = {name: _with_evaluate(about) for name, about in given["bases"].items()}
+        for about in bases.values():
+            about["evaluate"] = {**shared, **_evaluation(about.get("evaluate") or {}, file)}
         digits = {str(name): _digits_from(about, file) for name, about in (given.get("digits_from") or {}).items()}
-        only = {str(name): list(bases) for name, bases in (given.get("only") or {}).items()}
+        only = {str(name): list(named) for name, named in (given.get("only") or {}).items()}
         for key, named in (("digits_from", digits), ("only", only)):
             if odd := sorted(set(named) - set(extra)):
                 raise ValueError(f"{file}: {key} names {odd[0]!r}, which is no choice of extra")
-        if odd := sorted({base for bases in only.values() for base in bases} - set(given["bases"])):
+        if odd := sorted({base for named in only.values() for base in named} - set(bases)):
             raise ValueError(f"{file}: only names {odd[0]!r}, which is no base")
         directory, results = Path(given["dir"]), Path(given["results"])
-        return cls(directory, results, given["bases"], list(given["seeds"]), axes, extra, digits, only)
+        return cls(directory, results, bases, list(given["seeds"]), axes, extra, digits, only)
 
     def cells(self) -> Iterator[Cell]:
         """All cells, seed by seed, so that a study cut short has whole seeds."""
@@ -183,27 +194,35 @@ class Study:
 
     def _before(self, choices: Mapping[str, str], about: Mapping[str, Any]) -> DigitsFrom | None:
         """What a cell's digits come from, its overrides filled in."""
-        found = self.digits_from.get(choices.get("extra", ""))
-        return found and replace(found, set=tuple(each.format(**about) for each in found.set))
+        before = self.digits_from.get(choices.get("extra", ""))
+        return before and replace(before, set=tuple(each.format(**about) for each in before.set))
 
-    def result(self, cell: Cell) -> Path:
-        """Where the rows of a cell lie once it is done."""
-        return self.results / f"{cell.name}.json"
+    @property
+    def nats(self) -> Path:
+        """Where the nats of each example behind the likelihoods lie."""
+        return self.results.with_suffix(".safetensors")
 
-    def nats(self, cell: Cell) -> Path:
-        """Where the nats of each example behind a cell's likelihoods lie, half precision."""
-        return self.result(cell).with_suffix(".safetensors")
+    @property
+    def lock(self) -> Path:
+        """Processes that run parts of the study write its table in turns."""
+        return self.directory / ".results.lock"
 
-    def judging(self, base: str) -> Judging:
-        """How cells of a base are judged."""
-        return Judging(**self.bases[base]["judge"])
+    def evaluation(self, base: str) -> CellEvaluation:
+        """How cells of a base are measured."""
+        return CellEvaluation(**self.bases[base]["evaluate"])
 
 
-def _judging(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
-    """Fields of `Judging` as a YAML has them. Raises ValueError on unknown ones."""
-    if odd := sorted(map(str, set(given) - set(Judging.__dataclass_fields__))):
-        raise ValueError(f"{file}: judge has no key {odd[0]!r}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+def _with_evaluate(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Older files say judge."""
+    return {"evaluate" if key == "judge" else key: value for key, value in given.items()}
+
+
+def _evaluation(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
+    """Fields of `CellEvaluation` as a YAML has them. Raises ValueError on unknown ones."""
+    named = {_FORMER.get(name, name): value for name, value in given.items()}
+    if odd := sorted(map(str, set(named) - set(CellEvaluation.__dataclass_fields__))):
+        raise ValueError(f"{file}: evaluate has no key {odd[0]!r}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
 
 
 def _digits_from(given: Mapping[str, Any], file: str | Path) -> DigitsFrom:

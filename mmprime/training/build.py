@@ -13,11 +13,10 @@ from mmprime.models.device import find_device
 
 from . import distributed, rng
 from .config import ConfigError
-from .distributed import World
+from .distributed import World, choose_threads
 from .run_folder import RunFolder
 from .schema import Config, DiffusionConfig
 from .task import Task
-from .threads import choose_threads
 from .trainer import Trainer
 
 

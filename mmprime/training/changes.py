@@ -6,10 +6,12 @@ hashes. A key at or below a fingerprinted one (a path, the recipe of a codec) ma
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any, NamedTuple
 
 from .config import ConfigError, as_dict, nearest
+from .renamed import new_name, rename
 from .schema import Config
 
 FREE = (
@@ -37,6 +39,8 @@ def find_changes(
     stored: dict[str, Any], fingerprint: dict[str, str], config: Config, own: dict[str, str]
 ) -> list[Change]:
     """All keys of all sections, and all fingerprints, other than in a ``stored`` config and its ``fingerprint``."""
+    stored = copy.deepcopy(stored)
+    rename(stored)
     now, before, default = (_flat(d) for d in (as_dict(config), stored, as_dict(type(config)())))
     changes = []
     for key in {**before, **now}:
@@ -52,7 +56,7 @@ def find_changes(
 
 def refused(changes: list[Change], config: Config, own: dict[str, str]) -> list[Change]:
     """The changes that need ``run.allow_changes`` and are not named there. Raises ConfigError for a name of nothing."""
-    allowed = config.run.allow_changes
+    allowed = [new_name(key) for key in config.run.allow_changes]
     keys = {*_flat(as_dict(config)), *own, *(change.key for change in changes)}
     for name in allowed:
         if not any(_is_under(key, name) for key in keys):

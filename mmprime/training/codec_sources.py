@@ -22,15 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmprime.codecs.cooccurrence import count_vectors
+from mmprime.codecs.cooccurrence import count_vectors, ppmi_vectors
 from mmprime.data import read_index
 from mmprime.data.shards import digest
-from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of, ppmi_vectors
+from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of
 from mmprime.models import PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 
 from .config import resolve
-from .examples import Corpus, Examples, load_corpus
+from .corpus import Corpus, load_corpus
+from .examples import Examples
 from .schema import DataConfig
 
 MAX_ROWS = 50_000  # examples that neighbour statistics are taken from
@@ -104,19 +105,19 @@ def drawn_patches(tokenizer: ImageTokenizer) -> Tensor:
 
 @torch.no_grad()
 def confusion(model: PrimeDiT, canvas: Canvas, span: Span, examples: Examples, seed: int) -> Tensor:
-    """mass[x, c] = Σ p(c | visible) over hidden tokens that are truly x, (C, C).
+    """mass[x, c] = Σ p(c | visible) over masked tokens that are truly x, (C, C).
 
-    Of each example a random share of the *tokens* is hidden, whole, so that the digits a model has now do not bias it.
+    Of each example a random share of the *tokens* is masked, whole, so that the digits a model has now do not bias it.
     """
     generator = generator_of(seed)
     mass = torch.zeros(span.codec.num_codes, span.codec.num_codes)
     y0 = canvas.pack({name: codes.long() for name, codes in examples.codes.items()})
-    place = canvas.token_slice(span.name)
+    tokens = canvas.token_slice(span.name)
     for y in y0.split(CHUNK):
         share = torch.rand(len(y), 1, generator=generator)
-        hidden = torch.rand(len(y), canvas.num_tokens, generator=generator) < share
-        states = model(torch.where(hidden[:, canvas.token_of], MASK_ID, y), canvas)[:, place]
-        asked = hidden[:, place]
+        masked = torch.rand(len(y), canvas.num_tokens, generator=generator) < share
+        states = model(torch.where(masked[:, canvas.token_of], MASK_ID, y), canvas)[:, tokens]
+        asked = masked[:, tokens]
         truth = span.codec.decode(canvas.view(y, span.name))[asked]
         mass.index_add_(0, truth, model.logits(states[asked], span).float().softmax(-1))
     return mass

@@ -2,9 +2,9 @@
 
     text_given   image from text             given[text]           text_absent   image alone     absent[text]
     image_given  text from image             given[image]          image_absent  text alone      absent[image]
-    joint        all spans hidden, each by a time of its own or all by one: the rest of the probability
+    joint        all spans masked, each by a time of its own or all by one: the rest of the probability
 
-A given span is visible from the start; an absent one stays hidden and is not scored (the other branch of guidance).
+A given span is visible from the start; an absent one stays masked and is not scored (the other branch of guidance).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas
-from mmprime.evaluation.tasks import Task
+from mmprime.evaluation.tasks import ScoringTask
 
 from .config import ConfigError
 from .rng import stratified
@@ -55,7 +55,7 @@ class Conditions:
         return torch.zeros(canvas.num_subtokens, dtype=torch.bool)
 
 
-def _view(canvas: Canvas, name: str, given: Tensor, absent: Tensor) -> Task:
+def _view(canvas: Canvas, name: str, given: Tensor, absent: Tensor) -> ScoringTask:
     """The mode as what is scored given what."""
     scored = tuple(span.name for span in canvas.spans if not (given | absent)[canvas.mask(span.name)].all())
-    return Task(name, scored, given, absent)
+    return ScoringTask(name, scored, given, absent)

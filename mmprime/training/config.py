@@ -27,6 +27,7 @@ from .config_checks import (
     refuse_resolvers,
     resolve,
 )
+from .renamed import new_name, rename
 from .schema import SCHEMAS, Config
 
 __all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "load_config", "nearest", "resolve"]
@@ -48,12 +49,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
+    old: list[str] = []
+    parts = []
     for part in (content, overrides):
-        refuse_resolvers(OmegaConf.to_container(part, resolve=False), source)
-    plain = OmegaConf.to_container(overrides if "task" in overrides else content, resolve=False)
-    assert isinstance(plain, dict)
+        plain = OmegaConf.to_container(part, resolve=False)
+        assert isinstance(plain, dict)
+        refuse_resolvers(plain, source)
+        old += _renamed(plain, source)
+        parts.append(OmegaConf.create(plain))
+    content, overrides = parts
+    plain = overrides if "task" in overrides else content
     config = _merge(_merge(_schema(plain.get("task"), source), content, source), overrides, source)
     config, notices = _apply_environment(config, overrides, source)
+    if old:
+        names = ", ".join(f"{key} (now {new_name(key)})" for key in dict.fromkeys(old))
+        notices.append(f"{source}: read under earlier names: {names}")
     _require_values(config)
     result = OmegaConf.to_object(config)
     assert isinstance(result, Config)
@@ -62,6 +72,13 @@ def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
     check_run_dir(result.run.dir)
     result.notices = notices  # type: ignore[attr-defined]
     return result
+
+
+def _renamed(values: dict[Any, Any], source: str) -> list[str]:
+    try:
+        return rename(values)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What is minimised: each example of a micro-batch draws its kind of objective and its law of plans.
+"""What is minimised: each example of a micro-batch draws its kind of objective and its masking process.
 
-    loss(x) = Σ_kind Σ_law  blend[kind] · mixture[law] · objective_kind(x; law)
+    loss(x) = Σ_kind Σ_masking  blend[kind] · mixture[masking] · objective_kind(x; masking)
 
-in expectation, at the cost of one objective; the first steps of a run may have a law of their own. Kinds: ``joint`` is
-a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps. What is printed as
-a bound never comes from here: validation judges ``objective.law``.
+in expectation, at the cost of one objective; the first steps of a run may have a masking of their own. Kinds: ``joint``
+is a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps. What is printed
+as a bound never comes from here: validation scores under ``objective.masking``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmprime.engine import LAWS, Canvas, Condition, Denoiser, Schedule, joint_loss, nelbo
+from mmprime.engine import MASKINGS, Canvas, Denoiser, Masking, Rows, Schedule, joint_loss, masking_of, nelbo
 
 from .config import ConfigError, nearest
 from .rng import stratified
@@ -25,47 +25,49 @@ from .schema import ObjectiveConfig
 KINDS = ("joint", "marginal", "finite")
 
 
-def place_schedule(config: ObjectiveConfig, canvas: Canvas) -> Schedule | None:
-    """The schedule of ``objective.place_powers``, None where there are none.
+def masking_process(config: ObjectiveConfig, canvas: Canvas) -> Masking:
+    """The process of ``objective.masking``, on the schedule of ``objective.level_powers`` where there are any.
 
-    Raises ConfigError on powers that do not fit the canvas, and under a law in which digits of a token share times.
+    Raises ConfigError on powers that do not fit the canvas, and with a masking in which digits of a token share times.
     """
-    if not config.place_powers:
-        return None
-    for law in {config.law, *config.mixture}:
-        if law != "independent":
+    powers = list(config.level_powers)
+    if not powers:
+        return masking_of(config.masking)
+    for name in {config.masking, *config.mixture}:
+        if masking_of(name).one_schedule:
             raise ConfigError(
-                f"objective.place_powers={list(config.place_powers)} gives digits times of their own, law {law!r} does "
-                "not; set objective.law=independent (and no other in objective.mixture)"
+                f"objective.level_powers={powers} gives digits times of their own, masking {name!r} does not; set "
+                "objective.masking=independent (and no other in objective.mixture)"
             )
     try:
-        return Schedule.places(config.place_powers, canvas)
+        return replace(masking_of(config.masking), schedule=Schedule.levels(powers, canvas))
     except ValueError as error:
-        raise ConfigError(f"objective.place_powers: {error}") from error
+        raise ConfigError(f"objective.level_powers: {error}") from error
 
 
-def laws_of(config: ObjectiveConfig) -> list[str]:
-    """All laws of plans that are trained on."""
-    shares = config.mixture or {config.law: 1.0}
-    return sorted({law for law, share in shares.items() if share} | ({config.start_law} - {""}))
+def maskings_of(config: ObjectiveConfig) -> list[str]:
+    """All masking processes that are trained on."""
+    shares = config.mixture or {config.masking: 1.0}
+    return sorted({name for name, share in shares.items() if share} | ({config.start_masking} - {""}))
 
 
 class Objective:
-    """The objective of a config; see the module's head.
+    """The objective of a config on a canvas; see the module's head.
 
-    independent_spans: in the joint loss, each span of an example has a time of its own. schedule: of `place_schedule`.
+    independent_spans: in the joint loss, each span of an example has a time of its own. masking: what is judged.
     Raises ConfigError on shares that are no distribution, and on options that no kind in the blend has.
     """
 
-    def __init__(
-        self, config: ObjectiveConfig, independent_spans: bool = False, schedule: Schedule | None = None
-    ) -> None:
-        self.config, self.independent_spans, self.schedule = config, independent_spans, schedule
+    def __init__(self, config: ObjectiveConfig, canvas: Canvas, independent_spans: bool = False) -> None:
+        self.config, self.canvas, self.independent_spans = config, canvas, independent_spans
         kinds = _shares("blend", config.blend or {config.kind: 1.0}, KINDS)
-        laws = _shares("mixture", config.mixture or {config.law: 1.0}, LAWS)
+        shares = _shares("mixture", config.mixture or {config.masking: 1.0}, tuple(MASKINGS))
         self.name = "+".join(kinds)
-        self.pairs = list(itertools.product(kinds, laws))
-        self.shares = torch.tensor([kinds[kind] * laws[law] for kind, law in self.pairs], dtype=torch.float64)
+        self.masking = masking_process(config, canvas)
+        maskings = {name: self.masking if name == self.masking.name else masking_of(name) for name in shares}
+        self.pairs = [(kind, maskings[name]) for kind, name in itertools.product(kinds, shares)]
+        products = [kinds[kind] * shares[name] for kind, name in itertools.product(kinds, shares)]
+        self.shares = torch.tensor(products, dtype=torch.float64)
         if "joint" not in kinds and config.mask_power != 1:
             raise ConfigError(f"objective.mask_power={config.mask_power} is for objective.kind=joint")
         if independent_spans and (bounds := [kind for kind in kinds if kind != "joint"]):
@@ -73,74 +75,46 @@ class Objective:
                 f"objective.kind={bounds[0]} gives all spans one time; set conditions.independent_times=false"
             )
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        canvas: Canvas,
-        y0: Tensor,
-        generator: torch.Generator,
-        given: Tensor | None = None,
-        absent: Tensor | None = None,
-        cond: Condition | None = None,
-    ) -> Tensor:
-        """y0 (B, N), given and absent (B, N) -> (B,) nats, differentiable."""
+    def __call__(self, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
+        """B rows -> (B,) nats, differentiable."""
         if len(self.pairs) == 1:
-            return self._nats(*self.pairs[0], denoiser, canvas, y0, generator, given, absent, cond)
-        drawn = stratified(self.shares, len(y0), generator).to(y0.device)
-        nats = torch.zeros(len(y0), device=y0.device)
-        for number, (kind, law) in enumerate(self.pairs):
-            rows = (drawn == number).nonzero()[:, 0]
-            if len(rows):
-                values = self._nats(
-                    kind, law, denoiser, canvas, y0[rows], generator,
-                    None if given is None else given[rows],
-                    None if absent is None else absent[rows],
-                    None if cond is None else {name: value[rows] for name, value in cond.items()},
-                )  # fmt: skip
-                nats = nats.index_put((rows,), values.to(nats.dtype))
+            return self._nats(*self.pairs[0], denoiser, rows, generator)
+        drawn = stratified(self.shares, len(rows), generator).to(rows.y.device)
+        nats = torch.zeros(len(rows), device=rows.y.device)
+        for number, (kind, masking) in enumerate(self.pairs):
+            chosen = (drawn == number).nonzero()[:, 0]
+            if len(chosen):
+                values = self._nats(kind, masking, denoiser, rows[chosen], generator)
+                nats = nats.index_put((chosen,), values.to(nats.dtype))
         return nats
 
-    def _nats(
-        self,
-        kind: str,
-        law: str,
-        denoiser: Denoiser,
-        canvas: Canvas,
-        y0: Tensor,
-        generator: torch.Generator,
-        given: Tensor | None,
-        absent: Tensor | None,
-        cond: Condition | None,
-    ) -> Tensor:
+    def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":
-            return joint_loss(
-                denoiser, canvas, y0, given, generator, law=law, cond=cond, absent=absent,
-                independent_spans=self.independent_spans, mask_power=self.config.mask_power, schedule=self.schedule,
-            )  # fmt: skip
+            apart, power = self.independent_spans, self.config.mask_power
+            return joint_loss(denoiser, self.canvas, rows, None, generator, masking, apart, power)
         steps = self.config.steps if kind == "finite" else None
-        return nelbo(
-            denoiser, canvas, y0, steps, law, given, generator=generator, cond=cond, absent=absent,
-            schedule=self.schedule, by_count=self.schedule is not None and steps is None,
-        )  # fmt: skip
+        return nelbo(denoiser, self.canvas, rows, steps, masking, generator=generator)
 
 
 def start_objective(
-    config: ObjectiveConfig, steps: int, independent_spans: bool = False
+    config: ObjectiveConfig, canvas: Canvas, steps: int, independent_spans: bool = False
 ) -> tuple[int, Objective | None]:
-    """What the first steps of a run of `steps` minimise, by ``objective.start_law``, and how many they are.
+    """What the first steps of a run of `steps` minimise, by ``objective.start_masking``, and how many they are.
 
-    (0, None) where none are. They have no place powers. Raises ConfigError on a law or a share that is none.
+    (0, None) where none are. They have no level powers. Raises ConfigError on a masking or a share that is none.
     """
-    law, share = config.start_law, config.start_share
-    if law and law not in LAWS:
-        raise ConfigError(f"objective.start_law={law}: not one of {', '.join(LAWS)}{nearest(law, LAWS)}")
-    if not 0 <= share <= 1 or bool(law) != bool(share):
+    name, share = config.start_masking, config.start_share
+    if name and name not in MASKINGS:
+        raise ConfigError(f"objective.start_masking={name}: not one of {', '.join(MASKINGS)}{nearest(name, MASKINGS)}")
+    if not 0 <= share <= 1 or bool(name) != bool(share):
         raise ConfigError(
-            f"objective.start_share={share:g} with objective.start_law={law!r}: set both, a share in (0, 1], or neither"
+            f"objective.start_share={share:g} with objective.start_masking={name!r}: set both, a share in (0, 1], or "
+            "neither"
         )
-    if not law:
+    if not name:
         return 0, None
-    return round(share * steps), Objective(replace(config, law=law, mixture={}), independent_spans)
+    alone = replace(config, masking=name, mixture={}, level_powers=[])
+    return round(share * steps), Objective(alone, canvas, independent_spans)
 
 
 def _shares(key: str, shares: Mapping[str, float], known: tuple[str, ...]) -> dict[str, float]:

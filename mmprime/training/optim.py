@@ -1,16 +1,20 @@
-"""AdamW, or Muon for the matrices of the trunk, with linear warm-up and cosine decay.
+"""AdamW, or Muon for the matrices of the trunk; learning rate with linear warm-up and cosine decay; averaged weights.
 
-``lr(k) = lr · (k+1)/warmup`` for k < warmup, then ``lr · (r + (1-r)·(1+cos(π p))/2)`` where p runs from 0 to 1 over the
-rest of the steps and r is ``final_lr_ratio``. A pure function of the step, so it needs no place in a checkpoint.
+    lr(k) = lr · (k+1)/warmup  for k < warmup, then  lr · (r + (1-r)·(1+cos(π p))/2),  p from 0 to 1, r = final_lr_ratio
+    e <- d·e + (1-d)·w  after each step, d = min(ema, (1+n)/(10+n)): a young average forgets the random start quickly
+
+The learning rate is a pure function of the step, so no checkpoint needs to hold it. Only parameters are averaged;
+buffers (code books, tables) are used as they stand.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config_checks import ConfigError, nearest
 from .schema import TrainConfig
@@ -52,3 +56,46 @@ def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> torch.optim
     Its updates are scaled to the root mean square of AdamW's, so that one ``train.lr`` serves both.
     """
     return torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+class EMA:
+    """Average of the trainable parameters of ``module``; ``decay`` 0 keeps a plain copy of the newest weights."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"train.ema={decay} must lie in [0, 1)")
+        self.decay = decay
+        self._live = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._live.items()}
+
+    def decay_at(self, updates: int) -> float:
+        """Decay used for the update that follows ``updates`` earlier ones."""
+        return min(self.decay, (1 + updates) / (10 + updates))
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """Move the average towards the weights; ``updates`` counts the earlier calls (it is the step)."""
+        weights: list[Tensor] = list(self._live.values())
+        averages = [self.average[name] for name in self._live]
+        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(updates))
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within the block the module computes with the averaged weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def load(self, average: dict[str, Tensor]) -> None:
+        """Take over a stored average; raises ValueError if the names differ."""
+        if average.keys() != self.average.keys():
+            odd = sorted(average.keys() ^ self.average.keys())
+            raise ValueError(f"stored EMA does not fit the model: {len(odd)} names differ, first {odd[0]!r}")
+        for name, value in average.items():
+            self.average[name].copy_(value)
+
+    def _swap(self) -> None:
+        for name, parameter in self._live.items():
+            parameter.data, self.average[name] = self.average[name], parameter.data

@@ -1,5 +1,7 @@
 """A run's folder from its first second: who writes there, with what config, code and command, and what was printed.
 
+One process (group) trains in a folder at a time; the lock goes with the process, however it ends.
+
     config.yaml     every value of the config          versions.json   Python, packages, platform; git commit, dirty
     command.txt     one line a start                   log.txt         what is printed, without progress bars
 
@@ -8,6 +10,7 @@ config.yaml and versions.json are of the last start that went on (or the first t
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -26,10 +29,32 @@ from mmprime.io import clear_leftovers, write_text
 
 from .config import as_yaml
 from .config_checks import PROJECT
-from .lock import locked
 from .schema import Config
 
 PACKAGES = ("mmprime", "torch", "numpy", "safetensors", "tokenizers", "omegaconf")
+
+
+class RunBusy(RuntimeError):
+    """Another process is training in the folder."""
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold ``directory/.lock`` within the block.
+
+    Raises RunBusy if another process holds it, ValueError where the folder or the lock cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stream = (directory / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"run.dir={directory} cannot be used: {error.strerror}; take another run.dir") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusy(f"another process is training in {directory}; stop it or take another run.dir") from error
+        yield
 
 
 class RunFolder:

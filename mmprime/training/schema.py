@@ -119,7 +119,7 @@ class ModelConfig:
     depth: int = _number(0, "[0, 1024]")
     heads: int = _number(0, "[0, 1024]")
     dropout: float = _number(0.0, "[0, 1)")
-    mask_rate: bool = False  # also tell the model how much is hidden
+    mask_rate: bool = False  # also tell the model how much is masked
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
     checkpointing: bool = False  # recompute activations: less memory, more time
     digit_embedding: str = _choice("sum", "concat")  # of the digits of a token: their sum | side by side, mixed
@@ -133,20 +133,20 @@ class ObjectiveConfig:
     """What is minimised; see the engine's ``joint_loss`` and ``nelbo``."""
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
-    law: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # judged, sampled, trained on
+    masking: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # trained on, judged, sampled
     mixture: dict[str, float] = field(
         default_factory=dict, metadata=_each("[0, 1]")
-    )  # instead of law: laws trained on, by share
-    start_law: str = ""  # trained on alone for the first `start_share` of train.steps; empty: none
+    )  # maskings trained on, by share, instead of masking
+    start_masking: str = ""  # trained on alone for the first `start_share` of train.steps; empty: none
     start_share: float = _number(0.0, "[0, 1]")
     blend: dict[str, float] = field(
         default_factory=dict, metadata=_each("[0, 1]")
     )  # instead of kind: what is minimised, by share
-    place_powers: list[float] = field(
+    level_powers: list[float] = field(
         default_factory=list, metadata=_each("(0, 1000]")
-    )  # law independent: α = 1 - t^p by digit place; empty: one
+    )  # masking independent: α = 1 - t^p by digit level; empty: one
     steps: int = _number(16, "[1, 1e6]")
-    mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly hidden states
+    mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly masked states
 
 
 @dataclass
@@ -154,7 +154,7 @@ class ConditionsConfig:
     """Shares of the training examples by what is given; the rest (to 1) is the joint of all spans."""
 
     text_given: float = _number(0.0, "[0, 1]")
-    text_absent: float = _number(0.0, "[0, 1]")  # image alone, text hidden for ever: the other branch of guidance
+    text_absent: float = _number(0.0, "[0, 1]")  # image alone, text masked for ever: the other branch of guidance
     image_given: float = _number(0.0, "[0, 1]")
     image_absent: float = _number(0.0, "[0, 1]")
     independent_times: bool = True  # each span of a joint example has its own time
@@ -163,9 +163,11 @@ class ConditionsConfig:
 
 @dataclass
 class SamplesConfig:
-    """The samples written during training."""
+    """How to sample: during training, and by default with the exported model."""
 
-    count: int = _number(16, "[1, 1e5]")
+    count: int = _number(16, "[1, 1e5]")  # samples written during training
+    sampler: str = ""  # empty: in the order of objective.masking
+    options: dict[str, Any] = field(default_factory=dict)  # of the sampler
     steps: int = _number(16, "[1, 1e6]")
     temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
     guidance: float = _number(0.0, "[0, 1e3]", "0 = none")

@@ -12,9 +12,8 @@ from . import rng
 from .changes import Change, find_changes, refused
 from .checkpoint import State, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
 from .config import as_dict
-from .ema import EMA
 from .log import Window
-from .optim import build_muon, build_optimizer, check_lr_scale
+from .optim import EMA, build_muon, build_optimizer, check_lr_scale
 from .schema import Config
 from .task import Task
 
@@ -50,7 +49,7 @@ class RunState:
         Raises ValueError if the task has no hidden matrices.
         """
         train = self.config.train
-        matrices = self.task.hidden_matrices() if hasattr(self.task, "hidden_matrices") else []
+        matrices = self.task.hidden_matrices()
         if train.optimizer == "muon" and not matrices:
             raise ValueError(f"train.optimizer=muon: a {self.task.name} has no hidden matrices; use adamw")
         hidden = {id(p) for p in matrices} if train.optimizer == "muon" else set()
@@ -112,4 +111,4 @@ class RunState:
 
     def fingerprint(self) -> dict[str, str]:
         """Hashes of what the run learns from, by the config key that names it; and the task."""
-        return {"task": self.task.name, **(self.task.fingerprint() if hasattr(self.task, "fingerprint") else {})}
+        return {"task": self.task.name, **self.task.fingerprint()}

@@ -1,53 +1,75 @@
-"""What the Trainer can train: anything with these members (a Protocol; nothing needs to be inherited)."""
+"""What the Trainer can train: a model, its data and its losses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from .log import numbers
 
 LossTerm = tuple[str, Tensor, dict[str, float]]
 """(name of the parameter group, scalar loss, numbers to log)."""
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(ABC):
     """A model, its data and its losses.
 
-    Optional members the Trainer uses where present: ``report(metrics, step) -> str`` (the line printed after a
-    validation), ``inspect(indices) -> dict[str, Tensor]`` (what to save when a loss is not finite),
-    ``hidden_matrices() -> list[Parameter]`` (what ``train.optimizer=muon`` is for),
-    ``after_step()`` (called by all processes after each step of the optimizers, e.g. to move a code book),
-    ``fingerprint() -> dict[str, str]`` (hashes of what is learned from, by the config key that names it),
-    ``notices: list[str]`` (lines to print before training, e.g. what of the data is cut) and
-    ``conclude(metrics) -> str`` (what is printed when training is over).
+    num_examples: the Trainer draws indices in [0, num_examples). best_metric: the key of `validate` that is minimised.
+    modules: everything with weights; its state_dict is checkpointed. notices: lines printed before training.
     """
 
     name: str
-    num_examples: int  # the Trainer draws indices in [0, num_examples)
-    best_metric: str  # the key of validate() that is minimised
+    num_examples: int
+    best_metric: str
+    modules: nn.Module
+    notices: Sequence[str] = ()
 
-    @property
-    def modules(self) -> nn.Module:
-        """Everything with weights; its state_dict is checkpointed."""
-
+    @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by group; each group has an optimizer."""
 
+    @abstractmethod
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """Losses on the examples ``indices`` (B,), one at a time; each reaches only the parameters of its group.
 
         All groups step when the micro-batches of the step are through. Draw from ``generator`` (on the CPU) only.
         """
 
+    @abstractmethod
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """Numbers on held-out data; called with averaged weights, in eval mode, without gradients."""
 
+    @abstractmethod
     def write_samples(self, directory: Path, step: int) -> None:
         """Pictures or text made by the averaged weights, as files in ``directory``."""
 
+    @abstractmethod
     def export(self, directory: Path) -> None:
         """The model directory a user loads, from the averaged weights."""
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """What ``train.optimizer=muon`` is for."""
+        return []
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called by all processes after each step of the optimizers, e.g. to move a code book."""
+
+    def inspect(self, indices: Tensor) -> dict[str, Tensor]:
+        """What to save of the examples when a loss is not finite."""
+        return {}
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of what is learned from, by the config key that names it."""
+        return {}
+
+    def report(self, metrics: dict[str, float], step: int) -> str:
+        """The line printed after a validation."""
+        return numbers(metrics)
+
+    def conclude(self, metrics: dict[str, float]) -> str:
+        """What is printed when training is over; empty: nothing."""
+        return ""

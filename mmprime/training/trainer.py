@@ -1,8 +1,6 @@
 """The Trainer: steps of a Task, with everything a long run needs around them.
 
-    step k:  for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
-             sum over processes; stop if anything is not finite; clip; AdamW at lr(k); EMA
-    then, where due: log · validate and draw samples with averaged weights · checkpoint
+    step k (``step``);  then, where due: log · validate and draw samples with averaged weights · checkpoint
 
 Stopped by Ctrl-C, SIGTERM or kill -9 and started again, a run continues to bitwise the same weights: what a step
 computes depends on the stored state and on (seed, k, m) only.
@@ -11,40 +9,32 @@ computes depends on the stored state and on (seed, k, m) only.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from mmprime.engine import NonFiniteLogits
-from mmprime.io import whole_file, whole_folder
+from mmprime.io import whole_folder
 from mmprime.models.precision import autocast
 
 from . import rng
 from .changes import Change
-from .checkpoint import Checkpoints, Newest, non_finite
+from .checkpoint import Checkpoints, Newest, clear_the_way, find_start, non_finite
 from .config import as_dict
 from .data_order import DataOrder
 from .distributed import World
 from .log import Progress, RunLog, Window, numbers
 from .optim import learning_rate
-from .resume import clear_the_way, find_start
 from .run_folder import RunFolder, opened
 from .schema import Config
 from .signals import StopRequest
-from .state import MUON, Position, RunState
+from .state import Position, RunState
+from .step import NonFiniteLoss, Stepper
 from .task import Task
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss, a gradient or a weight was not finite; the message says where the run can go on."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +78,7 @@ class Trainer:
         self.world.broadcast(task.modules)
         self.state = RunState(task, config)
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
+        self.stepper = Stepper(self.state, self.order, self.world, self.device, self.directory)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
         self.stop = StopRequest()
         self.folder = folder
@@ -157,77 +148,12 @@ class Trainer:
                 self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
                 return Outcome(self.at.step, self.at.metrics, self.stop.signal or signal.SIGTERM)
 
-    # one step
-
     def _step(self) -> bool:
         """One optimizer step; True if any process was told to stop."""
-        self.task.modules.train()
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        bad: list[int] = []
-        for micro in self.order.own_micro_batches():
-            if not self._backward(micro):
-                bad.append(micro)
-        for parameters in self.groups.values():
-            self.world.sum_gradients(parameters)
-        stats = self.world.sum(torch.tensor([float(len(bad)), float(self.stop.signal is not None)], device=self.device))
-        norms = {name: self._clip(parameters) for name, parameters in self.groups.items()}
-        if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
-            self._stop_non_finite(bad, norms)
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                scale = self.train.lr_scale.get(name.removeprefix(MUON), 1.0)
-                group["lr"] = learning_rate(self.at.step, self.train) * scale
-            optimizer.step()
-        if hasattr(self.task, "after_step"):
-            self.task.after_step()
-        self.ema.update(self.at.step)
-        self.state.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
-        self.at.step += 1
-        return bool(stats[1] > 0)
-
-    def _backward(self, micro: int) -> bool:
-        """Gradients of one micro-batch; False if a loss is not finite."""
-        seed, step = self.config.run.seed, self.at.step
-        rng.seed_globals(seed, "global", step, micro)
-        generator = rng.generator_for("cpu", seed, "step", step, micro)
-        terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
-        while True:
-            try:
-                with self._precision():
-                    term = next(terms, None)
-            except NonFiniteLogits:
-                return False
-            if term is None:
-                return True
-            name, loss, metrics = term
-            value = float(loss.detach())
-            self.state.window.add({f"loss/{name}": value, **metrics})
-            if not math.isfinite(value):
-                return False
-            inputs = [p for p in self.groups[name] if p.requires_grad] if len(self.groups) > 1 else None
-            torch.autograd.backward(loss / self.train.accumulate, inputs=inputs)
-
-    def _clip(self, parameters: list[nn.Parameter]) -> float:
-        limit = self.train.grad_clip or math.inf
-        return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
-
-    def _precision(self) -> AbstractContextManager[object]:
-        return autocast(self.config.run.precision, self.device)
-
-    def _stop_non_finite(self, bad: list[int], norms: dict[str, float]) -> None:
-        """Save the micro-batches at fault (all own ones if only a gradient is) and raise NonFiniteLoss."""
-        step, own = self.at.step, list(self.order.own_micro_batches())
-        micros = bad or own
-        indices = torch.cat([self.order.indices(step, micro) for micro in micros])
-        tensors: dict[str, Tensor] = {"indices": indices, "micro_batches": torch.tensor(micros)}
-        if hasattr(self.task, "inspect"):
-            tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices.to(self.device)).items()}
-        path = self.directory / f"nonfinite_step{step}_rank{self.world.rank}.safetensors"
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"step": str(step), "seed": str(self.config.run.seed)})
-        what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
-        raise NonFiniteLoss(f"step {step}: {what} is not finite; batch saved in {path}; {self._way_out()}")
+        try:
+            return self.stepper(self.stop)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"step {self.at.step}: {error}; {self._way_out()}") from error
 
     def _way_out(self) -> str:
         """Where the next start goes on. A checkpoint that allows no step is set aside if there is another."""
@@ -282,8 +208,7 @@ class Trainer:
             metrics = self.task.validate(rng.generator_for("cpu", self.config.run.seed, "validate"))
         step, self.at.metrics = self.at.step, metrics
         self.log.write("validate", step, {**metrics, "seconds": round(time.monotonic() - began, 2)})
-        report = self.task.report(metrics, step) if hasattr(self.task, "report") else numbers(metrics)
-        self.progress.say(f"step {step}: {report}")
+        self.progress.say(f"step {step}: {self.task.report(metrics, step)}")
         value = metrics[self.task.best_metric]
         if step == 0 or not value < self.at.best_value:
             return False
@@ -295,7 +220,7 @@ class Trainer:
         """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
         tensors, values = rng.capture()
         self.task.modules.eval()
-        with self.ema.swapped_in(), torch.no_grad(), self._precision():
+        with self.ema.swapped_in(), torch.no_grad(), autocast(self.config.run.precision, self.device):
             yield
         self.task.modules.train()
         rng.restore(tensors, values)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.engine import Guidance, Guided, Plan, Schedule, Span, begin, sample, sampler_of
-from mmprime.engine.denoiser import hidden_states
+from mmprime.engine import BaseDenoiser, Guidance, Guided, Plan, Schedule, Span, begin, sample, sampler_of
 
 WORLD = oracle.mixed_world()
 CANVAS, WRONG = WORLD.canvas, oracle.wrong(WORLD)
@@ -20,7 +19,7 @@ START = torch.where(TEXT, WORLD.y[22], -1)
 NULL = 2
 
 
-class ByLabel(oracle.TableDenoiser):
+class ByLabel(oracle.TableDenoiser, BaseDenoiser):
     """One table for each label; `NULL` is the label that means none."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model_world import make_canvas, make_model, random_state
+from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, Plan, Run, Span, begin, sample
 from mmprime.engine.samplers.registry import Request, build
@@ -21,17 +21,6 @@ def finished(run: Run) -> Run:
     while run.step():
         pass
     return run
-
-
-@pytest.mark.parametrize("options", [{}, {"num_classes": 3}])
-def test_hidden_at_is_the_forward_pass_where_it_is_asked(options: dict[str, int]) -> None:
-    model, y = make_model(CANVAS, **options), random_state(CANVAS)
-    cond = {"label": torch.tensor([0, 1, 2])} if options else None
-    wanted = torch.rand(3, CANVAS.num_tokens, generator=torch.Generator().manual_seed(1)) < 0.3
-    wanted[1] = False
-    found = model.hidden_at(y, CANVAS, cond, wanted)
-    torch.testing.assert_close(found[wanted], model(y, CANVAS, cond)[wanted])
-    assert not found[1, 1:].any()
 
 
 @pytest.mark.parametrize("sampler", ["nested", "confidence", "remdm", "blocks"])

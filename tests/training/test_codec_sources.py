@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from mmprime.cli.prepare import main, parser
 from mmprime.data import prepare_text
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.models import DiTConfig, PrimeDiT, load_codec, load_model, save_codec, save_model
+from mmprime.codecs import load_codec, save_codec
+from mmprime.models import DiTConfig, PrimeDiT, load_model, save_model
 from mmprime.tokenizers import ImageTokenizer, ImageTokenizerConfig, TextTokenizer
 from mmprime.training.codec_sources import (
     SOURCES,

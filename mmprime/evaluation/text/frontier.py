@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plots import new_figure, save_figure
+
 _OFFSETS = ((5, 5), (5, -12), (-30, 5), (-30, -12))  # of labels, so that those of near curves do not overlap
-EXTRA = "pip install 'mmprime[plots]'"
 
 
 @dataclass(frozen=True)
@@ -28,30 +29,11 @@ class Point:
     curve: str | None = None
 
 
-def require_matplotlib() -> None:
-    """Raises ValueError naming the extra when matplotlib is absent."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"drawing needs matplotlib; it comes with the extra: {EXTRA}") from error
-
-
-def draw(points: Sequence[Point], path: str | Path, units: str = "words", judge: str = "the judge") -> None:
-    """Write the picture (the ending of `path` says which format).
-
-    Raises ValueError without a point, without matplotlib, or for a format it does not know.
-    """
+def draw_frontier(points: Sequence[Point], file: str | Path, units: str = "words", scorer: str = "the scorer") -> None:
+    """Write the picture. Raises ValueError without a point, and as `require_plots` does."""
     if not points:
         raise ValueError("no point to draw")
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    kinds = canvas.get_supported_filetypes()
-    if Path(path).suffix.lstrip(".").lower() not in kinds:
-        raise ValueError(f"{path}: a plot is one of {', '.join('.' + kind for kind in sorted(kinds))}")
+    figure = new_figure(file, 6.4, 4.6)
     axes = figure.add_subplot()
     for curve, offset in zip(dict.fromkeys(point.curve for point in points), itertools.cycle(_OFFSETS)):
         own = sorted((point for point in points if point.curve == curve), key=lambda point: point.entropy[0])
@@ -69,8 +51,8 @@ def draw(points: Sequence[Point], path: str | Path, units: str = "words", judge:
             axes.annotate(point.label, where, offset, textcoords="offset points", fontsize=8, color=line.get_color())
     axes.set_yscale("log")
     axes.set_xlabel(f"unigram entropy of a text, nats over {units}")
-    axes.set_ylabel(f"generative perplexity by {judge}")
+    axes.set_ylabel(f"generative perplexity by {scorer}")
     axes.grid(alpha=0.3, which="both")
     if any(point.curve is not None for point in points):
         axes.legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, file)

@@ -1,44 +1,45 @@
 """Masked diffusion over a canvas of text and image spans, as a Task.
 
 Loss of a batch: the mean over examples of (objective in nats) / (tokens scored in that example's mode), by
-``objectives.py``; padding after a caption is scored and counted there, so that every position weighs alike. What is
-printed is in nats per token: NELBOs under ``objective.law`` and its place powers, and the loss of each mode. Where a
-caption is scored its padding is not counted, and the name says "(text and end)"; see ``mmprime.evaluation.likelihood``.
+``objective``; padding after a caption is scored and counted there, so that every position weighs alike. What is
+printed is in nats per token: NELBOs under ``objective.masking`` and its level powers, and the loss of each mode. Where
+a caption is scored its padding is not counted, and the name says "(text and end)"; see
+``mmprime.evaluation.likelihood``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmprime.engine import Canvas, joint_loss, nelbo
-from mmprime.evaluation.likelihood import Sizes, Task, ratio, tasks, uniform_nats
-from mmprime.io import bar
+from mmprime.engine import Canvas, Condition, Rows, masking_of
+from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
+from mmprime.evaluation.quantities import Quantity
+from mmprime.evaluation.tasks import ScoringTask, scoring_tasks
+from mmprime.generation.defaults import write_sampling
 from mmprime.models import PrimeDiT, save_model
 
-from ..codecs import build_canvas, codec_origin
 from ..conditions import Conditions
 from ..config import resolve
-from ..examples import Corpus, Examples, load_corpus
-from ..models import build_model
-from ..objective import Objective, laws_of, place_schedule, start_objective
-from ..sample_files import write_samples
+from ..corpus import Corpus, load_corpus, without_validation
+from ..examples import Examples
+from ..model import build_canvas, build_model, codec_origin
+from ..objective import Objective, maskings_of, start_objective
+from ..samples import SampleWriter, sampling_configs
 from ..schema import CodecConfig, DiffusionConfig
-from ..splits import without_validation
-from ..task import LossTerm
+from ..task import LossTerm, Task
 
 CHUNK = 64  # examples of one validation batch
 WORD = re.compile(r"[^\W_]+")
 
 
-class DiffusionTask:
+class DiffusionTask(Task):
     """Train ``model`` on ``corpus`` over ``canvas``; see the module's head."""
 
     name = "diffusion"
@@ -61,15 +62,23 @@ class DiffusionTask:
         self.conditions = Conditions(canvas, config.conditions)
         self.num_examples = len(corpus.train)
         self.notices = corpus.notices
-        self.views = tasks(canvas)
+        self.train = corpus.train.packed(canvas)
+        self.validation = {split: examples.packed(canvas) for split, examples in corpus.validation.items()}
+        self.views = scoring_tasks(canvas)
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
-        self.schedule = place_schedule(config.objective, canvas)
         apart = config.conditions.independent_times and len(canvas.spans) > 1
-        self.objective = Objective(config.objective, apart, self.schedule)
-        self.start_steps, self.start = start_objective(config.objective, config.train.steps, apart)
+        self.objective = Objective(config.objective, canvas, apart)
+        self.start_steps, self.start = start_objective(config.objective, canvas, config.train.steps, apart)
+        tokenizer = config.data.image_tokenizer
+        self.samples = SampleWriter(
+            canvas,
+            sampling_configs(config, canvas),
+            corpus.text_tokenizer,
+            resolve(tokenizer) if tokenizer else None,
+        )
 
     @classmethod
     def from_config(
@@ -88,13 +97,13 @@ class DiffusionTask:
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        batch = self.corpus.train.draw(indices.cpu(), generator)
-        y0, cond = self._batch(batch, torch.arange(len(batch)))
-        mode = self.conditions.draw(len(y0), generator)
-        cond = self._drop_labels(cond, generator)
+        batch = self.train.draw(indices.cpu(), generator)
+        mode = self.conditions.draw(len(batch), generator)
+        cond = self._drop_labels(self._condition(batch), generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
+        rows = Rows(batch.y(self.canvas).to(self.device), given, absent, cond)
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
-        nats = objective(self.modules, self.canvas, y0, generator, given, absent, cond)
+        nats = objective(self.modules, rows, generator)
         per_position = nats / self.conditions.tokens[mode].to(nats)
         yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
 
@@ -102,18 +111,19 @@ class DiffusionTask:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
         token-synchronous NELBO and the joint loss. Nats per token."""
         metrics: dict[str, float] = {}
-        for split, examples in self.corpus.validation.items():
-            sizes = Sizes(text_tokens=examples.text_tokens)
+        effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generator)), batch=CHUNK, progress=True)
+        bound, joint = (Quantity(kind, self.objective.masking) for kind in ("nelbo", "joint_loss"))
+        whole = Quantity("nelbo", masking_of("token_synchronous"))
+        for split, examples in self.validation.items():
+            rows = self._rows(examples)
+            data = ScoredRows(rows.y, rows.cond, Sizes(text_tokens=examples.text_tokens))
             for number, view in enumerate(self.views):
-                law, given = self.config.objective.law, view.given
-                values = {self._key(view): self._score(examples, given, generator, "nelbo", law)}
+                wanted = {self._key(view): bound}
                 if number == 0:
-                    values["nelbo_token_synchronous"] = self._score(
-                        examples, given, generator, "nelbo", "token_synchronous"
-                    )
-                    values["joint_loss"] = self._score(examples, given, generator, "joint", law)
-                for key, nats in values.items():
-                    value, error = ratio(nats, sizes.tokens(view, self.canvas, len(nats)))
+                    wanted |= {"nelbo_token_synchronous": whole, "joint_loss": joint}
+                for key, quantity in wanted.items():
+                    found: Estimate = estimate(self.modules, self.canvas, data, view, quantity, effort)
+                    value, error = found.per_token
                     metrics[f"{split}/{key}"] = value
                     metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
         return metrics
@@ -121,7 +131,7 @@ class DiffusionTask:
     def report(self, metrics: dict[str, float], step: int) -> str:
         """One line a split; before the first step each NELBO beside that of a model that knows nothing: ln C."""
         lines = []
-        for split, examples in self.corpus.validation.items():
+        for split, examples in self.validation.items():
             parts = []
             for view in self.views:
                 key, name = f"{split}/{self._key(view)}", f" of {view.name}{self.padded.counted(view)}"
@@ -135,7 +145,15 @@ class DiffusionTask:
         return "\n".join(lines)
 
     def write_samples(self, directory: Path, step: int) -> None:
-        write_samples(self, directory, step)
+        """``step_N.png`` (images for the captions or labels of held-out examples) and ``step_N.txt``."""
+        config = self.config
+        examples = next(iter(self.validation.values()), self.train).subset(config.samples.count, config.run.seed + 1)
+        captions = examples.captions
+        if examples.labels is not None:
+            classes = [*self.corpus.classes, "no class"]
+            captions = [classes[label] for label in examples.labels.tolist()]
+        stem = directory / f"step_{step:08d}"
+        self.samples.write(self.modules, self._rows(examples), captions, stem, config.run.seed)
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
@@ -145,12 +163,12 @@ class DiffusionTask:
             "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
             "fingerprints": self.corpus.tokenizers,
             "data": _relative(data.path, directory),
-            "law": self.config.objective.law,
-            "trained_on": laws_of(self.config.objective),
+            "masking": self.config.objective.masking,
+            "trained_on": maskings_of(self.config.objective),
             "codecs": self.codecs,
         }
-        if self.schedule is not None:
-            extra["place_powers"] = list(self.config.objective.place_powers)
+        if powers := list(self.config.objective.level_powers):
+            extra["level_powers"] = powers
         if self.canvas.has("text") and self.corpus.train.captions:
             several = self.corpus.train.alternatives
             captions = {*self.corpus.train.captions, *(several.captions if several else ())}
@@ -159,22 +177,24 @@ class DiffusionTask:
         if self.corpus.classes:
             extra["classes"] = self.corpus.classes
         save_model(directory, self.modules, self.canvas, extra, torch.float16)
+        write_sampling(directory, self.samples.configs)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
-        return {"y0": self._batch(self.corpus.train, indices.cpu())[0]}
+        return {"y0": self.train.at(indices.cpu()).y(self.canvas)}
 
     def fingerprint(self) -> dict[str, str]:
         codecs = {f"model.codec.{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
         tokenizers = {f"data.{name}_tokenizer": value for name, value in self.corpus.tokenizers.items()}
         return {"data.path": self.corpus.fingerprint, **tokenizers, **codecs}
 
-    def _batch(self, examples: Examples, indices: Tensor) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """y0 (B, N) and the condition of some examples, on the device."""
-        y0 = self.canvas.pack({name: codes[indices].long() for name, codes in examples.codes.items()})
-        cond = None if examples.labels is None else {"label": examples.labels[indices].to(self.device)}
-        return y0.to(self.device), cond
+    def _rows(self, examples: Examples) -> Rows:
+        """Packed examples on the device; nothing is given, nothing absent."""
+        return Rows.of(self.canvas, examples.y(self.canvas).to(self.device), cond=self._condition(examples))
 
-    def _drop_labels(self, cond: dict[str, Tensor] | None, generator: torch.Generator) -> dict[str, Tensor] | None:
+    def _condition(self, examples: Examples) -> Condition | None:
+        return None if examples.labels is None else {"label": examples.labels.to(self.device)}
+
+    def _drop_labels(self, cond: Condition | None, generator: torch.Generator) -> Condition | None:
         if cond is None or not self.config.conditions.label_dropout:
             return cond
         label = cond["label"]
@@ -182,7 +202,7 @@ class DiffusionTask:
         null = self.modules.null_condition(cond)["label"]
         return {"label": torch.where(drop.to(label.device), null, label)}
 
-    def _key(self, view: Task) -> str:
+    def _key(self, view: ScoringTask) -> str:
         """What the NELBO of a view is called in the log; other names where padding is not counted."""
         return "nelbo" if len(self.canvas.spans) == 1 else f"nelbo/{view.name}{self.padded.counted(view)}"
 
@@ -201,21 +221,7 @@ class DiffusionTask:
             found[f"{self.objective.name}/{name}{own.counted(view)}"] = value
         return found
 
-    def _score(self, examples: Examples, given: Tensor, generator: torch.Generator, kind: str, law: str) -> Tensor:
-        """Nats of each example, (n,) float64: an estimate of the NELBO, or the joint loss."""
-        measure: Callable[..., Tensor] = nelbo if kind == "nelbo" else joint_loss
-        if self.schedule is not None and law == self.config.objective.law:
-            timing = {"schedule": self.schedule} | ({"by_count": True} if kind == "nelbo" else {})
-            measure = partial(measure, **timing)
-        parts = []
-        for indices in bar(torch.arange(len(examples)).split(CHUNK), "validation", "batch"):
-            y0, cond = self._batch(examples, indices)
-            region = given.to(self.device)
-            nats = measure(self.modules, self.canvas, y0, given=region, generator=generator, law=law, cond=cond)
-            parts.append(nats.double().cpu())
-        return torch.cat(parts)
-
-    def _untrained(self, view: Task, examples: Examples) -> str:
+    def _untrained(self, view: ScoringTask, examples: Examples) -> str:
         """The NELBO of a model that knows nothing, in words: ln C, for every position of a row."""
         sizes = Sizes(text_tokens=examples.text_tokens)
         tokens = sizes.tokens(view, self.canvas, len(examples)).double().mean()

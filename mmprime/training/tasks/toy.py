@@ -1,12 +1,10 @@
-"""A world small enough to know: a joint table over a few tokens, random or read from a picture, with its entropy.
+"""A world small enough to know: a joint table over a few tokens (``toy_table``) with its entropy.
 
-    random     p(x) = softmax(s · z)(x),  z ~ N(0, 1) for each of the C^L states
-    picture    p(row, column) ∝ grey level of that pixel: two tokens of C codes for a picture of C x C pixels
     H = -Σ_x p(x) ln p(x)  ≤  E_p[NELBO(x)]
 
 Training draws x ~ p; validation prints the learned bounds beside H: averaged over *all* states and plans with their
 chances where these are few, else estimated from draws x_i ~ p, each with one whole plan (-ln p(x), whose mean H is
-known, serves as control variate). The picture is the two-dimensional experiment of Chao et al., arXiv 2505.18495.
+known, serves as control variate).
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,25 +24,28 @@ from mmprime.engine import (
     Codec,
     Condition,
     Denoiser,
+    Masking,
     Plan,
-    Schedule,
+    Rows,
     Span,
+    exact_nelbo,
     joint_loss,
-    nelbo,
+    masking_of,
     plan_nats,
+    random_order,
     sample,
 )
+from mmprime.io import write_text
 from mmprime.models import save_model
 
-from ..codecs import plain_codec
-from ..config import ConfigError, resolve
-from ..models import build_model
-from ..objective import Objective, place_schedule
+from ..config import ConfigError
+from ..model import build_model, plain_codec
+from ..objective import Objective
 from ..rng import generator_for
-from ..schema import CodecConfig, ToyConfig, ToyRunConfig
-from ..task import LossTerm
+from ..schema import CodecConfig, ToyRunConfig
+from ..task import LossTerm, Task
+from .toy_table import picture_table, random_table, write_points
 
-MOST_STATES = 1 << 24  # of a random table
 MOST_PLANS, MOST_ROWS = 10_000, 1 << 19  # beyond these a bound is estimated, not enumerated
 CHUNK = 1 << 13  # states scored at a time
 JOINT_REPEATS = 4
@@ -69,14 +69,14 @@ class Distinct:
         self.denoiser = denoiser
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
-        rows, place = y.unique(dim=0, return_inverse=True)
-        return self.denoiser(rows, canvas, cond)[place]
+        rows, index = y.unique(dim=0, return_inverse=True)
+        return self.denoiser(rows, canvas, cond)[index]
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         return self.denoiser.logits(hidden, span)
 
 
-class ToyTask:
+class ToyTask(Task):
     """Learn a table; see the module's head.
 
     states (K, L) codes of positive probability, table (K,) float64 their probabilities, entropy in nats.
@@ -91,15 +91,15 @@ class ToyTask:
         self.config, self.device = config, torch.device(device)
         codec: Codec = plain_codec(toy.codes, config.model.codec.get("text", CodecConfig(kind="base")))
         self.canvas = Canvas([Span("text", toy.tokens, codec)])
-        self.states, self.table = _picture_table(toy) if toy.picture else _random_table(toy, config.run.seed)
+        self.states, self.table = picture_table(toy) if toy.picture else random_table(toy, config.run.seed)
         self.entropy = float(-(self.table * self.table.log()).sum())
         self.modules = build_model(self.canvas, config.model).to(self.device)
         self.num_examples = len(self.table)
-        self.schedule = place_schedule(config.objective, self.canvas)
-        self.objective = Objective(config.objective, schedule=self.schedule)
+        self.y = self.canvas.pack({"text": self.states})
+        self.objective = Objective(config.objective, self.canvas)
         if toy.draws == 1:
             raise ConfigError("toy.draws=1: one draw has no standard error; set 0 (exact) or e.g. 4096")
-        if not toy.draws and not self._enumerable(config.objective.law, None):
+        if not toy.draws and not self._enumerable(self.objective.masking, None):
             raise ConfigError(
                 f"toy.draws=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
                 "states have too many plans; set e.g. toy.draws=4096 to estimate them"
@@ -110,62 +110,64 @@ class ToyTask:
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """As many exact draws from the table as there are indices (which states they name does not matter)."""
-        y0 = self._rows(self._draw(len(indices), generator))
-        nats = self.objective(self.modules, self.canvas, y0, generator)
+        nats = self.objective(self.modules, self._rows(self._draw(len(indices), generator)), generator)
         yield "model", nats.mean() / self.config.toy.tokens, {}
 
     # ---------------------------------------------------------------- validation
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """Nats per example under the table: ``entropy``; ``bound`` in continuous time and ``bound_finite`` at
-        objective.steps under objective.law; ``bound_token_synchronous``; ``joint_loss``, which is no bound. Each but
-        the entropy with its standard error under ``.._se``; ``bound_finite`` only if there is a way to have it."""
-        goal = self.config.objective
-        found = {"bound": self._bound(goal.law, None, generator)}
-        if self.config.toy.draws or self._enumerable(goal.law, goal.steps):
-            found["bound_finite"] = self._bound(goal.law, goal.steps, generator)
-        same = goal.law == "token_synchronous" or self.canvas.num_subtokens == self.canvas.num_tokens
-        found["bound_token_synchronous"] = found["bound"] if same else self._bound("token_synchronous", None, generator)
+        objective.steps under objective.masking; ``bound_token_synchronous``; ``joint_loss``, which is no bound. Each
+        but the entropy with its standard error under ``.._se``; ``bound_finite`` only if there is a way to have it."""
+        masking, steps = self.objective.masking, self.config.objective.steps
+        found = {"bound": self._bound(masking, None, generator)}
+        if self.config.toy.draws or self._enumerable(masking, steps):
+            found["bound_finite"] = self._bound(masking, steps, generator)
+        same = masking.whole_tokens or self.canvas.num_subtokens == self.canvas.num_tokens
+        whole = masking_of("token_synchronous")
+        found["bound_token_synchronous"] = found["bound"] if same else self._bound(whole, None, generator)
         found["joint_loss"] = self._joint_loss(generator)
         metrics = {"entropy": self.entropy}
         for name, estimate in found.items():
             metrics |= {name: estimate.value, f"{name}_se": estimate.stderr}
         return metrics
 
-    def _bound(self, law: str, steps: int | None, generator: torch.Generator) -> Estimate:
+    def _bound(self, masking: Masking, steps: int | None, generator: torch.Generator) -> Estimate:
         """Σ_x p(x) · NELBO(x): exact, or estimated with one whole plan for each draw."""
         denoiser = Distinct(self.modules)
-        schedule = self.schedule if law == self.config.objective.law else None
-        if self._enumerable(law, steps):
+        if self._enumerable(masking, steps):
             total = 0.0
             for chunk in torch.arange(len(self.table)).split(CHUNK):
-                exact = nelbo.exact(denoiser, self.canvas, self._rows(chunk), steps, law, schedule=schedule)
+                exact = exact_nelbo(denoiser, self.canvas, self._rows(chunk), steps, masking)
                 total += float(exact.bound.cpu() @ self.table[chunk])
             return Estimate(total, 0.0)
 
-        def score(y0: Tensor) -> Tensor:
+        def score(rows: Rows) -> Tensor:
+            order = random_order(self.canvas, masking, len(rows), generator)
             if steps is None:
-                plan = Plan.first_hitting(self.canvas, len(y0), generator, law=law, schedule=schedule)
+                plan = Plan.by_count(order if masking.schedule is None else order.in_time(masking.schedule))
             else:
-                timing = schedule or Schedule.linear()
-                plan = Plan.ancestral(self.canvas, timing, steps, len(y0), generator, law=law)
-            return plan_nats(denoiser, self.canvas, y0, plan)
+                plan = Plan.by_time(order, masking.grid, steps)
+            return plan_nats(denoiser, self.canvas, rows.y, plan)
 
         return self._estimate(score, generator)
 
     def _joint_loss(self, generator: torch.Generator) -> Estimate:
         """Over all states with one mask each if nothing is to be drawn, else from draws."""
-        law, toy = self.config.objective.law, self.config.toy
-        loss = partial(joint_loss, self.modules, self.canvas, generator=generator, law=law, schedule=self.schedule)
+        masking, toy = self.objective.masking, self.config.toy
+
+        def loss(rows: Rows) -> Tensor:
+            return joint_loss(self.modules, self.canvas, rows, generator=generator, masking=masking)
+
         if not toy.draws:
             return Estimate(float(loss(self._rows(slice(None))).double().cpu() @ self.table), 0.0)
 
-        def score(y0: Tensor) -> Tensor:
-            return torch.stack([loss(y0) for _ in range(JOINT_REPEATS)]).mean(0)
+        def score(rows: Rows) -> Tensor:
+            return torch.stack([loss(rows) for _ in range(JOINT_REPEATS)]).mean(0)
 
         return self._estimate(score, generator)
 
-    def _estimate(self, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> Estimate:
+    def _estimate(self, score: Callable[[Rows], Tensor], generator: torch.Generator) -> Estimate:
         """E_p[score(x)] from toy.draws draws: mean(s_i) + c (H - mean(h_i)), with its standard error.
 
         s_i = score(x_i); h_i = -ln p(x_i), whose mean H is known; c = cov(s, h) / var(h), 0 where p is uniform.
@@ -178,21 +180,19 @@ class ToyTask:
         controlled = nats + slope * (self.entropy - known)
         return Estimate(float(controlled.mean()), float(controlled.std() / math.sqrt(len(controlled))))
 
-    def _enumerable(self, law: str, steps: int | None) -> bool:
+    def _enumerable(self, masking: Masking, steps: int | None) -> bool:
         """Whether all plans of all states can be scored: few plans, and few (state, visible, revealed) triples."""
-        units = self._units(law)
+        units = self.canvas.num_tokens if masking.whole_tokens else self.canvas.num_subtokens
         plans = math.factorial(units) if steps is None else steps**units
         reveals = units * 2 ** (units - 1) if steps is None else 3**units - 2**units
         return plans <= MOST_PLANS and reveals * len(self.table) <= MOST_ROWS
 
-    def _units(self, law: str) -> int:
-        return self.canvas.num_tokens if law == "token_synchronous" else self.canvas.num_subtokens
-
     def _draw(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.multinomial(self.table, count, replacement=True, generator=generator)
 
-    def _rows(self, index: Tensor | slice) -> Tensor:
-        return self.canvas.pack({"text": self.states[index]}).to(self.device)
+    def _rows(self, index: Tensor | slice) -> Rows:
+        """The rows of some states."""
+        return Rows.of(self.canvas, self.y[index].to(self.device))
 
     # ---------------------------------------------------------------- what is told
 
@@ -213,26 +213,26 @@ class ToyTask:
         sign = ">=" if gap >= -3 * bound.stderr - 1e-6 else "BELOW (so it is no bound!)"
         lines = [f"learned bound {bound} nats {sign} exact entropy {self.entropy:.4f} nats (gap {gap:.4f})"]
         lines.append(f"  codec, radices         {self.canvas.span('text').codec.radices}")
-        lines.append(f"  continuous NELBO       {bound} nats, {goal.law}")
+        lines.append(f"  continuous NELBO       {bound} nats, {goal.masking}")
         if "bound_finite" in metrics:
-            lines.append(f"  T = {goal.steps:<3} NELBO          {_read(metrics, 'bound_finite')} nats, {goal.law}")
+            lines.append(f"  T = {goal.steps:<3} NELBO          {_read(metrics, 'bound_finite')} nats, {goal.masking}")
         lines.append(f"  token-synchronous      {_read(metrics, 'bound_token_synchronous')} nats")
-        lines.append(f"  joint loss (no bound)  {_read(metrics, 'joint_loss')} nats, {goal.law}")
+        lines.append(f"  joint loss (no bound)  {_read(metrics, 'joint_loss')} nats, {goal.masking}")
         return "\n".join(lines)
 
     def write_samples(self, directory: Path, step: int) -> None:
-        """The likeliest states of the table; for a picture also PNGs of the truth and of the model's draws."""
+        """The likeliest states of the table; for a picture also PNGs of the truth and of the model's samples."""
         directory.mkdir(parents=True, exist_ok=True)
         top = self.table.topk(min(10, len(self.table)))
         rows = [{"state": self.states[i].tolist(), "p": p} for p, i in zip(top.values.tolist(), top.indices.tolist())]
-        (directory / "table.json").write_text(json.dumps(rows, indent=1))
+        write_text(directory / "table.json", json.dumps(rows, indent=1))
         if not self.config.toy.picture:
             return
         generator = generator_for("cpu", self.config.run.seed, "samples")
-        plan = Plan.first_hitting(self.canvas, PICTURE_DRAWS, generator, law=self.config.objective.law)
+        plan = Plan.by_count(random_order(self.canvas, self.config.objective.masking, PICTURE_DRAWS, generator))
         drawn = self.canvas.unpack(sample(self.modules, self.canvas, plan, generator=generator).y.cpu())["text"]
-        _write_points(directory / "truth.png", self.states[self._draw(PICTURE_DRAWS, generator)], self.config.toy.codes)
-        _write_points(directory / f"model_step{step}.png", drawn, self.config.toy.codes)
+        write_points(directory / "truth.png", self.states[self._draw(PICTURE_DRAWS, generator)], self.config.toy.codes)
+        write_points(directory / f"model_step{step}.png", drawn, self.config.toy.codes)
 
     def export(self, directory: Path) -> None:
         save_model(directory, self.modules, self.canvas, {"toy": True}, torch.float32)
@@ -240,49 +240,6 @@ class ToyTask:
     def fingerprint(self) -> dict[str, str]:
         content = hashlib.sha256(self.states.numpy().tobytes() + self.table.numpy().tobytes())
         return {"toy": content.hexdigest()[:16], "model.codec.text": self.canvas.span("text").codec.fingerprint()}
-
-
-def _random_table(toy: ToyConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """(states, table) of a random joint law. Raises ConfigError on one too large to hold."""
-    if toy.codes**toy.tokens > MOST_STATES:
-        raise ConfigError(
-            f"toy.tokens={toy.tokens}, toy.codes={toy.codes}: {toy.codes}^{toy.tokens} states are more than 2^24"
-        )
-    logits = torch.randn(toy.codes**toy.tokens, generator=generator_for("cpu", seed, "table"))
-    states = torch.cartesian_prod(*[torch.arange(toy.codes)] * toy.tokens).reshape(-1, toy.tokens)
-    return states, (toy.sharpness * logits.double()).softmax(0)
-
-
-def _picture_table(toy: ToyConfig) -> tuple[Tensor, Tensor]:
-    """(states, table) of the pixels that are not black. Raises ConfigError on a picture that does not fit."""
-    import numpy as np
-
-    from mmprime.data.pictures import read_picture
-
-    try:
-        grey = torch.from_numpy(np.array(read_picture(resolve(toy.picture)).convert("L"))).double()
-    except ValueError as error:
-        raise ConfigError(f"toy.picture={toy.picture}: no picture that can be read ({error})") from error
-    height, width = grey.shape
-    if (height, width) != (toy.codes, toy.codes) or toy.tokens != 2:
-        raise ConfigError(
-            f"toy.picture={toy.picture} has {width} x {height} pixels: it needs toy.tokens=2 (is {toy.tokens}) and "
-            f"a square of toy.codes (is {toy.codes}) pixels a side"
-        )
-    states = grey.nonzero()
-    if not len(states):
-        raise ConfigError(f"toy.picture={toy.picture} is black: grey level is density, so there is none")
-    weight = grey[states[:, 0], states[:, 1]]
-    return states, weight / weight.sum()
-
-
-def _write_points(path: Path, points: Tensor, side: int) -> None:
-    """Draws (n, 2) as a picture: white where any fell."""
-    from PIL import Image
-
-    hits = torch.zeros(side, side, dtype=torch.uint8)
-    hits[points[:, 0], points[:, 1]] = 255
-    Image.fromarray(hits.numpy()).save(path)
 
 
 def _read(metrics: dict[str, float], name: str) -> Estimate:

@@ -1,0 +1,134 @@
+"""What a model folder says beside the weights, and its tokenizers: whether they are those it was trained with.
+
+A model only knows codes by their numbers, so another tokenizer of as many codes would turn them into noise without a
+complaint. config.json records the fingerprints (`fingerprints_of`); a folder without them is compared with the codes it
+was trained on, where these are at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmprime.engine import MASKINGS, Canvas
+
+from .defaults import read_sampling
+from .prompts import collect_words
+from .sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+_FORMER = {"masking": "law", "level_powers": "place_powers"}  # keys of older folders
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model. masking: the process of its bounds; trained_on: those it was trained on (empty: this
+    one); level_powers: of its schedule, one for each digit level (empty: one schedule). words: of its training captions
+    (empty if not recorded); classes: their names (may be empty). data: the folder of its data; weights: the hash of
+    their file. sampling: how to sample each span (empty: the defaults of the masking process).
+    """
+
+    masking: str = "nested"
+    trained_on: tuple[str, ...] = ()
+    level_powers: tuple[float, ...] = ()
+    words: frozenset[str] = frozenset()
+    classes: tuple[str, ...] = ()
+    data: Path | None = None
+    weights: str = ""
+    sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
+
+
+def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelCard:
+    """From the config.json and generation_config.json of a folder. Raises ValueError naming the file and the entry that
+    is of another kind."""
+    entries = {key: config[old] for key, old in _FORMER.items() if old in config} | config
+    _check(directory / "config.json", entries)
+    data = directory / entries["data"] if entries.get("data") else None
+    masking, powers = entries.get("masking", "nested"), tuple(entries.get("level_powers", ()))
+    return ModelCard(
+        masking=masking,
+        trained_on=tuple(entries.get("trained_on", ())) or (masking,),
+        level_powers=powers,
+        words=_training_words(entries, data),
+        classes=tuple(entries.get("classes", ())),
+        data=data,
+        weights=entries["weights_sha256"],
+        sampling=read_sampling(directory, canvas, masking, powers),
+    )
+
+
+def load_tokenizers(
+    directory: Path, config: dict[str, Any], canvas: Canvas, device: torch.device | str = "cpu"
+) -> tuple[TextTokenizer | None, ImageTokenizer | None]:
+    """Those that config.json names, relative to the directory, for the spans there are.
+
+    Raises ValueError on a file that is missing, and on another tokenizer than that of the training.
+    """
+    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+    paths = {name: directory / path for name, path in config.get("tokenizers", {}).items() if canvas.has(name)}
+    wanted = _recorded(directory, config)
+    text = TextTokenizer.load(paths["text"]) if "text" in paths else None
+    image = ImageTokenizer.load(paths["image"]) if "image" in paths else None
+    for name, tokenizer in (("text", text), ("image", image)):
+        if tokenizer is not None and wanted.get(name, own := tokenizer.fingerprint()) != own:
+            raise ValueError(
+                f"the {name} tokenizer at {paths[name]} ({own}) is not the one that the model at {directory} was "
+                f"trained with ({wanted[name]}): its codes mean something else"
+            )
+    return text, None if image is None else image.to(device)
+
+
+def _check(file: Path, entries: dict[str, Any]) -> None:
+    def words(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+    def names(value: object) -> bool:
+        return isinstance(value, dict) and words(list(value.values()))
+
+    def powers(value: object) -> bool:
+        return isinstance(value, list) and all(type(each) in (int, float) and 0 < each < math.inf for each in value)
+
+    checks: dict[str, Callable[[Any], bool]] = {
+        "tokenizers": names, "fingerprints": names, "words": words, "classes": words, "level_powers": powers,
+        "data": lambda value: isinstance(value, str) and "\0" not in value,
+        "masking": lambda value: isinstance(value, str) and value in MASKINGS,
+        "trained_on": lambda value: words(value) and set(value) <= set(MASKINGS),
+    }  # fmt: skip
+    for name, fits in checks.items():
+        if name in entries and not fits(entries[name]):
+            raise ValueError(f"{file}: {name} cannot be {str(entries[name])[:60]!r}")
+
+
+def _recorded(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints by span: those of config.json, else that of the codes the model was trained on."""
+    from mmprime.data.shards import read_index
+
+    found = dict(config.get("fingerprints", {}))
+    data = directory / config["data"] if config.get("data") else None
+    if "image" not in found and data is not None:
+        with suppress(ValueError):  # the data is not at hand, damaged or of another kind: the model works without it
+            found["image"] = read_index(data, "codes")["tokenizer_fingerprint"]
+    return found
+
+
+def _training_words(config: dict[str, Any], data: Path | None) -> frozenset[str]:
+    """The words of the training captions: from the config, else from the dataset it names, else none."""
+    if "words" in config:
+        return frozenset(config["words"])
+    if data is None or not (data / "index.json").is_file():
+        return frozenset()
+    from mmprime.data.codes import CodeDataset
+
+    try:
+        return collect_words(CodeDataset.load(data, "train").captions)
+    except ValueError:
+        return frozenset()

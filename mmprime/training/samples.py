@@ -1,0 +1,86 @@
+"""Samples of a run as files: a sheet of sampled images with their captions, a text file of sampled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmprime.engine import MASK_ID, Canvas, Rows, sampler_of
+from mmprime.generation.defaults import default_sampling
+from mmprime.generation.images import save_picture, sheet
+from mmprime.generation.sampling import SamplingConfig, sample_rows
+from mmprime.io import whole_file, write_text
+from mmprime.models import PrimeDiT
+from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+
+from .config import ConfigError
+from .rng import derive_seed
+from .schema import DiffusionConfig
+
+SCALE = 2  # of a sheet's pictures
+
+
+def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, SamplingConfig]:
+    """How to sample each span, by the section ``samples``; guided where the condition was left out in training.
+
+    Raises ConfigError on a sampler or an option that does not exist.
+    """
+    samples, goal, shares = config.samples, config.objective, config.conditions
+    try:
+        sampler = sampler_of(samples.sampler, samples.options, samples.steps) if samples.sampler else None
+    except ValueError as error:
+        raise ConfigError(f"samples.sampler={samples.sampler}: {error}") from error
+    by_class = config.data.labels and shares.label_dropout > 0
+    left_out = {"image": by_class or shares.text_absent > 0, "text": shares.image_absent > 0}
+    found = {}
+    for name, default in default_sampling(canvas, goal.masking, goal.level_powers).items():
+        found[name] = SamplingConfig(
+            sampler or default.sampler,
+            samples.steps,
+            samples.guidance if left_out.get(name) else None,
+            samples.temperature,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class SampleWriter:
+    """Writes samples of a model; tokenizers: None where a span's codes are written as they are."""
+
+    canvas: Canvas
+    configs: Mapping[str, SamplingConfig]
+    text: TextTokenizer | None
+    image: Path | None  # a tokenizer's folder
+
+    def write(self, model: PrimeDiT, rows: Rows, captions: list[str], stem: Path, seed: int) -> None:
+        """``stem.png`` (or ``.safetensors``) and ``stem.txt``: each span sampled, given the others of `rows`."""
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        if self.canvas.has("image"):
+            self._write_images(self.sample(model, rows, "image", seed), captions, stem)
+        if self.canvas.has("text") and self.text is not None:
+            texts = [self.text.decode(row) for row in self.sample(model, rows, "text", seed).tolist()]
+            truth = captions or [""] * len(texts)
+            lines = [text + (f"    (truth: {real})" if real else "") for text, real in zip(texts, truth)]
+            write_text(stem.with_suffix(".txt"), "\n\n".join(lines) + "\n")
+
+    def sample(self, model: PrimeDiT, rows: Rows, name: str, seed: int) -> Tensor:
+        """Codes (n, L) of a span, with the other spans as they are in `rows`."""
+        y = rows.y.masked_fill(self.canvas.mask(name).to(rows.y.device), MASK_ID)
+        config = replace(self.configs[name], seed=derive_seed(seed, "samples", name))
+        sampled = sample_rows(model, self.canvas, y, config, cond=rows.cond)
+        return self.canvas.unpack(sampled.y)[name].cpu()
+
+    def _write_images(self, codes: Tensor, captions: list[str], stem: Path) -> None:
+        grid = self.canvas.span("image").grid
+        assert grid is not None
+        codes = codes.unflatten(1, grid)
+        if self.image is None:
+            with whole_file(stem.with_suffix(".safetensors")) as temporary:
+                save_file({"codes": codes.contiguous()}, temporary)
+            return
+        images = ImageTokenizer.load(self.image).eval().decode(codes)
+        save_picture(stem.with_suffix(".png"), sheet(images, captions or None, scale=SCALE))
