@@ -21,12 +21,12 @@ from mmprime.evaluation.images.fidelity import (
     precision_recall,
     subset_size,
 )
-from mmprime.evaluation.images.sets import Pictures, read_reference_batch
+from mmprime.evaluation.images.sets import PictureArray, read_reference_batch
 
 
-def _noise(count: int, seed: int, shift: int = 0) -> Pictures:
+def _noise(count: int, seed: int, shift: int = 0) -> PictureArray:
     images = torch.randint(200, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Pictures(images + shift)
+    return PictureArray(images + shift)
 
 
 def _colours(images: Tensor) -> Seen:
