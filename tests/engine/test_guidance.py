@@ -208,7 +208,7 @@ def test_the_guided_distribution_is_normalised_over_the_codes_there_are() -> Non
     run = begin(oracle.perfect(world), world.canvas, Plan.token_synchronous(world.canvas, batch, 1, given=start >= 0),
                 start, generator=2, guidance=guidance)  # fmt: skip
     first = {name: value[:1] for name, value in run.cond.items()}
-    hidden = hidden_states(run.denoiser, run.y[:1], run.canvas, first, torch.tensor([[False, True]]))
+    hidden = run.denoiser.hidden_at(run.y[:1], run.canvas, first, torch.tensor([[False, True]]))
     logits = run.denoiser.logits(hidden[:, 1], world.canvas.span("b"))
     grid = codec.to_grid(logits.detach()).flatten().softmax(0)
     assert torch.allclose(grid[codec.cell], probs, atol=1e-12)
