@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import ImageDataset, decode_record, several
+from mmprime.io import parse_json
+
+from .images import ImageDataset, several
 from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
@@ -98,7 +100,7 @@ class CodeDataset:
             for key, files in read_shard(path, entry):
                 where = f"{entry['file']}: {key}"
                 block, label = _array(files, "codes.npy", where), _array(files, "labels.npy", where)
-                meta = decode_record(field_of(files, "meta.json", where), where)
+                meta = parse_json(field_of(files, "meta.json", where), where)
                 if block.ndim != 2 or block.shape[1] != height * width:
                     raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {height * width})")
                 extra = meta.get("more_captions") or [[] for _ in block]

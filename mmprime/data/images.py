@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .folders import shown
+from mmprime.io import parse_json
+
+from .folders import printable
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
@@ -34,17 +35,6 @@ def known_image(files: dict[str, bytes], where: str) -> bytes:
 def decode_image(data: bytes, where: str) -> np.ndarray:
     """Image bytes to uint8 (H, W, 3). Raises ValueError naming `where` if they cannot be read."""
     return np.asarray(read_picture(data, where))
-
-
-def decode_record(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON of a sample. Raises ValueError naming `where` if it is not an object."""
-    try:
-        record = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} has unreadable JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} has a JSON {type(record).__name__}, an object is needed")
-    return record
 
 
 def captions_of(record: dict[str, Any]) -> list[str]:
@@ -125,7 +115,7 @@ class ImageDataset:
                         f"{images[0].shape[1]}×{images[0].shape[0]}: all images must have one size"
                     )
                 images.append(image)
-                records.append(decode_record(field_of(files, "json", where), where))
+                records.append(parse_json(field_of(files, "json", where), where))
                 keys.append(key)
                 splits.append(entry["split"])
         labels = [int(record.get(index.get("label", "label"), -1)) for record in records]
@@ -148,7 +138,7 @@ class ImageDataset:
 def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:
     for item in images:
         buffer = io.BytesIO()
-        read_square(item.path, size, name=shown(item.path)).save(buffer, "WEBP", quality=95, method=4)
+        read_square(item.path, size, name=printable(item.path)).save(buffer, "WEBP", quality=95, method=4)
         caption, *more = item.captions or ("",)
         about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
         about |= {"more_captions": more} if more else {}
@@ -171,8 +161,8 @@ def prepare_folder(
     """
     if size < 1 or not 0 <= split_fraction < 1:
         raise ValueError(f"need size >= 1 and 0 <= split fraction < 1, got {size} and {split_fraction}")
-    found = scan_folder(folder, split_fraction)
-    for note in found.notes:
+    scanned = scan_folder(folder, split_fraction)
+    for note in scanned.notes:
         if say is not None:
             say(note)
 
@@ -180,18 +170,18 @@ def prepare_folder(
         return lambda: _folder_samples(block, size)
 
     units = []
-    for start in range(0, len(found.images), UNIT_IMAGES):
-        block = found.images[start : start + UNIT_IMAGES]
+    for start in range(0, len(scanned.images), UNIT_IMAGES):
+        block = scanned.images[start : start + UNIT_IMAGES]
         content = [digest(i.name, *(i.captions or ("",)), str(i.label), i.split, i.path.read_bytes()) for i in block]
         recipe = digest("folder 1", READING, str(size), *content)
         units.append(Unit(f"{start // UNIT_IMAGES:05d}", recipe, maker(block)))
     header = {
-        "name": shown(Path(folder).resolve().name),
+        "name": printable(Path(folder).resolve().name),
         "image_size": size,
         "encoding": "webp, lossy quality 95, method 4; centre-cropped RGB on white",
-        "classes": found.classes,
+        "classes": scanned.classes,
         "label": "label",
-        "left_out": {why: len(names) for why, names in found.left_out.items()},
+        "left_out": {why: len(names) for why, names in scanned.left_out.items()},
         "licences": {"": {"licence": licence}},
     }
     return build_dataset(out, "images", units, header, progress)

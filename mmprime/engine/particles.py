@@ -4,7 +4,8 @@
     w_m ∝ exp(λ s(draft_m) - λ s(draft_m before)),    M particles drawn again in proportion to w
 
 A draft is the particle completed in one step. The weights along a particle's line multiply to exp(λ s(x)), so whatever
-the drafts are like, the distribution of the example returned tends to the target as M grows, from the model's own at M = 1.
+the drafts are like, the distribution of the example returned tends to the target as M grows, from the model's own at
+M = 1.
 Source: Singhal et al., arXiv 2501.06848 (difference potential); systematic resampling.
 """
 
@@ -31,8 +32,9 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Steering:
-    """score: rows y (R, N), complete but for what the plan leaves absent -> (R,); scale: λ; particles: M of each example,
-    resampled after every `every` steps. Raises ValueError on particles or every < 1, or a scale that is not finite."""
+    """score: rows y (R, N), complete but for what the plan leaves absent -> (R,); scale: λ; particles: M of each
+    example, resampled after every `every` steps. Raises ValueError on particles or every < 1, or a scale that is
+    not finite."""
 
     score: Score
     scale: float

@@ -52,8 +52,8 @@ class ValueSampling:
 
 
 class Rollout:
-    """number: steps done; y (B, N); rank (B, N) the step at which a sub-token was revealed, 0 given, -1 absent; nfe (B,)
-    forward passes; idle_steps (B,) steps of a plan before an example's last reveal at which it revealed nothing
+    """number: steps done; y (B, N); rank (B, N) the step at which a sub-token was revealed, 0 given, -1 absent; nfe
+    (B,) forward passes; idle_steps (B,) steps of a plan before an example's last reveal at which it revealed nothing
     (skipped, not computed); confidence, entropy (B, N) of the distribution a digit was drawn from, NaN where none was.
     """
 

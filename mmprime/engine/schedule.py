@@ -48,10 +48,10 @@ class Schedule(ABC):
         return self.at(t).alpha
 
     def weight(self, t: Tensor) -> Tensor:
-        """w(t) = -α'(t) / (1 - α(t)), and 0 where nothing can be hidden (α = 1)."""
+        """w(t) = -α'(t) / (1 - α(t)), and 0 where nothing can be masked (α = 1)."""
         alpha, derivative = self.at(t)
-        hidden = 1 - alpha
-        return torch.where(hidden > 0, -derivative / hidden.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
+        masked = 1 - alpha
+        return torch.where(masked > 0, -derivative / masked.clamp(min=torch.finfo(alpha.dtype).tiny), 0.0)
 
     @staticmethod
     def linear() -> Schedule:

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.io import sha256, whole_folder
+from mmprime.io import read_json, sha256, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -145,11 +145,8 @@ def _table_name(span: str) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model directory holds {CONFIG} and {WEIGHTS}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    missing = [key for key in _OWN_KEYS if not isinstance(config, dict) or key not in config]
+    config = read_json(path)
+    missing = [key for key in _OWN_KEYS if key not in config]
     if missing:
         raise ValueError(f"{path}: not a model config, lacks {', '.join(missing)}")
     if config["format"] != FORMAT:

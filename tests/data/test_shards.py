@@ -67,7 +67,7 @@ def test_interrupted_build_is_refused_then_resumed(tmp_path: Path, units: list[U
         build_dataset(tmp_path, "images", [units[0], unit("b", [b"four", b"five"], fail_at=1)])
     with pytest.raises(ValueError, match="unfinished"):
         read_index(tmp_path)
-    (tmp_path / ".train-b.tar.gz.tmp").write_bytes(b"half a shard left by kill -9")
+    (tmp_path / ".train-b.tar.12.tmp.gz").write_bytes(b"half a shard left by kill -9")
     made.clear()
     build_dataset(tmp_path, "images", units)
     assert made == ["b"]

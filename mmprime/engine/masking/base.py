@@ -91,7 +91,7 @@ class Masking(ABC):
         return [[n] for n in free.nonzero()[:, 0].tolist()]
 
     def settled(self, canvas: Canvas, rank: list[int], free: Tensor, in_time: bool) -> list[int]:
-        """Ranks drawn for each unit alone -> the ranks of the process; in_time: ranks of a time grid, not of an order."""
+        """Ranks of each unit alone -> the ranks of the process; in_time: ranks of a time grid, not of an order."""
         return rank
 
     @property

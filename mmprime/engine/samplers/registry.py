@@ -78,7 +78,7 @@ def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler with another number of steps; one that decides it itself stays as it is."""
-    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
+    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler  # type: ignore[call-arg]
 
 
 def options_of(sampler: Sampler) -> dict[str, Any]:
