@@ -51,7 +51,8 @@ def sampler_of(name: str, options: Mapping[str, Any] | None = None, steps: int |
     known, values = _options(name), {}
     for key, value in (options or {}).items():
         if key not in known:
-            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {', '.join(known) or 'none'}")
+            others = ", ".join(option for option in known if option != "steps")
+            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {others or 'none'}")
         values[key] = _value(name, key, value, _default(known[key]))
     if steps is not None and "steps" in known:
         values.setdefault("steps", steps)
