@@ -22,7 +22,7 @@ reproduce: $(VENV)/.installed-dev
 	$(PY) tools/evaluate.py likelihood --model assets/models/sotu --json out/measured/text.json
 	$(PY) tools/evaluate.py tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
 	$(PY) tools/evaluate.py captions --model assets/models/emoji_t2i --num 300 --steps 32 --json out/measured/captions.json
-	$(PY) tools/report.py agree docs/measured out/measured
+	$(PY) tools/report.py agree benchmarks/measured out/measured
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

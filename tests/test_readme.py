@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs/results.md").read_text()
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = sorted(set(re.findall(r"^python (tools/\S+\.py[^#\n]*)", README, re.M)))
-RECORDED = "docs/measured/likelihood.json"
+RECORDED = "benchmarks/measured/likelihood.json"
 LINKS = re.findall(r"\]\(((?:docs|assets)/[^)]+)\)", README)
 
 
