@@ -8,7 +8,9 @@ A line before a block says what is special about it:
     <!-- goes on -->            Python that uses the names of the Python block before
 
 Other `bash` and `python` blocks are run in the order of the page, in one folder for each page. A `text` block right
-after a block is its output; `...` stands for lines left out. `python tests/docs_world.py PAGE...` writes the output anew.
+after a block is its output; `...` stands for lines left out.
+
+    python tests/docs_world.py [--slow] PAGE...    write the shown output anew
 """
 
 from __future__ import annotations
@@ -31,7 +33,18 @@ BLOCK = re.compile(r"^(?:<!-- (?P<marker>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<t
 MARKER = re.compile(r"not run: (?P<reason>.+)|slow|file: (?P<file>\S+)|goes on")
 SECONDS = re.compile(r"\d+(?:\.\d+)? s\b")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-LINKED = ("assets", "benchmarks", "configs", "docs", "mmprime", "tests", "tools", "README.md", "Makefile", "pyproject.toml")
+LINKED = (
+    "assets",
+    "benchmarks",
+    "configs",
+    "docs",
+    "mmprime",
+    "tests",
+    "tools",
+    "README.md",
+    "Makefile",
+    "pyproject.toml",
+)
 
 
 @dataclass
@@ -142,6 +155,8 @@ def tool(name: str) -> ModuleType:
 def split_tool(command: str) -> tuple[str, list[str]] | None:
     """(NAME, arguments) of `python tools/NAME.py ARGUMENTS`; None for another command."""
     words = shlex.split(command, comments=True)
+    if {"|", "||", "&&", ";"} & set(words):
+        return None
     if len(words) > 1 and words[0] == "python" and (found := re.fullmatch(r"tools/(\w+)\.py", words[1])):
         return found[1], words[2:]
     return None
@@ -189,7 +204,11 @@ def _parse(name: str, arguments: list[str]) -> None:
 
         options = module.parse(arguments)
         if (ROOT / options.config).is_file():
-            load_config(ROOT / options.config, options.overrides)
+            try:
+                load_config(ROOT / options.config, options.overrides)
+            except ValueError as error:  # what the commands before it make is not there yet
+                if not re.search(r"=(data|runs)/\S+: no such file", str(error)):
+                    raise
         else:
             assert not options.config.startswith("configs/"), options.config
     elif name == "generate":
@@ -202,7 +221,9 @@ def _parse(name: str, arguments: list[str]) -> None:
 
 def lines_of(text: str) -> list[str]:
     """Lines without what depends on the clock, the width of a table or a progress bar."""
-    lines = [re.sub(r"(?<=-)-+", "-", re.sub(r"\s+", " ", SECONDS.sub("# s", line)).strip()) for line in text.splitlines()]
+    lines = [
+        re.sub(r"(?<=-)-+", "-", re.sub(r"\s+", " ", SECONDS.sub("# s", line)).strip()) for line in text.splitlines()
+    ]
     return [line for line in lines if line and "it/s" not in line and "s/it" not in line]
 
 
@@ -220,16 +241,35 @@ def _float(number: str) -> float:
 
 def missing_line(shown: str, found: str) -> str | None:
     """The first line of what a page shows that was not printed there; None if all were."""
-    rest, skip = lines_of(found), False
+    parts: list[list[str]] = [[]]
     for line in lines_of(shown):
         if line == "...":
-            skip = True
-            continue
-        place = next((i for i, other in enumerate(rest) if same_line(line, other)), None)
-        if place is None or (place and not skip):
-            return line
-        rest, skip = rest[place + 1 :], False
-    return f"(and {rest[0]})" if rest and not skip else None
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    printed_lines, start = lines_of(found), 0
+    for number, part in enumerate(parts):
+        last = len(printed_lines) - len(part)
+        first = last if part and number and number == len(parts) - 1 else start  # the end must be the end
+        places = [first] if number == 0 or first == last else range(first, last + 1)
+        place = next((i for i in places if start <= i <= last and _same_lines(part, printed_lines[i:])), None)
+        if place is None:
+            there = printed_lines[start:] if len(places) == 1 else printed_lines
+            return next(
+                (line for i, line in enumerate(part) if not _is_among(line, there, i, len(places) == 1)), part[0]
+            )
+        start = place + len(part)
+    if parts[-1] and start < len(printed_lines):
+        return f"(and {printed_lines[start]})"
+    return None
+
+
+def _is_among(line: str, lines: list[str], number: int, exactly: bool) -> bool:
+    return any(same_line(line, each) for each in (lines[number : number + 1] if exactly else lines))
+
+
+def _same_lines(shown: list[str], found: list[str]) -> bool:
+    return all(same_line(a, b) for a, b in zip(shown, found))
 
 
 def rewrite(page: Page, slow: bool) -> list[str]:

@@ -13,7 +13,7 @@ from mmprime.evaluation import read_rows, table
 PAGES = {path.name: Page(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 RUN = [(name, block) for name, page in PAGES.items() for block in page.blocks if block.is_run]
 COMMANDS = sorted({c for page in PAGES.values() for b in page.blocks if b.kind == "bash" for c in b.commands()})
-TIME = re.compile(r"\d (s|seconds|minutes?|hours?)\b")
+TIME = re.compile(r"\b(\d+|an?|few|twenty|half an?) (seconds|minutes?|hours?)\b", re.I)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,9 @@ def test_what_takes_long_says_so(name: str, block: Block) -> None:
     start = source.index(block.text)
     before = source[:start].split("\n\n")[-2:]
     after = source[start + len(block.text) :].split("\n\n")[:2]
-    assert TIME.search("".join([*before, block.text, *after])), f"{name}:{block.line} takes long and does not say how long"
+    assert TIME.search(" ".join("".join([*before, block.text, *after]).split())), (
+        f"{name}:{block.line} takes long and does not say how long"
+    )
     assert re.search(r"\b(cores?|CPU|GPU)\b", source), f"{name} names no machine"
 
 
@@ -108,6 +110,10 @@ def test_lines_that_were_not_printed_are_found() -> None:
     assert missing_line("a\nc\n", "a\nb\nc\n") == "c"
     assert missing_line("a\n", "a\nb\n") == "(and b)"
     assert missing_line("a\n...\n", "a\nb\n") is None
+    assert missing_line("...\na\nc\n", "a\nb\na\nc\n") is None
+    assert missing_line("...\nb\n...\n", "a\nb\na\nc\n") is None
+    assert missing_line("...\nb\n", "a\nb\na\nc\n") == "b"
+    assert missing_line("a\n...\nd\n", "a\nb\n") == "d"
 
 
 @pytest.mark.parametrize("name", PAGES)
