@@ -4,6 +4,7 @@ A line before a block says what is special about it:
 
     <!-- not run: REASON -->    needs what is not here; its commands are still parsed
     <!-- slow -->               run on demand (pytest -m slow); the page says time and machine beside it
+    <!-- slow, with KEY=VALUE... -->    the same, its trainings cut short by these overrides
     <!-- file: NAME -->         the block is a file that the commands of the page take
     <!-- goes on -->            Python that uses the names of the Python block before
 
@@ -30,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^(?:<!-- (?P<marker>[^\n]*?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
-MARKER = re.compile(r"not run: (?P<reason>.+)|slow|file: (?P<file>\S+)|goes on")
+MARKER = re.compile(r"not run: (?P<reason>.+)|slow(?:, with (?P<overrides>.+))?|file: (?P<file>\S+)|goes on")
 SECONDS = re.compile(r"\d+(?:\.\d+)? s\b")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINKED = (
@@ -64,7 +65,12 @@ class Block:
 
     @property
     def is_slow(self) -> bool:
-        return self.marker == "slow"
+        return self.marker.startswith("slow")
+
+    @property
+    def overrides(self) -> str:
+        """What is added to the command line of a training."""
+        return self.marker.partition(", with ")[2]
 
     def commands(self) -> list[str]:
         """The lines of a bash block, those that end in a backslash joined."""
@@ -116,7 +122,7 @@ class Page:
         assert self.folder is not None, "the page has no folder yet"
         with working_in(self.folder):
             if block.kind == "bash":
-                return "".join(run_command(command) for command in block.commands())
+                return "".join(run_command(command, block.overrides) for command in block.commands())
             self.names = self.names if block.marker == "goes on" else {"__name__": "__main__"}
             with printed() as out:
                 exec(compile(block.text, f"{self.path.name}:{block.line}", "exec"), self.names)
@@ -162,12 +168,17 @@ def split_tool(command: str) -> tuple[str, list[str]] | None:
     return None
 
 
-def run_command(command: str) -> str:
-    """What a command printed: a tool in this process, anything else by bash. Raises AssertionError if it failed."""
+def run_command(command: str, overrides: str = "") -> str:
+    """What a command printed: a tool in this process, anything else by bash. Raises AssertionError if it failed.
+
+    overrides: key=value words, added to a training.
+    """
     called = split_tool(command)
     if called is None or called[0] == "train":  # training takes over signals
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+        if called is not None and overrides:
+            command = f"{command.partition(' #')[0]} {overrides}"
         done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr

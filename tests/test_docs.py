@@ -141,3 +141,8 @@ def test_the_printed_table_is_the_recorded_one() -> None:
     assert all(line.split() in printed for line in shown)
     command = recorded[0].command.split(" --json")[0].replace("'", '"')
     assert command in {c for b in PAGES["results.md"].blocks for c in b.commands()}
+
+
+def test_documentation_holds_pages_and_pictures_alone() -> None:
+    """Data of a measurement lies in benchmarks/."""
+    assert {path.suffix for path in (ROOT / "docs").rglob("*") if path.is_file()} <= {".md", ".png"}
