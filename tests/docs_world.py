@@ -239,11 +239,11 @@ def lines_of(text: str) -> list[str]:
 
 
 def same_line(shown: str, found: str) -> bool:
-    """Equal but for numbers with decimals, which may differ by 5 % and 0.01: other processors round otherwise."""
+    """Equal but for numbers with decimals, which may differ by 2 % and 0.01: other processors round otherwise."""
     if NUMBER.sub("#", shown) != NUMBER.sub("#", found):
         return False
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(found))
-    return all(a == b or ("." in a and abs(_float(a) - _float(b)) <= 0.01 + 0.05 * abs(_float(b))) for a, b in pairs)
+    return all(a == b or ("." in a and abs(_float(a) - _float(b)) <= 0.01 + 0.02 * abs(_float(b))) for a, b in pairs)
 
 
 def _float(number: str) -> float:
