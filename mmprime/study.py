@@ -5,7 +5,7 @@
 A study is a YAML file:
 
     dir: runs/NAME                      one folder a cell
-    results: docs/studies/NAME          CELL.json and CELL.safetensors when a cell is done
+    results: benchmarks/studies/NAME.json     the table of the cells that are done, see `mmprime.study_store`
     bases: {NAME: {config: FILE, VALUE: ...}}      a training config each; values fill {VALUE} in the overrides,
                                                    `set: [overrides]` holds for all its cells,
                                                    `judge: {...}` overrides what is judged
@@ -186,13 +186,15 @@ class Study:
         found = self.digits_from.get(choices.get("extra", ""))
         return found and replace(found, set=tuple(each.format(**about) for each in found.set))
 
-    def result(self, cell: Cell) -> Path:
-        """Where the rows of a cell lie once it is done."""
-        return self.results / f"{cell.name}.json"
+    @property
+    def nats(self) -> Path:
+        """Where the nats of each example behind the likelihoods lie."""
+        return self.results.with_suffix(".safetensors")
 
-    def nats(self, cell: Cell) -> Path:
-        """Where the nats of each example behind a cell's likelihoods lie, half precision."""
-        return self.result(cell).with_suffix(".safetensors")
+    @property
+    def lock(self) -> Path:
+        """Processes that run parts of the study write its table in turns."""
+        return self.directory / ".results.lock"
 
     def judging(self, base: str) -> Judging:
         """How cells of a base are judged."""

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from mmprime.evaluation import Measure, read_rows
+from mmprime.evaluation import Measure
 from mmprime.evaluation.plots import Line
 from mmprime.study import Study
+from mmprime.study_store import read_nats, read_table
 
 FIDELITY = ("KID-EffNet-Lite0", "generative perplexity", "unigram entropy of a text")
 
@@ -60,13 +60,14 @@ class Group:
 
 def groups(study: Study, base: str) -> list[Group]:
     """In the order of the study; those without a cell that is done are left out."""
+    done, nats = read_table(study.results), read_nats(study.nats)
     found: dict[str, Group] = {}
     for cell in study.cells():
-        if cell.base == base and study.result(cell).is_file():
+        if cell.base == base and cell.name in done:
             group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.law))
-            group.runs[cell.seed] = read_rows(study.result(cell))
-            if study.nats(cell).is_file():
-                group.nats[cell.seed] = load_file(study.nats(cell))
+            group.runs[cell.seed] = done[cell.name]
+            if cell.name in nats:
+                group.nats[cell.seed] = nats[cell.name]
     return list(found.values())
 
 

@@ -10,15 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from mmprime.build import build_trainer
-from mmprime.evaluation import Measure, read_rows, stamp, to_json
+from mmprime.evaluation import Measure, stamp
 from mmprime.evaluation.provenance import versions
-from mmprime.files import whole_file, write_text
 from mmprime.models import save_codec
 from mmprime.study import Cell, DigitsFrom, Study
 from mmprime.study_judge import judge
+from mmprime.study_store import add_cell, read_table
 from mmprime.training.codec_sources import Recipe, make_codec
 from mmprime.training.config import load_config
 from mmprime.training.diffusion_task import DiffusionTask
@@ -26,14 +24,14 @@ from mmprime.training.loop import Trainer
 
 
 def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
-    """Train and judge a cell, or read what it left; the rows are written when all are there, beside the nats of each
-    example.
+    """Train and judge a cell, or read what it left; the study's table gets its rows when all are there, and the file
+    beside it the nats of each example.
 
     Its training has a row in CPU seconds, with the making of its digits, unless it was resumed.
     """
-    file = study.result(cell)
-    if file.is_file():
-        return read_rows(file)
+    done = read_table(study.results)
+    if cell.name in done:
+        return done[cell.name]
     folder = study.directory / "cells" / cell.name
     fresh, began = not folder.exists(), time.process_time()
     trainer = _train_cell(cell, study.bases[cell.base].get("span", ""), folder)
@@ -42,9 +40,7 @@ def run_cell(study: Study, cell: Cell, command: str = "") -> list[Measure]:
     if fresh:
         rows.append(Measure("training", seconds, None, "CPU seconds", 1, 0, cell.seed))
     rows = stamp(rows, versions=versions(), command=command)
-    with whole_file(study.nats(cell)) as temporary:
-        save_file({name: values.half() for name, values in nats.items()}, temporary)
-    write_text(file, to_json(rows))
+    add_cell(study.results, study.lock, cell.name, rows, nats)
     return rows
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from mmprime.drawing import Draw
-from mmprime.evaluation import Measure, to_json
+from mmprime.evaluation import Measure
 from mmprime.models import load_codec
 from mmprime.study import Study
 from mmprime.study_report import bounds, gap_lines, gaps, groups, table
 from mmprime.study_run import run_cell
+from mmprime.study_store import add_cell, read_nats, read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,9 +28,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     file = tmp_path / "study.yaml"
     file.write_text(f"""
 dir: {tmp_path}/runs
-results: {tmp_path}/results
+results: {tmp_path}/results/study.json
 seeds: [0, 1]
-bases: {{codes: {{config: configs/study/codes.yaml, span: image}}}}
+bases: {{codes: {{config: benchmarks/studies/configs/codes.yaml, span: image}}}}
 extra: {{one: ["model.codec.{{span}}.digits=1", objective.law=token_synchronous, {small}]}}
 axes:
   digits: {{two: ["model.codec.{{span}}.digits=2", {small}]}}
@@ -57,17 +58,15 @@ def test_a_cell_is_trained_judged_and_not_run_again(study: Study) -> None:
     assert bound.command == "cmd"
     assert rows["idle steps T=2 nested", "share of steps"].value < 0.01
     assert rows["parameters", "count"].value > 10_000
-    assert load_file(study.nats(cell))["nelbo image continuous nested"].shape == (4,)
-    result = study.result(cell)
-    result.write_text(to_json([Measure("nelbo image continuous nested", 1.5, 0.1, "nats/token", 4, 1, 0)]))
+    assert read_nats(study.nats)[cell.name]["nelbo image continuous nested"].shape == (4,)
+    write_table(study.results, {cell.name: [Measure("nelbo image continuous nested", 1.5, 0.1, "nats/token", 4, 1, 0)]})
     assert run_cell(study, cell)[0].value == 1.5
 
 
 def test_the_table_averages_seeds_pairs_them_and_leaves_out_what_is_missing(study: Study) -> None:
     for cell, value in zip(study.cells(), [1.0, 2.0, 9.0, 3.0, 6.6]):
-        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
         rows = [Measure(f"nelbo image continuous {cell.law}", value, 0.25, "nats/token", 4, 1, cell.seed)]
-        study.result(cell).write_text(to_json(rows))
+        add_cell(study.results, study.lock, cell.name, rows, {})
     columns = {"NELBO": "nelbo image continuous {law}", "T": "nelbo image T=2"}
     lines = table(groups(study, "codes"), columns, against="NELBO").splitlines()
     assert lines[0] == "| cell | seeds | NELBO | NELBO against the first | T |"
@@ -84,8 +83,7 @@ def test_gaps_show_every_bound_against_the_first_group(study: Study) -> None:
             Measure(f"nelbo image T=2 {cell.law}", 5 * scale, 0.1, "nats/token", 4, 1, 0),
             Measure("training", 61.4, None, "CPU seconds", 1, 0, 0),
         ]
-        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
-        study.result(cell).write_text(to_json(rows))
+        add_cell(study.results, study.lock, cell.name, rows, {})
     assert [(line.label, line.x, round(line.y[0], 6)) for line in gap_lines(study, "codes")] == [
         ("two · independent", [2], 10.0), ("two · nested", [2], -10.0),
     ]  # fmt: skip
@@ -102,14 +100,45 @@ def test_the_error_of_one_seed_is_that_of_pairs_of_examples(study: Study) -> Non
     for cell, shift in zip(study.cells(), [torch.zeros(4), torch.tensor([0.5, 0.25, 0.5, 0.75])]):
         nats = easy_to_hard + shift
         metric = f"nelbo image continuous {cell.law}"
-        study.result(cell).parent.mkdir(parents=True, exist_ok=True)
-        study.result(cell).write_text(to_json([Measure(metric, float(nats.mean()), 1.3, "nats/token", 4, 1, 0)]))
-        save_file({metric: nats.half()}, study.nats(cell))
+        rows = [Measure(metric, float(nats.mean()), 1.3, "nats/token", 4, 1, 0)]
+        add_cell(study.results, study.lock, cell.name, rows, {metric: nats})
     first, other = groups(study, "codes")
     mean, error = other.gap(first, "nelbo image continuous {law}") or (0.0, 0.0)
     assert mean == pytest.approx(12.5)
     # shift - 0.125 * (1, 3, 5, 7) = (0.375, -0.125, -0.125, -0.125): 0.25 / 2 / 4
     assert error == pytest.approx(100 * 0.25 / 2 / 4, rel=1e-3)
+
+
+def test_a_table_gives_back_its_rows_with_provenance_once_a_cell(tmp_path: Path) -> None:
+    """Fields that differ between the rows of a cell stay with the rows; other cells stay when one is added."""
+    origin = {"seed": 3, "versions": {"torch": "2"}, "command": "cmd", "model_hash": "0123456789abcdef"}
+    rows = [
+        Measure("nelbo", 4.5, 0.1, "nats/token", 8, 4.0, **origin),
+        Measure("KID", 0.1, None, "none", 8, 16.0, reference_hash="ab", **origin),
+    ]
+    file = tmp_path / "deep" / "study.json"
+    add_cell(file, tmp_path / "lock", "b-s0", rows, {"nelbo": torch.arange(8.0)})
+    add_cell(file, tmp_path / "lock", "a: odd, name-s0", rows[:1], {"nelbo: x": torch.ones(2)})
+    assert read_table(file) == {"a: odd, name-s0": rows[:1], "b-s0": rows}
+    assert file.read_text().count("0123456789abcdef") == 2
+    assert len(file.read_text().splitlines()) == 4
+    nats = read_nats(file.with_suffix(".safetensors"))
+    assert nats["b-s0"]["nelbo"].tolist() == list(range(8))
+    file.write_text(file.read_text().replace('"metric"', '"metrik"'))
+    with pytest.raises(ValueError, match=r"study\.json is no table of a study, at cell 'a: odd, name-s0': .*metrik"):
+        read_table(file)
+
+
+def test_parts_of_a_study_that_end_together_lose_no_cell(tmp_path: Path) -> None:
+    row = Measure("nelbo", 4.5, 0.1, "nats/token", 8, 4.0, 0)
+
+    def part(name: str) -> None:
+        for number in range(20):
+            add_cell(tmp_path / "t.json", tmp_path / "lock", f"{name}-{number}", [row], {})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(part, "ab"))
+    assert len(read_table(tmp_path / "t.json")) == 40
 
 
 DIGITS_FROM = """
@@ -170,7 +199,9 @@ def test_samples_of_a_cell_are_judged_at_each_number_of_steps(
     cell = next(cell for cell in study.cells() if cell.name == "codes-two-nested-s0")
     if kind == "text":
         overrides = tuple(each.replace("image", "text").replace("clustered", "base") for each in cell.overrides)
-        cell = replace(cell, config="configs/study/text.yaml", overrides=(*overrides, "model.codec.text.kind=base"))
+        cell = replace(
+            cell, config="benchmarks/studies/configs/text.yaml", overrides=(*overrides, "model.codec.text.kind=base")
+        )
     study.bases["codes"]["judge"] |= {"draws": 2, "draw_steps": (1, 3), "samplers": ("token_synchronous", "p2 eta=0.5")}
     rows = {row.metric: row for row in run_cell(study, cell)}
     for by in ("", " by token_synchronous", " by p2 eta=0.5"):
@@ -219,7 +250,7 @@ only: {two: [b]}
 
 
 def test_a_base_has_judging_of_its_own(study: Study) -> None:
-    shipped = Study.load(ROOT / "configs/study/digits.yaml")
+    shipped = Study.load(ROOT / "benchmarks/studies/digits.yaml")
     assert (shipped.judging("text").draws, shipped.judging("codes").draws) == (48, 64)
     assert shipped.judging("text").limit == shipped.judging("codes").limit == 256
 
@@ -239,7 +270,7 @@ def test_a_study_that_does_not_fit_is_refused(tmp_path: Path, text: str, message
 
 
 def test_the_shipped_study_names_configs_that_exist() -> None:
-    shipped = Study.load(ROOT / "configs/study/digits.yaml")
+    shipped = Study.load(ROOT / "benchmarks/studies/digits.yaml")
     cells = list(shipped.cells())
     assert len({cell.name for cell in cells}) == len(cells) == 2 * 19 * 3
     assert all((ROOT / cell.config).is_file() for cell in cells)

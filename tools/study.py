@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     plot.add_argument("--only", default="", help="bases whose name contains this")
     plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
     for command in (run, show, plot):
-        command.add_argument("study", help="a YAML file, see configs/study/")
+        command.add_argument("study", help="a YAML file, see benchmarks/studies/")
     return parser.parse_args(arguments)
 
 
