@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-all reproduce lint format clean
+.PHONY: demo test test-all reproduce docs lint format clean
 
 demo: $(VENV)/.installed
 	$(PY) -m mmprime demo
@@ -23,7 +23,10 @@ reproduce: $(VENV)/.installed-dev
 	$(PY) tools/evaluate.py likelihood --model assets/models/sotu --json out/measured/text.json
 	$(PY) tools/evaluate.py tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
 	$(PY) tools/evaluate.py captions --model assets/models/emoji_t2i --num 300 --steps 32 --json out/measured/captions.json
-	$(PY) tools/report.py agree docs/measured out/measured
+	$(PY) tools/report.py agree benchmarks/measured out/measured
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet -f .mkdocs/mkdocs.yml
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
