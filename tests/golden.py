@@ -28,8 +28,22 @@ SHORT = ["train.steps=50", "train.log_every=1", "train.validate_every=0", "train
          "run.threads=1", "run.precision=fp32"]  # fmt: skip
 TRAININGS = {
     "toy": [*SHORT, "train.batch=64"],
-    "text_sotu": [*SHORT, "train.batch=4", "train.optimizer=adamw", "train.lr=1e-3", "model.depth=2", "data.text_length=64"],
-    "emoji_t2i": [*SHORT, "train.batch=4", "train.accumulate=2", "train.optimizer=adamw", "train.lr=1e-3", "model.depth=2"],
+    "text_sotu": [
+        *SHORT,
+        "train.batch=4",
+        "train.optimizer=adamw",
+        "train.lr=1e-3",
+        "model.depth=2",
+        "data.text_length=64",
+    ],
+    "emoji_t2i": [
+        *SHORT,
+        "train.batch=4",
+        "train.accumulate=2",
+        "train.optimizer=adamw",
+        "train.lr=1e-3",
+        "model.depth=2",
+    ],
 }
 
 
@@ -53,9 +67,9 @@ def losses(name: str) -> Iterator[tuple[str, float]]:
 
 
 def bounds() -> Iterator[tuple[str, float]]:
-    from mmprime.data import CodeDataset, load_documents, pack_documents
-    from mmprime.engine import MASKINGS, Rows, joint_loss, nelbo
     from mmprime import from_pretrained
+    from mmprime.data import CodeDataset, load_documents, pack_documents
+    from mmprime.engine import MASKINGS, joint_loss, nelbo
 
     emoji, text = (from_pretrained(ROOT / "assets/models" / name) for name in ("emoji_t2i", "sotu"))
     codes = CodeDataset.load(ROOT / "assets/emoji_codes", "val_vendor")
@@ -85,7 +99,9 @@ def samples() -> Iterator[tuple[str, str]]:
     pipe = from_pretrained(ROOT / "assets/models/emoji_t2i")
     for name in SAMPLERS:
         found = pipe.generate("red apple", 2, SamplingConfig(steps=6, sampler=name, guidance=1.0, seed=7))
-        digest = hashlib.sha256(found.y.cpu().contiguous().numpy().tobytes() + found.rank.cpu().contiguous().numpy().tobytes())
+        digest = hashlib.sha256(
+            found.y.cpu().contiguous().numpy().tobytes() + found.rank.cpu().contiguous().numpy().tobytes()
+        )
         yield f"sample {name}", f"{digest.hexdigest()[:16]} nfe {found.nfe.tolist()}"
 
 

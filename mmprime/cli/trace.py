@@ -146,9 +146,7 @@ def _write_pictures(out: Path, result: Result, pipe: Pipeline, options: argparse
     return [out / "strip.png", out / "film.gif", out / "order.png"]
 
 
-def _write_page(
-    file: Path, result: Result, pipe: Pipeline, about: dict[str, Any], curves: Sequence[StepCurve]
-) -> Path:
+def _write_page(file: Path, result: Result, pipe: Pipeline, about: dict[str, Any], curves: Sequence[StepCurve]) -> Path:
     from mmprime.generation.trace_page import page, text_tokens
 
     nats, confidence = (_in_words(curve) for curve in curves)

@@ -66,7 +66,9 @@ def read_sampling(
         for name, entry in entries.items():
             canvas.span(name)
             config = sampling_of(entry)
-            found[name] = config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
+            found[name] = (
+                config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
+            )
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
     return found
@@ -107,7 +109,11 @@ def entry_of(config: SamplingConfig) -> dict[str, Any]:
         "sampler": sampler and sampler.name,
         "options": options_of(sampler) if sampler else {},
         "steps": config.steps,
-        "guidance": scale.tolist() if isinstance(scale, Tensor) else dict(scale) if isinstance(scale, Mapping) else scale,
+        "guidance": scale.tolist()
+        if isinstance(scale, Tensor)
+        else dict(scale)
+        if isinstance(scale, Mapping)
+        else scale,
         "guidance_schedule": guidance.schedule,
         "temperature": config.temperature,
         "top_p": config.top_p,

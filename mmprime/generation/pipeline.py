@@ -273,9 +273,7 @@ class Pipeline:
         y = y.masked_fill(masked, MASK_ID).expand(num, -1)
         return self._texts(sample_rows(self.model, self.canvas, y, self.config_for("text", config), absent), absent)
 
-    def _pictures(
-        self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None
-    ) -> Pictures:
+    def _pictures(self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None) -> Pictures:
         """kept: an image and the box outside which its pixels stay."""
         span, tokenizer = self.canvas.span("image"), self._images()
         digits = self.canvas.view(result.y, "image")

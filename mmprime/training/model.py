@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mmprime.engine import Canvas, Codec, Span
 from mmprime.codecs import load_codec, save_codec
+from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import DiTConfig, PrimeDiT, load_model, transplant
 
 from .codec_sources import neighbour_vectors

@@ -11,8 +11,7 @@ import torch
 from pipeline_world import CAPTIONS, TEXT_LENGTH, WORDS, tiny_image_tokenizer, write_text_image_model, write_text_model
 
 from mmprime.engine import MASK_ID, SAMPLERS, sampler_of
-from mmprime.generation import images
-from mmprime.generation import prompts
+from mmprime.generation import images, prompts
 from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig, half_known_warning
 from mmprime.tokenizers import TextTokenizer
