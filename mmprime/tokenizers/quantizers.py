@@ -159,8 +159,8 @@ class VQ(Quantizer):
 
 
 class StoredVQ(Quantizer):
-    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding, for the library takes
-    seconds to import and decoding does without it."""
+    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding, for the library
+    takes seconds to import and decoding does without it."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
@@ -176,16 +176,16 @@ class StoredVQ(Quantizer):
 
     def learner(self) -> VQ:
         """The same code book, to be trained on."""
-        book = self.inner._codebook.embed
+        book = self.codebook()
         if not self._learner:
             learner = VQ(self._config).eval()
-            learner.inner._codebook.embed.copy_(book)
+            learner.inner._codebook.embed.copy_(book[None])
             learner.restore_transient()
             self._learner.append(learner)
         return self._learner[0].to(book.device)
 
     def codebook(self) -> Tensor:
-        return self.inner._codebook.embed[0]
+        return self.inner.get_buffer("_codebook.embed")[0]
 
 
 class FSQ(Quantizer):
