@@ -25,6 +25,7 @@ DEFAULT_MODEL = str(ROOT / "assets/models/emoji_t2i")  # in a checkout; the pack
 DEFAULT_IMAGES = str(ROOT / "assets/emoji")
 DEFAULT_CODES = str(ROOT / "assets/emoji_codes")  # of these images
 
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""
 

@@ -22,7 +22,7 @@ from mmprime.engine import Canvas, Guidance, Sampler, default_sampler, sampler_o
 from mmprime.engine.samplers import options_of
 from mmprime.io import write_text
 
-from .sampling import SamplingConfig
+from .sampling import SamplingConfig, steps_of
 
 FILE = "generation_config.json"
 IMAGE_GUIDANCE = 3.0
@@ -66,7 +66,9 @@ def read_sampling(
         for name, entry in entries.items():
             canvas.span(name)
             config = sampling_of(entry)
-            found[name] = config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
+            found[name] = (
+                config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
+            )
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from error
     return found
@@ -95,7 +97,7 @@ def sampling_of(entry: Mapping[str, Any]) -> SamplingConfig:
     if isinstance(scale, list):
         scale = torch.tensor(scale, dtype=torch.float64)
     guidance = None if scale is None else Guidance(scale, schedule)
-    return SamplingConfig(None if name is None else sampler_of(name, options), guidance=guidance, **given)
+    return SamplingConfig(None if name is None else sampler_of(name, options, given.get("steps")), guidance=guidance, **given)
 
 
 def entry_of(config: SamplingConfig) -> dict[str, Any]:
@@ -106,8 +108,12 @@ def entry_of(config: SamplingConfig) -> dict[str, Any]:
     return {
         "sampler": sampler and sampler.name,
         "options": options_of(sampler) if sampler else {},
-        "steps": config.steps,
-        "guidance": scale.tolist() if isinstance(scale, Tensor) else dict(scale) if isinstance(scale, Mapping) else scale,
+        "steps": config.steps or (sampler and steps_of(sampler)),
+        "guidance": scale.tolist()
+        if isinstance(scale, Tensor)
+        else dict(scale)
+        if isinstance(scale, Mapping)
+        else scale,
         "guidance_schedule": guidance.schedule,
         "temperature": config.temperature,
         "top_p": config.top_p,
