@@ -7,6 +7,7 @@ and renamed. A killed process leaves only such temporary names behind, which :fu
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -74,6 +75,27 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(path: str | Path, value: object) -> None:
+    """Write indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises ValueError naming `where` when it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: a JSON object is needed, this is a {type(value).__name__}: {str(value)[:60]!r}")
+    return value
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError naming the file when it holds none."""
+    return parse_json(Path(path).read_bytes(), str(path))
+
+
 def read_yaml(path: str | Path) -> DictConfig:
     """The mapping in a YAML file, unresolved. Raises ValueError with file, line and column where it is none."""
     import yaml
@@ -90,8 +112,8 @@ def read_yaml(path: str | Path) -> DictConfig:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ValueError(f"{path}{where}: not valid YAML: {told}") from error
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ValueError(f"{path}{where}: not valid YAML: {reason}") from error
     except RecursionError as error:
         raise ValueError(f"{path}: nested too deeply") from error
     except Exception as error:  # a number of 5,000 digits, a key that is a list, a broken interpolation
@@ -150,13 +172,13 @@ def clear_leftovers(folder: Path) -> list[Path]:
 
     Only the one process that writes there may call this.
     """
-    found = [entry for entry in sorted(folder.glob(".*")) if _TEMPORARY.fullmatch(entry.name)]
-    for entry in found:
+    leftovers = [entry for entry in sorted(folder.glob(".*")) if _TEMPORARY.fullmatch(entry.name)]
+    for entry in leftovers:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-    return [entry for entry in found if not entry.exists()]
+    return [entry for entry in leftovers if not entry.exists()]
 
 
 def sha256(*paths: str | Path) -> str:
@@ -182,18 +204,18 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
-def bar(items: Iterable[Item], what: str, unit: str, shown: bool = True, total: int | None = None) -> Iterable[Item]:
+def bar(items: Iterable[Item], what: str, unit: str, enabled: bool = True, total: int | None = None) -> Iterable[Item]:
     """The items, with a progress bar on a terminal while they last; a file that catches stderr gets none."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+    return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if enabled else True)
 
 
-def ticks(what: str, unit: str, total: int | None, shown: bool = True) -> Any:
+def ticks(what: str, unit: str, total: int | None, enabled: bool = True) -> Any:
     """Such a bar without items: `update()` it after each, `close()` it at the end."""
     from tqdm import tqdm
 
-    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if shown else True)
+    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if enabled else True)
 
 
 def warn(message: str | None) -> None:

@@ -15,15 +15,15 @@ def make_canvas(length: int = 5, grid: tuple[int, int] = (3, 4)) -> Canvas:
     return Canvas([Span("text", length, TEXT), Span("image", grid, IMAGE)])
 
 
-def random_state(canvas: Canvas, batch: int = 3, hidden: float = 0.5, seed: int = 0) -> Tensor:
-    """y (B, N) with about that share of hidden digits."""
+def random_state(canvas: Canvas, batch: int = 3, masked: float = 0.5, seed: int = 0) -> Tensor:
+    """y (B, N) with about that share of masked digits."""
     generator = torch.Generator().manual_seed(seed)
     codes = {
         span.name: torch.randint(span.codec.num_codes, (batch, span.num_tokens), generator=generator)
         for span in canvas.spans
     }
     y = canvas.pack(codes)
-    return torch.where(torch.rand(y.shape, generator=generator) < hidden, -1, y)
+    return torch.where(torch.rand(y.shape, generator=generator) < masked, -1, y)
 
 
 def make_model(canvas: Canvas, randomise: bool = True, **options: object) -> PrimeDiT:

@@ -47,7 +47,7 @@ def seeded(canvas: Canvas) -> PrimeDiT:
 
 
 def trained_looking(model: PrimeDiT) -> PrimeDiT:
-    """The same model with random heads, so that its laws are not uniform."""
+    """The same model with random heads, so that its distributions are not uniform."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for head in model.heads.values():
@@ -65,7 +65,7 @@ def write_text_image_model(folder: Path, random_heads: bool = True) -> Path:
     model = seeded(canvas)
     extra = {
         "tokenizers": {"image": "../image_tokenizer", "text": "../text_tokenizer"},
-        "law": "nested",
+        "masking": "nested",
         "words": WORDS,
     }
     save_model(folder / "model", trained_looking(model) if random_heads else model, canvas, extra)
@@ -78,7 +78,7 @@ def write_text_model(folder: Path) -> Path:
     text.save(folder / "text_tokenizer")
     canvas = Canvas([Span("text", 24, Codec.base(text.vocab_size, 2))])
     model = trained_looking(seeded(canvas))
-    extra = {"tokenizers": {"text": "../text_tokenizer"}, "law": "independent"}
+    extra = {"tokenizers": {"text": "../text_tokenizer"}, "masking": "independent"}
     save_model(folder / "model", model, canvas, extra)
     return folder / "model"
 

@@ -15,10 +15,10 @@ from training_world import LineTask
 from mmprime.data import prepare_folder
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import distributed
-from mmprime.training.codecs import build_canvas
+from mmprime.training.corpus import Corpus
 from mmprime.training.distributed import World
-from mmprime.training.examples import Corpus, Examples
-from mmprime.training.models import build_model
+from mmprime.training.examples import Examples
+from mmprime.training.model import build_canvas, build_model
 from mmprime.training.schema import (
     CodecConfig,
     ConditionsConfig,
@@ -148,7 +148,7 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
     elif name == "text":
         task, config = _diffusion(run, ("text",), None, train=train_config(optimizer="muon"))
     elif name == "text_image":
-        joint = ObjectiveConfig(mixture=OBJECTIVE.mixture, start_law="token_synchronous", start_share=0.5)
+        joint = ObjectiveConfig(mixture=OBJECTIVE.mixture, start_masking="token_synchronous", start_share=0.5)
         task, config = _diffusion(run, ("text", "image"), None, objective=joint, text_given=0.5, image_given=0.2)
     elif name == "image_by_class":
         task, config = _diffusion(run, ("image",), 5, label_dropout=0.3)

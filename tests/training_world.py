@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.training.schema import Config, RunConfig, TrainConfig
+from mmprime.training.task import Task
 
 
-class LineTask:
+class LineTask(Task):
     """Regression with a batch of noise a step; group "tail" has a loss of its own."""
 
     name = "line"

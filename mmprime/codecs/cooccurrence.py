@@ -27,8 +27,8 @@ def ppmi_vectors(
     rows, columns = _neighbours(sequences.long(), num_codes, offsets)
     contexts = 2 * len(offsets) * (sequences.ndim - 1) * num_codes
     pairs, counts = torch.unique(rows * contexts + columns, return_counts=True)
-    places = torch.stack([pairs // contexts, pairs % contexts])
-    table = torch.sparse_coo_tensor(places, counts.double(), (num_codes, contexts), check_invariants=True)
+    cells = torch.stack([pairs // contexts, pairs % contexts])
+    table = torch.sparse_coo_tensor(cells, counts.double(), (num_codes, contexts), check_invariants=True)
     return count_vectors(table.coalesce(), dim, seed)
 
 

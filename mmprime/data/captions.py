@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import posixpath
 import unicodedata
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmprime.io import read_text, split_lines
+from mmprime.io import parse_json, read_text, split_lines
 
-from .folders import OTHER, LeftOut, shown
+from .folders import OTHER, LeftOut, display_name
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 KEYS = ("text", "caption")
@@ -54,8 +53,8 @@ def find_captions(root: Path, pictures: list[str], others: list[str]) -> Caption
                 by_picture.setdefault(name, []).extend(captions)
     if tables and not by_picture and UNNAMED in left_out:
         raise ValueError(
-            f"{shown(root / tables[0])} names {len(left_out[UNNAMED])} files, none of them among the {len(pictures)} "
-            f"pictures there; the first: {left_out[UNNAMED][0]!r}"
+            f"{display_name(root / tables[0])} names {len(left_out[UNNAMED])} files, none of them among the "
+            f"{len(pictures)} pictures there; the first: {left_out[UNNAMED][0]!r}"
         )
     notes = {_stem(name): name for name in reversed(others) if name.lower().endswith(".txt")}
     used = set(tables)
@@ -86,26 +85,20 @@ def _jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(split_lines(read_text(path)), 1):
         if not line.strip():
             continue
-        where = f"{shown(path)}:{number}"
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON ({error}): {line[:80]!r}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f'{where}: need {{"file_name": ..., "text": ...}}, got {line[:80]!r}')
-        yield _row(row, where)
+        where = f"{display_name(path)}:{number}"
+        yield _row(parse_json(line, where), where)
 
 
 def _csv(path: Path) -> Iterator[tuple[str, list[str]]]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         for row in reader:
-            where = f"{shown(path)}:{reader.line_num}"
+            where = f"{display_name(path)}:{reader.line_num}"
             if None in row:
                 raise ValueError(f"{where}: more fields than the header has; quote a text that holds a comma")
             yield _row(row, where)
     except csv.Error as error:
-        raise ValueError(f"{shown(path)}:{reader.line_num}: not CSV: {error}") from error
+        raise ValueError(f"{display_name(path)}:{reader.line_num}: not CSV: {error}") from error
 
 
 def _row(row: dict[str, Any], where: str) -> tuple[str, list[str]]:
@@ -127,9 +120,9 @@ def _row(row: dict[str, Any], where: str) -> tuple[str, list[str]]:
 def _resolve(folder: str, wanted: str, lookup: dict[str, str]) -> str | None:
     """The picture a row of the metadata in `folder` names: as written, else with `\\` for `/`."""
     for name in (wanted, wanted.replace("\\", "/")):
-        found = lookup.get(_normal(posixpath.join(folder, name)))
-        if found is not None:
-            return found
+        picture = lookup.get(_normal(posixpath.join(folder, name)))
+        if picture is not None:
+            return picture
     return None
 
 

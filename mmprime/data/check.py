@@ -17,13 +17,15 @@ from typing import Any, Protocol
 
 import torch
 
+from mmprime.io import parse_json
+
 from .codes import CodeDataset, CodeTokenizer
 from .digit_order import AS_STORED, RENUMBERED, agreement, find_images, readings, survival
-from .images import decode_image, decode_record, known_image
+from .images import decode_image, known_image
 from .shards import field_of, read_index, read_shard
 from .text import read_documents
 
-SHOWN = 5
+NAMED = 5
 LONG_CHARACTERS = 1_000_000
 LOOKED_AT = 32  # images whose codes are decoded or encoded again
 LEAST_AGREEMENT = 0.98  # rounding differs a little between machines
@@ -54,12 +56,12 @@ class Report:
     def complain(self, what: str, names: Sequence[str]) -> None:
         """Add a problem with its count and the first few names, if there is any name."""
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            self.problems.append(f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            self.problems.append(f"{len(names)} {what}: {', '.join(names[:NAMED])}{more}")
 
     def __str__(self) -> str:
-        found = [f"PROBLEM {problem}" for problem in self.problems] or ["no problems found"]
-        return "\n".join([*self.facts, *found])
+        lines = [f"PROBLEM {problem}" for problem in self.problems] or ["no problems found"]
+        return "\n".join([*self.facts, *lines])
 
 
 def check_dataset(
@@ -130,15 +132,15 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> se
     unreadable: list[str] = []
     uncaptioned: list[str] = []
     captions: dict[str, set[str]] = {}
-    seen: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
     for entry in index["shards"]:
         try:
             for key, files in read_shard(path, entry):
                 where = f"{entry['file']}/{key}"
-                seen[key] += 1
+                uses[key] += 1
                 try:
                     shape = decode_image(known_image(files, where), where).shape
-                    record = decode_record(field_of(files, "json", where), where)
+                    record = parse_json(field_of(files, "json", where), where)
                 except ValueError:
                     unreadable.append(where)
                     continue
@@ -150,7 +152,7 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> se
         except ValueError as error:
             report.problems.append(str(error))
     report.complain("unreadable samples", unreadable)
-    report.complain("keys used twice", [key for key, count in seen.items() if count > 1])
+    report.complain("keys used twice", [key for key, count in uses.items() if count > 1])
     report.complain("images without a caption", uncaptioned)
     usual = max(sizes, key=lambda size: len(sizes[size]), default=(0, 0))
     for size, names in sizes.items():
@@ -198,13 +200,13 @@ def _check_codes(
     counts = torch.bincount(data.codes.flatten().long(), minlength=data.num_codes)
     entropy, dead = unigram_entropy(counts), int((counts == 0).sum())
     top, which = counts.sort(descending=True, stable=True)
-    shown = ", ".join(f"{code} ({count / counts.sum():.1%})" for code, count in zip(which[:SHOWN].tolist(), top))
+    frequent = ", ".join(f"{code} ({count / counts.sum():.1%})" for code, count in zip(which[:NAMED].tolist(), top))
     report.facts += [
         f"{len(data)} images of {data.grid[0]}×{data.grid[1]} codes, C = {data.num_codes}",
         f"dead codes: {dead} ({dead / data.num_codes:.1%}); the most frequent code has {top[0] / top.sum():.1%}, "
         f"the ten most frequent {top[:10].sum() / top.sum():.1%} of all tokens",
         f"histogram (times used: codes): {histogram(counts)}",
-        f"most frequent codes: {shown}",
+        f"most frequent codes: {frequent}",
         f"unigram entropy: {entropy:.4f} nats = {entropy / math.log(2):.4f} bits a token "
         f"(perplexity {math.exp(entropy):.1f}), the floor of a model without context",
         f"NELBO of an untrained model: ln C = {math.log(data.num_codes):.4f} nats a token",
@@ -212,13 +214,13 @@ def _check_codes(
     ]
     if tokenizer is None:
         return captions
-    for name, here, there in (
+    for name, stored, asked in (
         ("code book", data.num_codes, int(tokenizer.num_codes)),
         ("grid", data.grid, tuple(tokenizer.grid)),
         ("fingerprint", index["tokenizer_fingerprint"], tokenizer.fingerprint()),
     ):
-        if here != there:
-            report.problems.append(f"{name} mismatch: the codes were made with {here}, this tokenizer has {there}")
+        if stored != asked:
+            report.problems.append(f"{name} mismatch: the codes were made with {stored}, this tokenizer has {asked}")
     if data.num_codes == tokenizer.num_codes and data.grid == tuple(tokenizer.grid):
         _check_order(data, tokenizer, images, report)
     return captions
@@ -231,14 +233,14 @@ def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, r
     pick = list(range(0, len(data), step))[:LOOKED_AT]
     if images is not None:
         try:
-            found, pixels = find_images(images, [data.keys[number] for number in pick])
+            numbers, pixels = find_images(images, [data.keys[number] for number in pick])
             if pixels is None:
                 raise ValueError(f"none of {len(pick)} keys of the codes, first {data.keys[pick[0]]!r}, is in {images}")
-            shares = agreement(data.codes[[pick[number] for number in found]], pixels, tokenizer, tables)
+            shares = agreement(data.codes[[pick[number] for number in numbers]], pixels, tokenizer, tables)
         except ValueError as error:
             report.problems.append(f"the images cannot be encoded again: {error}")
         else:
-            report.facts.append(f"tokens that {len(found)} images encoded again agree with: {shares[AS_STORED]:.1%}")
+            report.facts.append(f"tokens that {len(numbers)} images encoded again agree with: {shares[AS_STORED]:.1%}")
             if shares[AS_STORED] < LEAST_AGREEMENT:
                 _complain_of_order("agree with the images", shares, LEAST_AGREEMENT, report)
     elif hasattr(tokenizer, "decode"):

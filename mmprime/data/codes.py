@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import ImageDataset, decode_record, several
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from mmprime.io import parse_json
+
+from .images import Captioned, ImageDataset, several
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
 BLOCK = 16 * PACK
@@ -54,30 +56,18 @@ def _array(files: dict[str, bytes], extension: str, where: str) -> np.ndarray:
         raise ValueError(f"{where}.{extension} is not a readable array: {error}") from error
 
 
-@dataclass
-class CodeDataset:
+@dataclass(kw_only=True)
+class CodeDataset(Captioned):
     """Codes of captioned images in memory.
 
-    codes: int32 (n, L), L = h·w in raster order; grid: (h, w); labels: int64 (n,) with -1 where unlabelled, or None;
-    tokenizer_fingerprint: of the tokenizer that made (and alone can decode) the codes; more_captions: further captions
-    of each image, empty if no image has any.
+    codes: int32 (n, L), L = h·w in raster order; grid: (h, w); tokenizer_fingerprint: of the tokenizer that made (and
+    alone can decode) the codes.
     """
 
     codes: Tensor
     grid: tuple[int, int]
     num_codes: int
-    labels: Tensor | None
-    captions: list[str]
-    tags: list[list[str]]
-    vendors: list[str]
-    keys: list[str]
-    splits: list[str]
-    classes: list[str]
     tokenizer_fingerprint: str
-    more_captions: list[list[str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None) -> CodeDataset:
@@ -98,7 +88,7 @@ class CodeDataset:
             for key, files in read_shard(path, entry):
                 where = f"{entry['file']}: {key}"
                 block, label = _array(files, "codes.npy", where), _array(files, "labels.npy", where)
-                meta = decode_record(field_of(files, "meta.json", where), where)
+                meta = parse_json(field_of(files, "meta.json", where), where)
                 if block.ndim != 2 or block.shape[1] != height * width:
                     raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {height * width})")
                 extra = meta.get("more_captions") or [[] for _ in block]
@@ -117,18 +107,15 @@ class CodeDataset:
                 raise ValueError(f"{entry['file']} packs {examples} examples, its index says {entry['examples']}")
         all_labels = torch.from_numpy(np.concatenate(labels))
         return cls(
-            torch.from_numpy(np.concatenate(codes)),
-            (height, width),
-            num_codes,
-            all_labels if bool((all_labels >= 0).any()) else None,
-            metas["captions"],
-            metas["tags"],
-            metas["vendors"],
-            metas["keys"],
-            splits,
-            list(index.get("classes", ())),
-            index["tokenizer_fingerprint"],
-            several(more),
+            codes=torch.from_numpy(np.concatenate(codes)),
+            grid=(height, width),
+            num_codes=num_codes,
+            tokenizer_fingerprint=index["tokenizer_fingerprint"],
+            labels=all_labels if bool((all_labels >= 0).any()) else None,
+            splits=splits,
+            classes=list(index.get("classes", ())),
+            more_captions=several(more),
+            **metas,
         )
 
 
@@ -157,7 +144,7 @@ def encode_images(images: Tensor, tokenizer: CodeTokenizer, batch: int = 64) -> 
     return result
 
 
-def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Sample]]:
+def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Entry]]:
     """Encode images of one split and pack them, PACK an entry."""
     dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
     for number, start in enumerate(range(0, len(images), PACK)):
@@ -170,7 +157,7 @@ def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iter
             "labels.npy": _npy(labels.astype(np.int64)),
             "meta.json": canonical_json(meta),
         }
-        yield part.splits[0], Sample(f"{prefix}_{number:06d}", files, len(part))
+        yield part.splits[0], Entry(f"{prefix}_{number:06d}", files, len(part))
 
 
 def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
@@ -191,7 +178,7 @@ def write_codes(
     One shard for every 8192 images of a split. Blocks whose images and tokenizer are unchanged are not encoded again.
     """
 
-    def maker(part: ImageDataset, name: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(part: ImageDataset, name: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _packed(part, tokenizer, name)
 
     units = []
@@ -217,7 +204,7 @@ def encode_dataset(
     """
     index = read_index(source, "images")
 
-    def maker(entry: dict[str, Any], name: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(entry: dict[str, Any], name: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _packed(ImageDataset.from_shards(source, index, [entry]), tokenizer, name)
 
     units = []

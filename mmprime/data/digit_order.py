@@ -20,29 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmprime.engine import Codec
+
 from .codes import CodeTokenizer, encode_images
 from .images import decode_image, known_image
 from .shards import read_samples
 
 AS_STORED, REVERSED, FROM_THE_END = "as stored", "digits in reverse order", "each digit counted from the other end"
 RENUMBERED = "renumbered at random"
-
-
-def to_digits(codes: Tensor, radices: Sequence[int]) -> Tensor:
-    """Codes (...) -> digits (..., S), the most significant first."""
-    digits = []
-    for radix in reversed(radices):
-        digits.append(codes % radix)
-        codes = codes // radix
-    return torch.stack(digits[::-1], -1)
-
-
-def to_codes(digits: Tensor, radices: Sequence[int]) -> Tensor:
-    """The inverse of `to_digits`."""
-    codes = torch.zeros_like(digits[..., 0])
-    for place, radix in enumerate(radices):
-        codes = codes * radix + digits[..., place]
-    return codes
 
 
 def readings(radices: Sequence[int], num_codes: int) -> dict[str, Tensor]:
@@ -56,15 +41,15 @@ def readings(radices: Sequence[int], num_codes: int) -> dict[str, Tensor]:
         return tables
     if int(torch.tensor(list(radices)).prod()) != num_codes:
         raise ValueError(f"digits of {list(radices)} values do not make {num_codes} codes")
-    other_end = torch.tensor([radix - 1 for radix in radices])
+    codec, other_end = Codec.mixed_radix(radices), torch.tensor([radix - 1 for radix in radices])
     for name, order, flip in (
         (REVERSED, -1, False),
         (FROM_THE_END, 1, True),
         (f"{REVERSED}, {FROM_THE_END}", -1, True),
     ):
-        digits = to_digits(stored, list(radices)[::order])
+        digits = Codec.mixed_radix(radices[::order]).digits
         digits = digits.flip(-1) if order < 0 else digits
-        table = to_codes(other_end - digits if flip else digits, radices)
+        table = codec.decode(other_end - digits if flip else digits)
         if not any(torch.equal(table, known) for known in tables.values()):
             tables[name] = table
     return tables
@@ -98,16 +83,17 @@ def find_images(path: str | Path, keys: Sequence[str]) -> tuple[list[int], Tenso
 
     Raises ValueError for damage, and for images of different sizes.
     """
-    place = {key: number for number, key in enumerate(keys)}
-    found: dict[int, Tensor] = {}
+    number_of = {key: number for number, key in enumerate(keys)}
+    images: dict[int, Tensor] = {}
     for _, key, files in read_samples(path):
-        if key in place:
+        if key in number_of:
             where = f"{path}: {key}"
-            found[place[key]] = torch.from_numpy(decode_image(known_image(files, where), where).copy()).permute(2, 0, 1)
-        if len(found) == len(place):
+            pixels = torch.from_numpy(decode_image(known_image(files, where), where).copy())
+            images[number_of[key]] = pixels.permute(2, 0, 1)
+        if len(images) == len(number_of):
             break
-    sizes = {tuple(image.shape) for image in found.values()}
+    sizes = {tuple(image.shape) for image in images.values()}
     if len(sizes) > 1:
         raise ValueError(f"{path} has images of different sizes: {sorted(sizes)}")
-    order = sorted(found)
-    return order, torch.stack([found[number] for number in order]) if found else None
+    order = sorted(images)
+    return order, torch.stack([images[number] for number in order]) if images else None

@@ -1,6 +1,6 @@
 """The files of a folder, and what of it is left out and why.
 
-Links are followed, but each folder is read once, at its own place where it has one inside the root, so a link to an
+Links are followed, but each folder is read once, under its own name where it has one inside the root, so a link to an
 ancestor ends. Endings are compared without case. A folder called `batch.png` is a folder. Left out are hidden names
 (`.git`, `.ipynb_checkpoints`, `._x.png`), thumbnail and archive leftovers, links to nothing and what is no regular
 file; every one of them is recorded under a reason.
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHOWN = 3
+NAMED = 3
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HIDDEN = "hidden"
 AGAIN = "links to folders that are already listed"
@@ -49,13 +49,13 @@ def list_folder(folder: str | Path, endings: Collection[str]) -> Listing:
     """The files under `folder` with one of these endings (lower case, with the dot). ValueError if it is none."""
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"{shown(folder)} is no folder" + ("" if root.exists() else ": nothing is there"))
+        raise ValueError(f"{display_name(folder)} is no folder" + ("" if root.exists() else ": nothing is there"))
     files: list[str] = []
     left_out: LeftOut = {}
     seen: set[tuple[int, int]] = set()
     pending, links = [""], list[str]()
     while pending or links:
-        if not pending:  # links last, so that a folder is listed at its own place
+        if not pending:  # links last, so that a folder is listed under its own name
             links.sort()
             pending.append(links.pop(0))
         name = pending.pop()
@@ -66,19 +66,19 @@ def list_folder(folder: str | Path, endings: Collection[str]) -> Listing:
                 continue
             seen.add((about.st_dev, about.st_ino))
             with os.scandir(root / name) as entries:
-                found = list(entries)
+                inside = list(entries)
         except OSError:
             left_out.setdefault(LOCKED, []).append(f"{name}/")
             continue
-        for entry in found:
-            inside = f"{name}/{entry.name}" if name else entry.name
+        for entry in inside:
+            path = f"{name}/{entry.name}" if name else entry.name
             reason = _hidden(entry) or _kind(entry, endings)
             if reason == "folder":
-                (links if entry.is_symlink() else pending).append(inside)
+                (links if entry.is_symlink() else pending).append(path)
             elif reason == "file":
-                files.append(inside)
+                files.append(path)
             else:
-                left_out.setdefault(reason, []).append(inside)
+                left_out.setdefault(reason, []).append(path)
     ordered = {why: sorted(left_out[why], key=_parts) for why in sorted(left_out)}
     return Listing(root, sorted(files, key=_parts), ordered)
 
@@ -111,10 +111,10 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     ['9', '10', 'class', 'class 2', 'class 11']
     """
     pieces = re.split("([0-9]+)", name)
-    return [(int(piece) if place % 2 else -1, piece * (1 - place % 2)) for place, piece in enumerate(pieces)], name
+    return [(int(piece) if number % 2 else -1, piece * (1 - number % 2)) for number, piece in enumerate(pieces)], name
 
 
-def shown(name: str | Path) -> str:
+def display_name(name: str | Path) -> str:
     r"""A file name that can be printed and stored: bytes that are not UTF-8 as `\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -125,11 +125,11 @@ def few(names: Iterable[str]) -> str:
     >>> few(["a", "b", "c", "d"])
     'a, b, c, …'
     """
-    listed = [shown(name) for name in names]
-    return ", ".join([*listed[:SHOWN], *(["…"] if len(listed) > SHOWN else [])])
+    listed = [display_name(name) for name in names]
+    return ", ".join([*listed[:NAMED], *(["…"] if len(listed) > NAMED else [])])
 
 
 def left_out_line(folder: str | Path, left_out: LeftOut) -> str:
     """What was left out of a folder and why, with counts and first names; empty if nothing was."""
     reasons = [f"{len(names):,} {why} ({few(names)})" for why, names in left_out.items() if names]
-    return f"left out of {shown(folder)}: {'; '.join(reasons)}" if reasons else ""
+    return f"left out of {display_name(folder)}: {'; '.join(reasons)}" if reasons else ""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .folders import shown
+from mmprime.io import parse_json
+
+from .folders import display_name
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 UNIT_IMAGES = 1000
@@ -36,17 +37,6 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     return np.asarray(read_picture(data, where))
 
 
-def decode_record(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON of a sample. Raises ValueError naming `where` if it is not an object."""
-    try:
-        record = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} has unreadable JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} has a JSON {type(record).__name__}, an object is needed")
-    return record
-
-
 def captions_of(record: dict[str, Any]) -> list[str]:
     """All captions of a sample's JSON, the first one first; none if that is blank."""
     return [str(caption) for caption in (record.get("caption", ""), *record.get("more_captions", ())) if caption]
@@ -57,16 +47,15 @@ def several(more: list[list[str]]) -> list[list[str]]:
     return more if any(more) else []
 
 
-@dataclass
-class ImageDataset:
-    """Captioned images in memory.
+@dataclass(kw_only=True)
+class Captioned:
+    """What is known about n images.
 
-    images: uint8 (n, 3, H, W); labels: int64 (n,) with -1 where unlabelled, or None if nothing is labelled;
-    captions, tags, vendors, keys, splits: one entry an image; classes: names of the labels (may be empty).
-    more_captions: further captions of each image; empty if no image has any.
+    captions, tags, vendors, keys, splits: one entry an image; labels: int64 (n,) with -1 where unlabelled, or None if
+    nothing is labelled; classes: names of the labels (may be empty); more_captions: further captions of each image;
+    empty if no image has any.
     """
 
-    images: Tensor
     captions: list[str]
     tags: list[list[str]]
     vendors: list[str]
@@ -79,6 +68,13 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.keys)
 
+
+@dataclass(kw_only=True)
+class ImageDataset(Captioned):
+    """Captioned images in memory. images: uint8 (n, 3, H, W)."""
+
+    images: Tensor
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of every image."""
@@ -86,18 +82,11 @@ class ImageDataset:
 
     def select(self, positions: Sequence[int]) -> ImageDataset:
         """The images at these positions, in this order."""
-        pick = list(positions)
-        return ImageDataset(
-            self.images[pick],
-            [self.captions[i] for i in pick],
-            [self.tags[i] for i in pick],
-            [self.vendors[i] for i in pick],
-            None if self.labels is None else self.labels[pick],
-            [self.keys[i] for i in pick],
-            [self.splits[i] for i in pick],
-            self.classes,
-            several([self.more_captions[i] for i in pick]) if self.more_captions else [],
-        )
+        pick, each = list(positions), ("captions", "tags", "vendors", "keys", "splits")
+        more = several([self.more_captions[i] for i in pick]) if self.more_captions else []
+        labels = None if self.labels is None else self.labels[pick]
+        parts = {name: [getattr(self, name)[i] for i in pick] for name in each}
+        return replace(self, images=self.images[pick], labels=labels, more_captions=more, **parts)
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None) -> ImageDataset:
@@ -125,34 +114,34 @@ class ImageDataset:
                         f"{images[0].shape[1]}×{images[0].shape[0]}: all images must have one size"
                     )
                 images.append(image)
-                records.append(decode_record(field_of(files, "json", where), where))
+                records.append(parse_json(field_of(files, "json", where), where))
                 keys.append(key)
                 splits.append(entry["split"])
         labels = [int(record.get(index.get("label", "label"), -1)) for record in records]
         return cls(
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-            [str(record.get("caption", "")) for record in records],
-            [list(record.get("tags", ())) for record in records],
-            [str(record.get("vendor", "")) for record in records],
-            torch.tensor(labels) if any(label >= 0 for label in labels) else None,
-            keys,
-            splits,
-            list(index.get("classes", ())),
-            several([captions_of(record)[1:] for record in records]),
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+            captions=[str(record.get("caption", "")) for record in records],
+            tags=[list(record.get("tags", ())) for record in records],
+            vendors=[str(record.get("vendor", "")) for record in records],
+            labels=torch.tensor(labels) if any(label >= 0 for label in labels) else None,
+            keys=keys,
+            splits=splits,
+            classes=list(index.get("classes", ())),
+            more_captions=several([captions_of(record)[1:] for record in records]),
         )
 
 
 # ------------------------------------------------------------------------------------------ folders of pictures
 
 
-def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:
+def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Entry]]:
     for item in images:
         buffer = io.BytesIO()
-        read_square(item.path, size, name=shown(item.path)).save(buffer, "WEBP", quality=95, method=4)
+        read_square(item.path, size, name=display_name(item.path)).save(buffer, "WEBP", quality=95, method=4)
         caption, *more = item.captions or ("",)
         about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
         about |= {"more_captions": more} if more else {}
-        yield item.split, Sample(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
+        yield item.split, Entry(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
 
 
 def prepare_folder(
@@ -171,27 +160,27 @@ def prepare_folder(
     """
     if size < 1 or not 0 <= split_fraction < 1:
         raise ValueError(f"need size >= 1 and 0 <= split fraction < 1, got {size} and {split_fraction}")
-    found = scan_folder(folder, split_fraction)
-    for note in found.notes:
+    scanned = scan_folder(folder, split_fraction)
+    for note in scanned.notes:
         if say is not None:
             say(note)
 
-    def maker(block: list[FolderImage]) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(block: list[FolderImage]) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _folder_samples(block, size)
 
     units = []
-    for start in range(0, len(found.images), UNIT_IMAGES):
-        block = found.images[start : start + UNIT_IMAGES]
+    for start in range(0, len(scanned.images), UNIT_IMAGES):
+        block = scanned.images[start : start + UNIT_IMAGES]
         content = [digest(i.name, *(i.captions or ("",)), str(i.label), i.split, i.path.read_bytes()) for i in block]
         recipe = digest("folder 1", READING, str(size), *content)
         units.append(Unit(f"{start // UNIT_IMAGES:05d}", recipe, maker(block)))
     header = {
-        "name": shown(Path(folder).resolve().name),
+        "name": display_name(Path(folder).resolve().name),
         "image_size": size,
         "encoding": "webp, lossy quality 95, method 4; centre-cropped RGB on white",
-        "classes": found.classes,
+        "classes": scanned.classes,
         "label": "label",
-        "left_out": {why: len(names) for why, names in found.left_out.items()},
+        "left_out": {why: len(names) for why, names in scanned.left_out.items()},
         "licences": {"": {"licence": licence}},
     }
     return build_dataset(out, "images", units, header, progress)

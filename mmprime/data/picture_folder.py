@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .captions import find_captions
-from .folders import OTHER, PICTURES, LeftOut, few, left_out_line, list_folder, natural, shown
+from .folders import OTHER, PICTURES, LeftOut, display_name, few, left_out_line, list_folder, natural
 from .shards import digest
 
 SPLITS = {
@@ -58,45 +58,47 @@ def scan_folder(folder: str | Path, split_fraction: float = 0.05) -> PictureFold
     names = listing.files
     if not names:
         line = left_out_line(root, {**listing.left_out, OTHER: others})
-        raise ValueError(f"{shown(root)} holds no pictures ({', '.join(PICTURES)})" + (f"; {line}" if line else ""))
+        raise ValueError(
+            f"{display_name(root)} holds no pictures ({', '.join(PICTURES)})" + (f"; {line}" if line else "")
+        )
     written = find_captions(root, names, others)
-    places = _places(names)
-    if len({place.class_name for place in places}) == 1 and all(written.by_picture.get(name) for name in names):
-        places = [replace(place, class_name=None) for place in places]  # one folder of captioned pictures is no class
-    classes = sorted({place.class_name for place in places if place.class_name is not None}, key=natural)
+    roles = _roles(names)
+    if len({role.class_name for role in roles}) == 1 and all(written.by_picture.get(name) for name in names):
+        roles = [replace(role, class_name=None) for role in roles]  # one folder of captioned pictures is no class
+    classes = sorted({role.class_name for role in roles if role.class_name is not None}, key=natural)
     rank = {name: label for label, name in enumerate(classes)}
-    splits = _splits(names, places, split_fraction)
+    splits = _splits(names, roles, split_fraction)
     images = []
-    for name, place, split in zip(names, places, splits):
-        label = -1 if place.class_name is None else rank[place.class_name]
-        own_class = [] if label < 0 else [shown(classes[label]).replace("_", " ")]
-        captions = tuple(written.by_picture.get(name) or own_class)
+    for name, role, split in zip(names, roles, splits):
+        label = -1 if role.class_name is None else rank[role.class_name]
+        class_caption = [] if label < 0 else [display_name(classes[label]).replace("_", " ")]
+        captions = tuple(written.by_picture.get(name) or class_caption)
         images.append(FolderImage(root / name, name, captions, label, split))
     left_out = {**listing.left_out, **written.left_out}
-    notes = [left_out_line(root, left_out), *_split_notes(places, splits), *_class_notes(images, classes)]
+    notes = [left_out_line(root, left_out), *_split_notes(roles, splits), *_class_notes(images, classes)]
     notes += _caption_notes(images)
-    return PictureFolder(images, [shown(name) for name in classes], left_out, [note for note in notes if note])
+    return PictureFolder(images, [display_name(name) for name in classes], left_out, [note for note in notes if note])
 
 
 # ------------------------------------------------------------------------------------------------ splits, classes
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Role:
     """What the folders above a picture say: its split and class, None where they say nothing."""
 
     split: str | None
     class_name: str | None
 
 
-def _places(names: Sequence[str]) -> list[_Place]:
+def _roles(names: Sequence[str]) -> list[_Role]:
     folders = [tuple(name.split("/")[:-1]) for name in names]
     depth = len(_base(folders))
     inner = [folder[depth:] for folder in folders]
     tops = {folder[0] for folder in inner if folder}
     if tops and all(top.lower() in SPLITS for top in tops):
-        return [_Place(SPLITS[f[0].lower()] if f else None, f[1] if len(f) > 1 else None) for f in inner]
-    return [_Place(None, f[0] if f else None) for f in inner]
+        return [_Role(SPLITS[f[0].lower()] if f else None, f[1] if len(f) > 1 else None) for f in inner]
+    return [_Role(None, f[0] if f else None) for f in inner]
 
 
 def _base(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -110,8 +112,8 @@ def _base(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return () if common in folders else common
 
 
-def _splits(names: Sequence[str], places: Sequence[_Place], fraction: float) -> list[str]:
-    splits = [place.split or "train" for place in places]
+def _splits(names: Sequence[str], roles: Sequence[_Role], fraction: float) -> list[str]:
+    splits = [role.split or "train" for role in roles]
     if "val" in splits:
         return splits
     held = held_out([name for name, split in zip(names, splits) if split == "train"], fraction)
@@ -131,18 +133,18 @@ def held_out(names: Sequence[str], fraction: float) -> set[str]:
 # ------------------------------------------------------------------------------------------------ what is said
 
 
-def _split_notes(places: Sequence[_Place], splits: Sequence[str]) -> list[str]:
-    if any(place.split for place in places):
+def _split_notes(roles: Sequence[_Role], splits: Sequence[str]) -> list[str]:
+    if any(role.split for role in roles):
         counts = ", ".join(
             f"{name} {splits.count(name):,}" for name in dict.fromkeys(SPLITS.values()) if name in splits
         )
-        held = "val" in splits and not any(place.split == "val" for place in places)
+        held = "val" in splits and not any(role.split == "val" for role in roles)
         return [f"splits as the folders are called{', val held out of train' if held else ''}: {counts}"]
-    mistaken = sorted({p.class_name for p in places if p.class_name and p.class_name.lower() in SPLITS})
+    mistaken = sorted({p.class_name for p in roles if p.class_name and p.class_name.lower() in SPLITS})
     if len(mistaken) < 2:
         return []
-    beside = sorted({p.class_name for p in places if p.class_name} - set(mistaken))
-    names = ", ".join(map(shown, mistaken))
+    beside = sorted({p.class_name for p in roles if p.class_name} - set(mistaken))
+    names = ", ".join(map(display_name, mistaken))
     return [f"{names} are taken for classes, not splits, because {few(beside)} lies beside them"]
 
 

@@ -38,7 +38,7 @@ _LARGE = 2**22  # pixels: a JPEG above is decoded at a fraction of its size wher
 _SPARE = 4  # what such a fraction keeps at least, in times the size asked for
 _STRIP = 2**20  # pixels that are converted at a time
 _WHITE = (255, 255, 255)
-_told_of_frames: list[str] = []
+_warned_of_frames: list[str] = []
 _ORIENTATION, _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x112, 258, 262, 0
 
 Source = str | Path | bytes
@@ -132,8 +132,8 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
         raise ValueError(f"{called} is not a readable image: {_reason(error)}") from error
     for message in sorted({str(warning.message).strip() for warning in said}):
         warnings.warn(f"{called}: {message}", stacklevel=4)
-    if several and not _told_of_frames:
-        _told_of_frames.append(called)
+    if several and not _warned_of_frames:
+        _warned_of_frames.append(called)
         warnings.warn(f"{called} has several frames; of such pictures only the first is read", stacklevel=4)
 
 

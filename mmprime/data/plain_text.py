@@ -6,7 +6,6 @@ or CR. Folders are searched to any depth, links to folders included; what is lef
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmprime.io import read_text, split_lines
+from mmprime.io import parse_json, read_text, split_lines
 
 from .folders import few, list_folder
 from .shards import INDEX, PARTIAL, digest
@@ -69,8 +68,8 @@ def read_plain(paths: Sequence[str | Path], per: str = "file") -> Plain:
             files, others = find_texts(root)
             passed_over += others
             if not files:
-                found = f"; there are {', '.join(f'{n} {what}' for what, n in others.items())}" if others else ""
-                raise ValueError(f"{root} holds no text files ({', '.join(SUFFIXES)}){found}")
+                rest = f"; there are {', '.join(f'{n} {what}' for what, n in others.items())}" if others else ""
+                raise ValueError(f"{root} holds no text files ({', '.join(SUFFIXES)}){rest}")
         for file in files:
             name = file.relative_to(root).as_posix() if root.is_dir() else file.name
             alone = per == "file" and file.suffix.lower() != ".jsonl"
@@ -84,8 +83,8 @@ def read_plain(paths: Sequence[str | Path], per: str = "file") -> Plain:
 
 def find_texts(root: Path) -> tuple[list[Path], Counter[str]]:
     """Text files below a folder, sorted, and the number of other entries by what they are, with the first names."""
-    found = list_folder(root, SUFFIXES)
-    return found.paths(), Counter({f"{why} ({few(names)})": len(names) for why, names in found.left_out.items()})
+    listing = list_folder(root, SUFFIXES)
+    return listing.paths(), Counter({f"{why} ({few(names)})": len(names) for why, names in listing.left_out.items()})
 
 
 def _pieces(file: Path, per: str) -> list[str]:
@@ -108,11 +107,8 @@ def _json_texts(file: Path, text: str) -> Iterator[str]:
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}:{number}: not JSON: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        row = parse_json(line, f"{file}:{number}")
+        if not isinstance(row.get("text"), str):
             raise ValueError(f'{file}:{number}: a line must be {{"text": "..."}}, got {line[:60]!r}')
         if any("\ud800" <= letter <= "\udfff" for letter in row["text"]):
             raise ValueError(f"{file}:{number}: half a surrogate pair, which is no text, in {line[:60]!r}")

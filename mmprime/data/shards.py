@@ -19,16 +19,16 @@ import hashlib
 import io
 import json
 import lzma
-import os
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mmprime.io import write_text
+from mmprime.io import bar, clear_leftovers, read_json, whole_file, write_json
 
 from .index_check import check_index
 
@@ -42,7 +42,7 @@ _COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
 
 
 @dataclass(frozen=True)
-class Sample:
+class Entry:
     """One webdataset sample: `key` (letters, digits, `_`, `-`), its files by extension, the examples it packs."""
 
     key: str
@@ -60,7 +60,7 @@ class Unit:
 
     name: str
     recipe: str
-    make: Callable[[], Iterable[tuple[str, Sample]]]
+    make: Callable[[], Iterable[tuple[str, Entry]]]
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -83,13 +83,12 @@ def canonical_json(value: object) -> bytes:
 
 
 class _ShardWriter:
-    """One shard under a temporary name; `finish` renames it and returns its index entry."""
+    """One shard, written to `path`; `finish` returns the index entry of `file`."""
 
-    def __init__(self, folder: Path, file: str) -> None:
-        self.path = folder / file
-        self.temporary = folder / f".{file}.tmp"
+    def __init__(self, path: Path, file: str) -> None:
+        self.path, self.file = path, file
         self.entries = self.examples = 0
-        self._raw = self.temporary.open("wb")
+        self._raw = path.open("wb")
         self._packer: gzip.GzipFile | lzma.LZMAFile = (
             lzma.LZMAFile(self._raw, "wb", preset=6)  # noqa: SIM115 (closed by finish)
             if file.endswith(".xz")
@@ -97,7 +96,7 @@ class _ShardWriter:
         )
         self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._packer), mode="w", format=tarfile.USTAR_FORMAT)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Entry) -> None:
         if not _PLAIN.fullmatch(sample.key):
             raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
         for extension, data in sample.files.items():
@@ -118,46 +117,35 @@ class _ShardWriter:
     def finish(self) -> dict[str, Any]:
         self._tar.close()
         self._packer.close()
-        self._raw.flush()
-        os.fsync(self._raw.fileno())
         self._raw.close()
-        data = self.temporary.read_bytes()
-        os.replace(self.temporary, self.path)
+        data = self.path.read_bytes()
         return {
-            "file": self.path.name,
+            "file": self.file,
             "entries": self.entries,
             "examples": self.examples,
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
 
-    def abort(self) -> None:
+    def close(self) -> None:
         self._raw.close()
-        self.temporary.unlink(missing_ok=True)
 
 
 def _write_unit(folder: Path, unit: Unit, compression: str) -> list[dict[str, Any]]:
     writers: dict[str, _ShardWriter] = {}
-    try:
+    with ExitStack() as stack:
         for split, sample in unit.make():
             if split not in writers:
                 name = unit.name if unit.name.startswith(f"{split}-") else f"{split}-{unit.name}"
                 if not _PLAIN.fullmatch(name):
                     raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
-                writers[split] = _ShardWriter(folder, f"{name}.tar.{compression}")
+                file = f"{name}.tar.{compression}"
+                writers[split] = _ShardWriter(stack.enter_context(whole_file(folder / file)), file)
+                stack.callback(writers[split].close)
             writers[split].add(sample)
-        return [
-            {**writer.finish(), "split": split, "unit": unit.name, "recipe": unit.recipe, **unit.about}
-            for split, writer in writers.items()
-        ]
-    finally:
-        for writer in writers.values():
-            writer.abort()
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        entries = [(split, writer.finish()) for split, writer in writers.items()]
+    about = {"unit": unit.name, "recipe": unit.recipe, **unit.about}
+    return [{**entry, "split": split, **about} for split, entry in entries]
 
 
 def _noted(folder: Path) -> dict[str, Any]:
@@ -165,8 +153,8 @@ def _noted(folder: Path) -> dict[str, Any]:
     for name in (PARTIAL, INDEX):
         if (folder / name).exists():
             try:
-                return cast(dict[str, Any], json.loads((folder / name).read_text(encoding="utf-8")))
-            except json.JSONDecodeError:
+                return read_json(folder / name)
+            except ValueError:
                 continue
     return {}
 
@@ -196,6 +184,7 @@ def build_dataset(
     if len({unit.name for unit in units}) != len(units):
         raise ValueError(f"unit names must differ, got {[unit.name for unit in units]}")
     folder.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(folder)
     before = _noted(folder)
     if before and before.get("kind") != kind:
         raise ValueError(f"{folder} already holds a dataset of kind {before.get('kind')!r}; choose another folder")
@@ -204,7 +193,7 @@ def build_dataset(
     for entry in before.get("shards", []):
         done.setdefault(entry["unit"], []).append(entry)
     obsolete = {*before.get("obsolete", []), *(entry["file"] for entry in before.get("shards", []))}
-    for unit in _bar(units) if progress else units:
+    for unit in bar(units, "shards", "part", progress):
         entries = done.get(unit.name, [])
         if not entries or any(e["recipe"] != unit.recipe or not _intact(folder, e) for e in entries):
             done[unit.name] = _write_unit(folder, unit, _COMPRESSION[kind])
@@ -233,12 +222,6 @@ def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
     return splits
 
 
-def _bar(units: Sequence[Unit]) -> Iterable[Unit]:
-    from tqdm import tqdm
-
-    return cast(Iterable[Unit], tqdm(units, unit="part", desc="shards"))
-
-
 # ---------------------------------------------------------------------------------------------------- reading
 
 
@@ -249,12 +232,7 @@ def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise ValueError(f"{path} is an unfinished build: run the same prepare command again to finish it")
     if not file.is_file():
         raise ValueError(f"{path} is no dataset folder: {INDEX} is missing (make one with tools/prepare.py)")
-    try:
-        index = cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"{file} holds a {type(index).__name__}, not an index")
+    index = read_json(file)
     if index.get("format") != FORMAT:
         raise ValueError(f"{file} has format {index.get('format')!r}; this version reads format {FORMAT}")
     if kind is not None and index.get("kind") != kind:

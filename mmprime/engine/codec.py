@@ -4,7 +4,7 @@
 
 A codec is that table and nothing else. S = 1 is plain masked diffusion. The radices (b_1, ..., b_S) span the
 *digit grid*; grid cells that no code occupies hold probability zero for ever (`to_grid` puts -inf there), so a
-partly shown token can only end as a code that exists.
+partly masked token can only end as a code that exists.
 
 Source: Chao et al., "Beyond Masked and Unmasked: Discrete Diffusion Models via Partial Masking",
 arXiv 2505.18495, section 3.1 (base-b sub-tokens).
@@ -24,7 +24,7 @@ from .clustering import balanced_hierarchy
 from .rng import generator_of
 
 MASK_ID = -1
-"""The value of a hidden sub-token, for every codec."""
+"""The value of a masked sub-token, for every codec."""
 
 _MAX_CELLS = 1 << 26
 
@@ -145,12 +145,12 @@ class Codec:
         return self._on(x.device)[0][x.long()]
 
     def decode(self, y: Tensor) -> Tensor:
-        """Digits (..., S) -> codes (...). Raises ValueError on a hidden digit or a code that does not exist."""
+        """Digits (..., S) -> codes (...). Raises ValueError on a masked digit or a code that does not exist."""
         if y.shape[-1] != self.num_digits:
             raise ValueError(f"expected {self.num_digits} digits on the last axis, got shape {tuple(y.shape)}")
         bad = ((y < 0) | (y >= torch.tensor(self.radices, device=y.device))).any(-1)
         if bad.any():
-            raise ValueError(f"cannot decode digits {y[bad][0].tolist()}: hidden ({MASK_ID}) or outside {self.radices}")
+            raise ValueError(f"cannot decode digits {y[bad][0].tolist()}: masked ({MASK_ID}) or outside {self.radices}")
         codes = self._on(y.device)[2][self._ravel(y)]
         if (codes < 0).any():
             raise ValueError(f"no code has the digits {y[codes < 0][0].tolist()}")

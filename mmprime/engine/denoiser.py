@@ -119,9 +119,8 @@ def reveal_nats(
 ) -> Tensor:
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
 
-    before (B, N); after (A, B, N): A states in which everything visible in `before` is visible. Returns (A, B, L), 0 where a
-    token reveals nothing and +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser.
-    Raises NonFiniteLogits.
+    before (B, N); after (A, B, N): A states that extend `before`. Returns (A, B, L), 0 where a token reveals nothing,
+    +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser. Raises NonFiniteLogits.
     """
     canvas.check(before)
     hidden = denoiser(before, canvas, cond)

@@ -46,7 +46,7 @@ class Plan:
         return used[:, 2:]
 
     def compact(self) -> Plan:
-        """The same reveals in the same order without idle steps, for each example on its own; their distribution is unchanged."""
+        """The same reveals in the same order without idle steps, example by example: the same distribution."""
         used = self.steps_used
         renamed = torch.cat(
             [used.new_tensor([[ABSENT, 0]], dtype=torch.int64).expand(len(used), 2), used.cumsum(-1)], 1

@@ -41,7 +41,8 @@ class Rows:
                 raise ValueError("rows say themselves what is given, absent and their condition")
             return y
         canvas.check_digits(y)
-        rows = cls(y, *(canvas.full_mask(mask, len(y), y.device) for mask in (given, absent)), cond)
+        size = len(y), y.device
+        rows = cls(y, canvas.full_mask(given, *size), canvas.full_mask(absent, *size), cond)
         unknown = (y < 0) & ~rows.absent
         if unknown.any():
             b, n = unknown.nonzero()[0].tolist()

@@ -4,8 +4,8 @@
 
 With the look-ahead value s(v; y, i) = log E[exp r(x) | y, x_i = v], and one sub-token revealed at a time, samples have
 the distribution ∝ p(x) exp r(x); with s = log p(c | y, x_i = v) that is classifier guidance (Nisonoff et al., arXiv
-2406.01572). A score of the code alone is its own look-ahead where one token is masked; with more it tilts each draw, not the
-joint distribution. Where only complete examples can be rated, see `steer`.
+2406.01572). A score of the code alone is its own look-ahead where one token is masked; with more it tilts each
+draw, not the joint distribution. Where only complete examples can be rated, see `steer`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network: a transformer that embeds digits and predicts whole tokens."""
 
-from .attention import Segments, attention
+from .attention import attention
 from .cached import CachedDiT
 from .checkpoint import load_model, save_model
 from .config import DiTConfig
@@ -15,7 +15,6 @@ __all__ = [
     "DiTConfig",
     "Preset",
     "PrimeDiT",
-    "Segments",
     "attention",
     "autocast",
     "load_model",

@@ -10,17 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
 
-from .attention import Segments
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
 from .embedding import TokenEmbedding
-from .layers import AttentionScope, AttentionSubset, Block, Modulation, modulate, positions, put, rms_norm, take
+from .layers import (
+    ALL_TOKENS,
+    AttentionScope,
+    AttentionSubset,
+    Block,
+    Modulation,
+    modulate,
+    positions,
+    put,
+    rms_norm,
+    take,
+)
 from .rotary import RotaryTables
 
 
@@ -67,7 +76,7 @@ class PrimeDiT(nn.Module, BaseDenoiser):
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
         """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
         at = positions(wanted)
-        x = self.through(y, canvas, cond, [None] * (len(self.blocks) - 1) + [AttentionSubset(at)])
+        x = self.through(y, canvas, cond, [ALL_TOKENS] * (len(self.blocks) - 1) + [AttentionSubset(at)])
         return put(x, at, canvas.num_tokens)
 
     def through(
@@ -75,14 +84,14 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         y: Tensor,
         canvas: Canvas,
         cond: Condition | None,
-        scopees: Sequence[AttentionScope | None],
+        scopes: Sequence[AttentionScope],
         at: Tensor | None = None,
     ) -> Tensor:
         """The tokens `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D)."""
         x, table = self._embed(y, canvas), self.rotary(canvas, y.device)
         if at is not None:
             x, table = take(x, at), table[at]
-        return self._trunk(x, table, self._condition(y, cond), scopees=scopees)
+        return self._trunk(x, table, self._condition(y, cond), scopes)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span -> (M, C)."""
@@ -94,40 +103,6 @@ class PrimeDiT(nn.Module, BaseDenoiser):
             check_names(cond, ())
             return {}
         return self.conditioning.null(cond)
-
-    # ---------------------------------------------------------------- examples of different length
-
-    def forward_packed(
-        self, ys: Sequence[Tensor], canvases: Sequence[Canvas], cond: Condition | None = None
-    ) -> list[Tensor]:
-        """Examples (N_i,), each on its canvas, in one row of ΣL_i tokens -> hidden states [(L_i, D)].
-
-        cond holds one entry for each example. The same numbers as one by one.
-        """
-        parts = self._embed_each(ys, canvases)
-        lengths = [len(part) for part in parts]
-        device = parts[0].device
-        owner = torch.repeat_interleave(torch.arange(len(parts), device=device), torch.tensor(lengths, device=device))
-        condition = self._condition_each(ys, cond)
-        if condition is not None:
-            condition = condition[owner].transpose(0, 1)
-        table = torch.cat([self.rotary(canvas, device) for canvas in canvases])
-        x = self._trunk(torch.cat(parts)[None], table, condition, Segments(owner[None]))
-        return list(x[0].split(lengths))
-
-    def forward_padded(
-        self, ys: Sequence[Tensor], canvases: Sequence[Canvas], cond: Condition | None = None
-    ) -> list[Tensor]:
-        """Like `forward_packed`, each example a row of its own, padded to the longest."""
-        parts = self._embed_each(ys, canvases)
-        longest = max(len(part) for part in parts)
-        x = torch.stack([F.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
-        tables = [self.rotary(canvas, x.device) for canvas in canvases]
-        table = torch.stack([F.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tables])
-        lengths = torch.tensor([len(part) for part in parts], device=x.device)
-        ids = -(torch.arange(longest, device=x.device) >= lengths[:, None]).long()
-        x = self._trunk(x, table, self._condition_each(ys, cond), Segments(ids))
-        return [row[: len(part)] for row, part in zip(x, parts)]
 
     # ---------------------------------------------------------------- switches
 
@@ -144,25 +119,11 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         parts = [self.embedders[self._known(span).name](canvas.view(y, span.name), span) for span in canvas.spans]
         return torch.cat(parts, 1)
 
-    def _embed_each(self, ys: Sequence[Tensor], canvases: Sequence[Canvas]) -> list[Tensor]:
-        if len(ys) != len(canvases) or not ys:
-            raise ValueError(f"need one canvas for each example, got {len(ys)} and {len(canvases)}")
-        return [self._embed(y[None], canvas)[0] for y, canvas in zip(ys, canvases)]
-
     def _condition(self, y: Tensor, cond: Condition | None) -> Tensor | None:
         if self.conditioning is None:
             check_names(cond or {}, ())
             return None
         return self.conditioning(y, cond)
-
-    def _condition_each(self, ys: Sequence[Tensor], cond: Condition | None) -> Tensor | None:
-        """(E, 1, D) for E examples, or None."""
-        each = [
-            self._condition(y[None], {name: value[i : i + 1] for name, value in (cond or {}).items()})
-            for i, y in enumerate(ys)
-        ]
-        parts = [condition for condition in each if condition is not None]
-        return torch.cat(parts) if parts else None
 
     def _known(self, span: Span) -> Span:
         """The model's own span of that name. Raises ValueError if its codec is another."""
@@ -172,19 +133,14 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         return known
 
     def _trunk(
-        self,
-        x: Tensor,
-        table: Tensor,
-        condition: Tensor | None,
-        segments: Segments | None = None,
-        scopees: Sequence[AttentionScope | None] | None = None,
+        self, x: Tensor, table: Tensor, condition: Tensor | None, scopes: Sequence[AttentionScope] | None = None
     ) -> Tensor:
         backend = self.config.attention
-        for block, scope in zip(self.blocks, scopees or [None] * len(self.blocks)):
+        for block, scope in zip(self.blocks, scopes or [ALL_TOKENS] * len(self.blocks)):
             if self.config.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, table, condition, segments, backend, scope, use_reentrant=False)
+                x = checkpoint(block, x, table, condition, backend, scope, use_reentrant=False)
             else:
-                x = block(x, table, condition, segments, backend, scope)
+                x = block(x, table, condition, backend, scope)
         if self.final is not None and condition is not None:
             x = modulate(rms_norm(x), *self.final(condition))
         return x

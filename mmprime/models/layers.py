@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Segments, attention
+from .attention import attention
 from .config import DiTConfig
 from .rotary import rotate
 
@@ -62,6 +62,9 @@ class AttentionScope:
     def leaving(self, x: Tensor) -> Tensor:
         """Of (B, L, ...) the tokens that leave."""
         return x
+
+
+ALL_TOKENS = AttentionScope()
 
 
 class AttentionSubset(AttentionScope):
@@ -114,13 +117,9 @@ class SelfAttention(nn.Module):
         q, k = rotate(qk, table).chunk(2, dim=-2)
         return q, k, v
 
-    def forward(
-        self, x: Tensor, table: Tensor, segments: Segments | None, backend: str, scope: AttentionScope | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, backend: str, scope: AttentionScope) -> Tensor:
         q, k, v = self.project(x, table)
-        if scope is not None:
-            q, k, v = scope.attend(q, k, v)
-        return self.out(rearrange(attention(q, k, v, segments, backend), "b l h d -> b l (h d)"))
+        return self.out(rearrange(attention(*scope.attend(q, k, v), backend), "b l h d -> b l (h d)"))
 
 
 class SwiGLU(nn.Module):
@@ -150,7 +149,7 @@ class Gelu(nn.Module):
 
 
 class Modulation(nn.Module):
-    """A condition (B, 1 or L, D) -> `count` tensors of that shape, all zero at first."""
+    """A condition (B, 1, D) -> `count` tensors of that shape, all zero at first."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -186,17 +185,16 @@ class Block(nn.Module):
         x: Tensor,
         table: Tensor,
         condition: Tensor | None,
-        segments: Segments | None,
-        backend: str,
-        scope: AttentionScope | None = None,
+        backend: str = "auto",
+        scope: AttentionScope = ALL_TOKENS,
     ) -> Tensor:
-        """table: rotary, condition: (B, 1 or L, D) or None; with a scope (B, 1, D)."""
-        stay = x if scope is None else scope.leaving(x)
+        """table: rotary, condition: (B, 1, D) or None."""
+        stay = scope.leaving(x)
         if self.modulation is None or condition is None:
-            x = stay + self.dropout(self.attention(rms_norm(x), table, segments, backend, scope))
+            x = stay + self.dropout(self.attention(rms_norm(x), table, backend, scope))
             return x + self.dropout(self.mlp(rms_norm(x)))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)
-        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, segments, backend, scope)
+        h = self.attention(modulate(rms_norm(x), shift_a, scale_a), table, backend, scope)
         x = stay + gate_a * self.dropout(h)
         return x + gate_m * self.dropout(self.mlp(modulate(rms_norm(x), shift_m, scale_m)))
 

@@ -34,8 +34,8 @@ _FREE = {"preset", "dropout", "digit_embedding", "token_embedding", *DiTConfig.R
 def transplant(model: PrimeDiT, source: PrimeDiT) -> None:
     """Give `model` the weights of `source`, whose codecs may differ, by the rule above.
 
-    Without whole-token embeddings in `model` unmasked tokens are only approximated, by W = 0. Equal codecs and embeddings
-    are copied. Raises ValueError on other spans, code-book sizes or options of the trunk, quoting both.
+    Without whole-token embeddings in `model` unmasked tokens are only approximated, by W = 0. Equal codecs and
+    embeddings are copied. Raises ValueError on other spans, code-book sizes or options of the trunk, quoting both.
     """
     _check(model, source)
     state, mine = source.state_dict(), model.state_dict()

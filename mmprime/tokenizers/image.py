@@ -11,11 +11,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprime.io import sha256, whole_folder
+from mmprime.io import read_json, sha256, whole_folder
 
 from .config import ImageTokenizerConfig
 from .image_net import Decoder, Encoder
-from .quantizers import build_quantizer
+from .quantizers import Quantizer, StoredVQ, build_quantizer, stored_quantizer
 
 _FORMAT = 1
 
@@ -35,13 +35,19 @@ class ImageTokenizer(nn.Module):
         ValueError: if the numbers of ``config`` do not fit together.
     """
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    def __init__(self, config: ImageTokenizerConfig, quantizer: Quantizer | None = None) -> None:
         super().__init__()
         config.check()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = build_quantizer(config)
+        self.quantizer = quantizer or build_quantizer(config)
         self.decoder = Decoder(config)
+
+    def train(self, mode: bool = True) -> ImageTokenizer:
+        """A code book that was loaded is trained on from here."""
+        if mode and isinstance(self.quantizer, StoredVQ):
+            self.quantizer = self.quantizer.learner()
+        return super().train(mode)
 
     @property
     def num_codes(self) -> int:
@@ -164,7 +170,7 @@ class ImageTokenizer(nn.Module):
         config, expected = _read_config(directory / "config.json")
         if expected is not None and sha256(weights) != expected:
             raise ValueError(f"{weights}: its sha256 is not the one in config.json; damaged, or of another tokenizer")
-        model = cls(config)
+        model = cls(config, stored_quantizer(config))
         model._load_essential_state(load_file(weights), str(directory))
         return model.eval()
 
@@ -189,25 +195,22 @@ class ImageTokenizer(nn.Module):
         return {name: value for name, value in self.state_dict().items() if name not in transient}
 
     def _load_essential_state(self, stored: dict[str, Tensor], source: str) -> None:
-        own = self._essential_state()
-        for problem, names in (("lacks", own.keys() - stored.keys()), ("has unknown", stored.keys() - own.keys())):
+        mine = self._essential_state()
+        for problem, names in (("lacks", mine.keys() - stored.keys()), ("has unknown", stored.keys() - mine.keys())):
             if names:
                 raise ValueError(f"{source}/model.safetensors {problem} {', '.join(sorted(names)[:4])} ({len(names)})")
-        for name, value in own.items():
+        for name, value in mine.items():
             if value.shape != stored[name].shape:
-                found, wanted = tuple(stored[name].shape), tuple(value.shape)
-                raise ValueError(f"{source}: {name} has shape {found} but config.json asks for {wanted}")
+                has, asked = tuple(stored[name].shape), tuple(value.shape)
+                raise ValueError(f"{source}: {name} has shape {has} but config.json asks for {asked}")
             value.copy_(stored[name])
         self.quantizer.restore_transient()
 
 
 def _read_config(path: Path) -> tuple[ImageTokenizerConfig, str | None]:
     """The config, and the hash of the weights where it is recorded. Raises ValueError naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+    content = read_json(path)
+    if not isinstance(content.get("config"), dict):
         raise ValueError(f"{path}: not the config of an image tokenizer")
     if content.get("kind") != "image_tokenizer" or content.get("format") != _FORMAT:
         raise ValueError(

@@ -11,7 +11,7 @@ from torch.nn import functional
 from .config import ImageTokenizerConfig
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """``x + W·silu(conv3×3(silu(norm(x))))``, with W = 0 at the start."""
 
     def __init__(self, width: int) -> None:
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 def _blocks(width: int, count: int) -> list[nn.Module]:
-    return [Block(width) for _ in range(count)]
+    return [ResidualBlock(width) for _ in range(count)]
 
 
 class Encoder(nn.Sequential):

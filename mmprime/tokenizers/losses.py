@@ -2,7 +2,7 @@
 
 * perceptual: mean squared distance of unit-normalised feature maps of a classifier (after arXiv 1801.03924, without
   learned weights).
-* adversarial: hinge losses ``E[relu(1 - D(x))] + E[relu(1 + D(x̂))]`` for D, ``-E[D(x̂)]`` for the tokenizer, D judging
+* adversarial: hinge losses ``E[relu(1 - D(x))] + E[relu(1 + D(x̂))]`` for D, ``-E[D(x̂)]`` for the tokenizer, D rating
   patches (arXiv 1611.07004, 2012.09841).
 """
 
@@ -35,10 +35,10 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Scalar; gradients reach ``images`` only."""
-        seen = self._maps(images)
+        maps = self._maps(images)
         with torch.no_grad():
             wanted = self._maps(targets)
-        distances = [(a - b).square().sum(1).mean() for a, b in zip(seen, wanted)]
+        distances = [(a - b).square().sum(1).mean() for a, b in zip(maps, wanted)]
         return torch.stack(distances).mean()
 
     def train(self, mode: bool = True) -> PerceptualLoss:
@@ -84,11 +84,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _load_matched(model: nn.Module, stored: dict[str, Tensor], what: str) -> None:
     """Load by name if all names are there, else by order and shape (a features-only model lacks the last tensors)."""
-    own = model.state_dict()
-    if own.keys() <= stored.keys():
-        model.load_state_dict({name: stored[name] for name in own})
+    expected = model.state_dict()
+    if expected.keys() <= stored.keys():
+        model.load_state_dict({name: stored[name] for name in expected})
         return
-    odd = [name for (name, mine), theirs in zip(own.items(), stored.values()) if mine.shape != theirs.shape]
-    if odd or len(stored) < len(own):
+    odd = [name for (name, mine), theirs in zip(expected.items(), stored.values()) if mine.shape != theirs.shape]
+    if odd or len(stored) < len(expected):
         raise ValueError(f"{what}: neither names nor shapes fit, first at {odd[0] if odd else 'the end'}")
-    model.load_state_dict(dict(zip(own, stored.values())))
+    model.load_state_dict(dict(zip(expected, stored.values())))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmprime.io import sha256, whole_folder
+from mmprime.io import read_json, sha256, whole_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -169,9 +169,9 @@ def _byte_characters() -> list[str]:
 
     Printable Latin-1 stands for itself; the other bytes take U+0100, U+0101, ... in order.
     """
-    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
-    return [chr(value) if value in own else chr(next(others)) for value in range(256)]
+    return [chr(value) if value in printable else chr(next(others)) for value in range(256)]
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
@@ -189,7 +189,7 @@ def _read_gpt2(vocabulary: Path, merges: Path) -> Tokenizer:
     odd = [pair for pair in pairs if len(pair) != 2]
     if odd:
         raise ValueError(f"{merges}: {' '.join(odd[0])!r} is no merge of two symbols")
-    ids = json.loads(vocabulary.read_text(encoding="utf-8"))
+    ids = read_json(vocabulary)
     absent = [c for c in _byte_characters() if c not in ids]
     if absent:
         raise ValueError(f"{vocabulary} lacks {len(absent)} of the 256 byte symbols, first {absent[0]!r}")
@@ -203,13 +203,10 @@ def _read_options(file: Path) -> bool:
     path = file.parent / "config.json"
     if not path.is_file():
         return False
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("kind") != "text_tokenizer":
+    content = read_json(path)
+    if content.get("kind") != "text_tokenizer":
         return False
-    expected, found = content.get("tokenizer_sha256"), sha256(file)
-    if expected not in (None, found):
-        raise ValueError(f"{file}: sha256 {found[:12]}…, config.json expects {expected[:12]}…; damaged or exchanged")
+    expected, digest = content.get("tokenizer_sha256"), sha256(file)
+    if expected not in (None, digest):
+        raise ValueError(f"{file}: sha256 {digest[:12]}…, config.json expects {expected[:12]}…; damaged or exchanged")
     return bool(content.get("lowercase", False))

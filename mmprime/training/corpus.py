@@ -1,4 +1,4 @@
-"""The splits of a dataset as training examples, checked against what the config expects; text is tokenised once, here."""
+"""The splits of a dataset as examples, checked against what the config expects; text is tokenised here, once."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ Each process backpropagates its own micro-batches of a step, already divided by 
 gradients are then *summed*, so every process steps with the gradient of the whole step. All begin with the same
 weights and stay equal. What else a step changes (a code book) is the task's ``after_step`` to make equal.
 
-``run.threads=auto`` asks for no more threads than there are idle cores. Threads of one operation wait for the slowest, so on a core that others use too each operation takes as long as those
-others let it: two threads on two shared cores can be twenty times slower than one. Hence
+``run.threads=auto`` takes no more threads than there are idle cores. Threads of one operation wait for the slowest, so
+on a core that others use too each operation takes as long as those others let it: two threads on two shared cores can
+be twenty times slower than one. Hence
 
     one process           threads = max(1, round(cores - load)), at most $OMP_NUM_THREADS
     P processes a machine  threads = max(1, cores // P)

@@ -88,9 +88,7 @@ class Objective:
                 nats = nats.index_put((chosen,), values.to(nats.dtype))
         return nats
 
-    def _nats(
-        self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator
-    ) -> Tensor:
+    def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":
             apart, power = self.independent_spans, self.config.mask_power
             return joint_loss(denoiser, self.canvas, rows, None, generator, masking, apart, power)

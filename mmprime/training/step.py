@@ -1,7 +1,7 @@
 """One step of the optimizers: gradients of this process's micro-batches, summed over processes, clipped, applied.
 
-    for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
-    sum over processes; stop if anything is not finite; clip; AdamW or Muon at lr(k); EMA
+for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
+sum over processes; stop if anything is not finite; clip; AdamW or Muon at lr(k); EMA
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class NonFiniteLoss(RuntimeError):
 class Stepper:
     """Makes the steps of a run; ``directory`` gets the batch at which a number was not finite."""
 
-    def __init__(
-        self, state: RunState, order: DataOrder, world: World, device: torch.device, directory: Path
-    ) -> None:
+    def __init__(self, state: RunState, order: DataOrder, world: World, device: torch.device, directory: Path) -> None:
         self.state, self.order, self.world, self.device, self.directory = state, order, world, device, directory
         self.task, self.config, self.train = state.task, state.config, state.config.train
 

@@ -55,7 +55,7 @@ class Task(ABC):
         """What ``train.optimizer=muon`` is for."""
         return []
 
-    def after_step(self) -> None:
+    def after_step(self) -> None:  # noqa: B027
         """Called by all processes after each step of the optimizers, e.g. to move a code book."""
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:

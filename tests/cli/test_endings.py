@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from mmprime.cli import console
-from mmprime.generation import prompts as vocabulary
+from mmprime.generation import prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("generate", "evaluate", "trace", "report", "study", "train", "prepare", "demo", "draw_toy")
@@ -95,7 +95,7 @@ def test_a_full_disk_behind_stdout_is_told(monkeypatch: pytest.MonkeyPatch, caps
 def test_ctrl_c_during_imports_and_work(moment: float, tmp_path: Path) -> None:
     """Twice, as people do; SIGINT is sent when the handler stands, then `moment` later."""
     code = (
-        "import sys\nfrom mmprime import console\n"
+        "import sys\nfrom mmprime.cli import console\n"
         "def work():\n    print('go', flush=True)\n    import torch, torchvision\n    import time; time.sleep(60)\n"
         "raise SystemExit(console.run(work))"
     )
@@ -193,7 +193,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 
 def test_a_command_line_is_recorded_as_utf_8() -> None:
     line = console.typed("generate", ["--prompt", "a b", "\udcff.png"])
-    assert line == r"python tools/generate.py --prompt 'a b' '\udcff.png'"
+    assert line == r"mmprime generate --prompt 'a b' '\udcff.png'"
     json.dumps(line, ensure_ascii=False).encode()
 
 
@@ -201,7 +201,7 @@ def test_many_unknown_words_are_told_at_once() -> None:
     known = frozenset(f"word{number}" for number in range(3000))
     prompt = " ".join(f"strange{number}" for number in range(2000)) + " word7"
     began = time.process_time()
-    line = vocabulary.check_prompt(prompt, known)
+    line = prompts.check_prompt(prompt, known)
     assert time.process_time() - began < 2
     assert line is not None
     assert line.endswith("and 1,992 more")

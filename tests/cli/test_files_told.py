@@ -16,12 +16,12 @@ from training_world import LineTask, small_config
 from mmprime.cli import errors
 from mmprime.data import encode_dataset, prepare_folder, read_index
 from mmprime.evaluation import Measure, read_rows, to_json
-from mmprime.evaluation.images.features import cached
+from mmprime.evaluation.cache import cached
 from mmprime.evaluation.plots import read_log
 from mmprime.generation.pausing import load_paused, save_paused
 from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.regions import read_regions
-from mmprime.generation.sampling import Draw
+from mmprime.generation.sampling import SamplingConfig
 from mmprime.models.attention import require_xformers
 from mmprime.models.device import find_device
 from mmprime.studies.spec import Study
@@ -63,11 +63,11 @@ def test_nothing_is_asked_for(pipe: Pipeline, tmp_path: Path) -> None:
         (lambda: pipe.caption(picture[None][:0]), "no image"),
         (lambda: pipe.inpaint(picture, (0, 0, 1, 1), num=0), "num=0"),
         (lambda: text.continue_text("It", 0), "num=0"),
-        (lambda: text.continue_text("It", 1, 0), "new_tokens=0"),
+        (lambda: text.continue_text("It", 1, 0), "0 new tokens were asked for"),
         (lambda: text.fill_text("It ___", 0), "num=0"),
-        (lambda: Draw(steps=0), "steps=0"),
-        (lambda: Draw(temperature=float("nan")), "temperature=nan"),
-        (lambda: Draw(temperature=float("inf")), "temperature=inf"),
+        (lambda: SamplingConfig(steps=0), "steps=0"),
+        (lambda: SamplingConfig(temperature=float("nan")), "temperature=nan"),
+        (lambda: SamplingConfig(temperature=float("inf")), "temperature=inf"),
     ):
         with pytest.raises(ValueError, match=said):
             ask()
@@ -115,8 +115,8 @@ def test_a_damaged_index_is_told(tmp_path: Path, path: list[str | int], value: o
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("words", None), ("tokenizers", "x"), ("tokenizers", {"text": [1]}), ("law", {"a": 1}),
-        ("trained_on", "nested"), ("place_powers", ["a"]), ("data", 3),
+        ("words", None), ("tokenizers", "x"), ("tokenizers", {"text": [1]}), ("masking", {"a": 1}),
+        ("trained_on", "nested"), ("level_powers", ["a"]), ("data", 3),
     ],
 )  # fmt: skip
 def test_a_damaged_model_config_is_told(tmp_path: Path, key: str, value: object) -> None:
@@ -140,16 +140,16 @@ def test_a_damaged_tokenizer_config_is_told(tmp_path: Path, key: str, value: obj
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["draw"], None), (["draw", "steps"], "4"), (["draw", "seed"], "x"), (["draw", "temperature"], -1),
-        (["draw", "plan"], [1]), (["options"], 3), (["prompts"], [3]), (["regions"], [1]), (["law"], None),
+        (["sampling"], None), (["sampling", "steps"], "4"), (["seed"], "x"), (["sampling", "temperature"], -1),
+        (["sampling", "sampler"], [1]), (["sampling", "options"], 3), (["prompts"], [3]), (["regions"], None),
     ],
     ids=str,
 )  # fmt: skip
 def test_a_damaged_paused_run_is_told(pipe: Pipeline, tmp_path: Path, path: list[str], value: object) -> None:
-    paused = pipe.generate("red apple", 1, Draw(4, pause=2)).paused
+    paused = pipe.generate("red apple", 1, SamplingConfig("regions", 4, pause=2)).paused
     assert paused is not None
     file = tmp_path / "half.safetensors"
-    save_paused(file, paused, pipe.weights)
+    save_paused(file, paused, pipe.card.weights)
     with safe_open(file, "pt") as opened:
         about = json.loads(opened.metadata()["request"])
     at = about
@@ -158,25 +158,25 @@ def test_a_damaged_paused_run_is_told(pipe: Pipeline, tmp_path: Path, path: list
     at[path[-1]] = value
     save_file(load_file(file), file, {"request": json.dumps(about)})
     with pytest.raises(ValueError, match=r"half\.safetensors"):
-        load_paused(file, pipe.weights)
+        load_paused(file, pipe.card.weights)
 
 
 def test_a_state_with_codes_that_do_not_exist_is_told(pipe: Pipeline, tmp_path: Path) -> None:
-    paused = pipe.generate("red apple", 1, Draw(4, pause=2)).paused
+    paused = pipe.generate("red apple", 1, SamplingConfig("regions", 4, pause=2)).paused
     assert paused is not None
     file = tmp_path / "half.safetensors"
     for name, spoil in (
         ("y", lambda y: y + 99), ("streams", lambda s: s[:, :8]), ("streams", lambda s: s[:0]),
         ("number", lambda n: -n),
     ):  # fmt: skip
-        save_paused(file, paused, pipe.weights)
+        save_paused(file, paused, pipe.card.weights)
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
         tensors = load_file(file)
         tensors[f"state.{name}"] = spoil(tensors[f"state.{name}"]).contiguous()
         save_file(tensors, file, about)
-        with pytest.raises(ValueError, match=r"digits|stream|step"):
-            pipe.resume(load_paused(file, pipe.weights))
+        with pytest.raises(ValueError, match=r"digit|stream|step"):
+            pipe.resume(load_paused(file, pipe.card.weights))
 
 
 @pytest.mark.parametrize(("key", "value"), [("value", "x"), ("value", float("nan")), ("versions", []), ("seed", 1.5)])
@@ -211,13 +211,17 @@ def test_a_study_that_is_none_is_told(tmp_path: Path, bad: str) -> None:
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    images, features = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 5)
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "file/cache"), features)
+    features = torch.ones(2, 5)
+
+    def stored(folder: Path) -> torch.Tensor:
+        return cached("w", lambda: {"features": features}, ["features"], folder)["features"]
+
+    assert torch.equal(stored(tmp_path / "file/cache"), features)
     assert "warning: the cache" in capsys.readouterr().err
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "cache"), features)
+    assert torch.equal(stored(tmp_path / "cache"), features)
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(b"torn")
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "cache"), features)
+    assert torch.equal(stored(tmp_path / "cache"), features)
     assert "is computed again" in capsys.readouterr().err
 
 
@@ -227,8 +231,8 @@ def test_pairs_are_drawn_row_under_row(tmp_path: Path) -> None:
     above, below = torch.arange(3).view(3, 1, 1, 1) / 10 + torch.zeros(3, 3, 2, 2), torch.full((3, 3, 2, 2), 0.5)
     write_pairs(tmp_path / "a.png", above, below, columns=2)
     picture = Image.open(tmp_path / "a.png").convert("L")
-    assert picture.size == (4, 8)
-    grey = [[picture.getpixel((x, y)) for x in (0, 2)] for y in (0, 2, 4, 6)]
+    assert picture.size == (7, 13)
+    grey = [[picture.getpixel((x, y)) for x in (1, 4)] for y in (1, 4, 7, 10)]
     assert grey == [[0, 26], [128, 128], [51, 255], [128, 255]]
 
 

@@ -13,7 +13,8 @@ import pytest
 from pipeline_world import write_picture
 from tools_world import ROOT, drawings, here, model, run, text_model
 
-from mmprime.cli import console, generate
+from mmprime.cli import generate
+from mmprime.engine import SAMPLERS
 
 __all__ = ["drawings", "here", "model", "text_model"]  # fixtures
 
@@ -56,7 +57,7 @@ def test_the_box_lies_in_the_upright_picture(model: Path, here: Path, capsys: py
 def test_samplers_by_name(model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(generate, ["--sampler", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(console.PLANS)
+    assert [line.split()[0] for line in lines] == list(SAMPLERS)
     assert any(line.startswith("remdm") and "eta=0.1" in line for line in lines)
     common = ["--model", model, "--steps", 3, "--num", 1, "--prompt", "red apple"]
     assert run(generate, [*common, "--out", "a.png", "--sampler", "remdm", "eta=0.4", "kind=conf"]) == 0
@@ -89,8 +90,8 @@ def test_same_seed_same_file(model: Path, here: Path) -> None:
         assert run(generate, [*common, "--num", number, "--out", name]) == 0
     assert Path("one.png").read_bytes() == Path("again.png").read_bytes()
     with Image.open("one.png") as one, Image.open("three.png") as three:
-        place = (1, 1, 33, 33)
-        difference = ImageChops.difference(one.crop(place), three.crop(place)).getextrema()
+        assert one.size == (32, 32), "one picture is no sheet"
+        difference = ImageChops.difference(one, three.crop((1, 1, 33, 33))).getextrema()
     assert max(high for _, high in difference) <= 1
 
 
@@ -136,7 +137,9 @@ MISTAKES = [
     (["--prompt", "red apple", "--num", "many"], "not a whole number"),
     (["--prompt", "red apple", "--temperature", "-1"], "temperature"),
     (["--prompt", "red apple", "--top-p", "2"], "--top-p: '2' is no number in (0, 1]"),
-    (["--prompt", "red apple", "--plan", "random"], "unknown sampler 'random'"),
+    (["--prompt", "red apple", "--plan", "nested"], "--plan is called --sampler"),
+    (["--prompt", "red apple", "--sampler", "p2", "steps=4"], "an option of its own, --steps 4"),
+    (["--prompt", "red apple", "--sampler", "random"], "unknown sampler 'random'"),
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
     (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
     (["--prompt", "red apple", "--guidance", "-2"], "guidance must be a finite number >= -1, got -2"),

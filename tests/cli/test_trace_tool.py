@@ -11,7 +11,8 @@ import pytest
 from pipeline_world import write_picture
 from tools_world import drawings, here, model, run, text_model
 
-from mmprime.cli import console, trace
+from mmprime.cli import trace
+from mmprime.engine import SAMPLERS
 from mmprime.evaluation.provenance import model_hash
 
 __all__ = ["drawings", "here", "model", "text_model"]  # fixtures
@@ -38,7 +39,7 @@ def test_trace_of_pictures(model: Path, here: Path, capsys: pytest.CaptureFixtur
     found = json.loads(Path("t/trace.json").read_text())
     assert (found["sampler"], found["seed"], found["guidance"], found["num_steps"]) == ("halton pace=cosine", 5, "3", 3)
     assert found["model_hash"] == model_hash(model)
-    assert found["command"].startswith("python tools/trace.py --model")
+    assert found["command"].startswith("mmprime trace --model")
     image = found["examples"][1]["spans"]["image"]
     assert {rank for token in image["rank"] for rank in token} == {1, 2, 3}
     assert all(0 < each <= 1 for token in image["confidence"] for each in token)
@@ -100,7 +101,7 @@ def test_trace_of_a_text_needs_a_prompt(
     assert run(trace, ["--model", text_model, "--label", "1"]) == 2
     assert "needs a --prompt" in capsys.readouterr().err
     assert run(trace, ["--sampler", "list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(console.PLANS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SAMPLERS)
     monkeypatch.setattr("mmprime.evaluation.plots.util.find_spec", lambda name: None)
     assert run(trace, ["--model", text_model, "--prompt", "a"]) == 2
     assert capsys.readouterr().err == "error: drawing needs matplotlib: pip install 'mmprime[plots]'\n"

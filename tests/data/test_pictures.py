@@ -188,7 +188,7 @@ def test_colour_modes_are_read() -> None:
 
 def test_of_several_frames_the_first_is_read_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
-    monkeypatch.setattr(pictures, "_told_of_frames", [])
+    monkeypatch.setattr(pictures, "_warned_of_frames", [])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for kind in ("GIF", "TIFF", "WEBP", "PNG"):
@@ -198,7 +198,7 @@ def test_of_several_frames_the_first_is_read_and_it_is_said_once(monkeypatch: py
     assert [str(warning.message) for warning in said] == [
         "x has several frames; of such pictures only the first is read"
     ]
-    monkeypatch.setattr(pictures, "_told_of_frames", [])
+    monkeypatch.setattr(pictures, "_warned_of_frames", [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a phone's photo that carries a second picture is one picture
         pixels(packed(frames[0], "MPO", save_all=True, append_images=frames[1:]))

@@ -14,7 +14,7 @@ from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, writ
 from torch import Tensor
 
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
-from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
+from mmprime.data.shards import Entry, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.evaluation import Measure, require_same
 from mmprime.evaluation.datasets import fitting, load_scored
@@ -57,14 +57,14 @@ def _folder(folder: Path, count: int, size: int = 32, first: int = 0) -> Path:
 def _dataset(folder: Path, size: int = 32, names: tuple[str, ...] = NAMES) -> Path:
     """Vendors a, b (train) and c (val_vendor), each with a drawing of every caption."""
 
-    def make(vendor: str, split: str, seed: int) -> list[tuple[str, Sample]]:
+    def make(vendor: str, split: str, seed: int) -> list[tuple[str, Entry]]:
         made = []
         for number, caption in enumerate(names):
             buffer = io.BytesIO()
             _noise(seed + number, size).save(buffer, "PNG")
             about = {"caption": caption, "tags": [], "vendor": vendor, "split": split}
             made.append(
-                (split, Sample(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
+                (split, Entry(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
             )
         return made
 

@@ -20,7 +20,7 @@ from mmprime.data.text import prepare_text
 from mmprime.evaluation import Measure, to_json
 from mmprime.generation.pausing import save_paused
 from mmprime.generation.pipeline import from_pretrained
-from mmprime.generation.sampling import Draw
+from mmprime.generation.sampling import SamplingConfig
 
 DOCUMENTED = {0, 1, 2, 3, 130}
 TOOLS = {
@@ -35,7 +35,7 @@ train: {steps: 2, batch: 4, lr: 1.0e-3, betas: [0.9, 0.98], warmup: 1, log_every
 data: {kind: codes, path: codes, train_split: train, validation: [val], image_tokenizer: t2i/image_tokenizer,
   grid: [4, 4], num_codes: 16}
 model: {preset: nano, codec: {image: {kind: base, digits: 2}}}
-objective: {kind: joint, law: nested}
+objective: {kind: joint, masking: nested}
 """
 STUDY = """dir: runs
 results: results
@@ -72,9 +72,9 @@ def build(root: Path) -> None:
     (root / "run").mkdir()
     (root / "run/log.jsonl").write_text(LOG)
     pipe = from_pretrained(root / "t2i/model")
-    paused = pipe.generate("red apple", 1, Draw(4, pause=2)).paused
+    paused = pipe.generate("red apple", 1, SamplingConfig("regions", 4, pause=2)).paused
     assert paused is not None
-    save_paused(root / "half.safetensors", paused, pipe.weights)
+    save_paused(root / "half.safetensors", paused, pipe.card.weights)
 
 
 # file -> command lines that read it
@@ -137,12 +137,12 @@ COMMANDS = [
 OPTIONS = [
     "--prompt", "--label", "--image", "--region", "--regions", "--resume-from", "--model", "--num", "--steps", "--seed",
     "--guidance", "--guidance-schedule", "--sampler", "--temperature", "--top-p", "--new-tokens", "--blank-tokens",
-    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--laws", "--estimators", "--orders",
-    "--place-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
+    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--maskings", "--estimators", "--orders",
+    "--level-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
     "--reference", "--tokenizer", "--by", "--unit", "--within", "--images", "--size", "--vocab-size", "--per",
     "--device",
     "--split-fraction", "--licence", "--source", "--digits", "--radices", "--dim", "--rows", "--ratios", "--iterations",
-    "--text-length", "--span", "--long", "--max-tokens", "--law", "--bins", "--only", "--help", "-x",
+    "--text-length", "--span", "--long", "--max-tokens", "--masking", "--bins", "--only", "--help", "-x",
 ]  # fmt: skip
 # what would run for hours is left out of such options' values, as are tools that need weights from elsewhere
 SMALL = ["0", "-1", "1", "2", "x", "", "nan", "99999999999999999999", "1,2"]

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from tools_world import here, model, text_model
 
 from mmprime.cli import generate
-from mmprime.engine import Guidance, Region
+from mmprime.engine import Guidance, Region, sampler_of
+from mmprime.engine.samplers import Regions
 from mmprime.generation.pausing import FORMAT, load_paused, save_paused
 from mmprime.generation.pipeline import Pipeline, from_pretrained
-from mmprime.generation.sampling import Draw
+from mmprime.generation.sampling import SamplingConfig
 
 __all__ = ["here", "model", "text_model"]  # fixtures
 
@@ -96,23 +97,21 @@ def test_a_file_keeps_the_request(pipe: Pipeline, tmp_path: Path) -> None:
     mask = pipe.canvas.mask("image", box=(0, 0, 2, 2))
     scale = torch.zeros(pipe.canvas.num_tokens)
     scale[-3:] = 2.0
-    parts = (Region("corner", mask, (0.0, 1.0), "halton", 2, 0.5, 1.5),)
-    draw = Draw(5, "regions", Guidance(scale, "constant"), 0.9, 0.95, seed=3, options={"parts": parts}, pause=2)
-    found = pipe.generate("red apple", 2, draw)
+    parts = (Region("corner", mask, (0.0, 1.0), sampler_of("halton", {"pace": "cosine"}), 2, 0.5, 1.5),)
+    config = SamplingConfig(Regions(parts=parts), 5, Guidance(scale, "constant"), 0.9, 0.95, seed=3, pause=2)
+    found = pipe.generate("red apple", 2, config)
     assert found.paused is not None
-    save_paused(tmp_path / "run.safetensors", found.paused, pipe.weights)
-    again = load_paused(tmp_path / "run.safetensors", pipe.weights)
+    save_paused(tmp_path / "run.safetensors", found.paused, pipe.card.weights)
+    again = load_paused(tmp_path / "run.safetensors", pipe.card.weights)
     assert again.prompts == ("red apple", "red apple")
     assert again.step == 2
-    assert isinstance(again.draw.guidance, Guidance)
-    assert torch.equal(again.draw.guidance.scales(pipe.canvas), draw.guidance.scales(pipe.canvas))  # type: ignore[union-attr]
-    (region,) = again.draw.regions
+    assert isinstance(again.config.guidance, Guidance)
+    assert torch.equal(again.config.guidance.scales(pipe.canvas), config.guidance.scales(pipe.canvas))  # type: ignore[union-attr]
+    (region,) = again.config.regions
     assert torch.equal(region.mask, mask)
     assert {**vars(region), "mask": 0} == {**vars(parts[0]), "mask": 0}
-    same = {
-        name for name in ("steps", "plan", "temperature", "top_p") if getattr(again.draw, name) == getattr(draw, name)
-    }
-    assert same == {"steps", "plan", "temperature", "top_p"}
+    for name in ("steps", "temperature", "top_p", "seed"):
+        assert getattr(again.config, name) == getattr(config, name), name
     assert again.state.keys() == found.paused.state.keys()
 
 
@@ -141,9 +140,9 @@ def test_what_does_not_fit_costs_one_line(
     model: Path, pipe: Pipeline, here: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     Path("halves.yaml").write_text(HALVES)
-    paused = pipe.generate("red apple", 1, Draw(4, pause=2)).paused
+    paused = pipe.generate("red apple", 1, SamplingConfig("nested", 4, pause=2)).paused
     assert paused is not None
-    save_paused("half.safetensors", paused, pipe.weights)
+    save_paused("half.safetensors", paused, pipe.card.weights)
     save_paused("other.safetensors", paused, "0123456789abcdef")
     save_file({"a": torch.zeros(1)}, "plain.safetensors")
     before = sorted(here.iterdir())

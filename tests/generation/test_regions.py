@@ -7,9 +7,9 @@ import pytest
 import torch
 from pipeline_world import TEXT_LENGTH, tiny_image_tokenizer
 
-from mmprime.engine import Canvas, Codec, Region, Span
-from mmprime.generation.infilling import read_partly, with_holes
-from mmprime.generation.regions import RegionSpec, parse_region, place, read_regions, snap
+from mmprime.engine import Canvas, Codec, Region, Span, sampler_of
+from mmprime.generation.infilling import read_partly, with_blanks
+from mmprime.generation.regions import RegionSpec, locate, parse_region, read_regions, snap
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 
 BYTES = TextTokenizer.bytes()
@@ -22,8 +22,8 @@ def image_tokenizer() -> ImageTokenizer:
     return tiny_image_tokenizer()
 
 
-def put(words: str, image: ImageTokenizer, holes: dict[int, tuple[str, int]] | None = None) -> Region:
-    return place(parse_region(words.split(), "it"), CANVAS, image, holes)
+def put(words: str, image: ImageTokenizer, stands_for: dict[int, tuple[str, int]] | None = None) -> Region:
+    return locate(parse_region(words.split(), "it"), CANVAS, image, stands_for)
 
 
 def codes_of(mask: torch.Tensor) -> list[int]:
@@ -52,7 +52,7 @@ def test_where_a_region_lies(image_tokenizer: ImageTokenizer, tmp_path: Path) ->
     box = put("box=0,0,9,8 order=halton temperature=0.5", image_tokenizer)
     assert codes_of(box.mask) == [0, 1], "9 pixels reach into the second code of 8"
     assert not box.mask[CANVAS.mask("text")].any()
-    assert (box.order, box.temperature) == ("halton", 0.5)
+    assert (box.order, box.temperature) == (sampler_of("halton"), 0.5)
     rest = put("box=0,0,9,8 outside=true", image_tokenizer).mask
     assert torch.equal(rest, CANVAS.mask("image") & ~box.mask)
     coarse = put("span=image digits=0", image_tokenizer).mask
@@ -65,16 +65,16 @@ def test_where_a_region_lies(image_tokenizer: ImageTokenizer, tmp_path: Path) ->
 
 
 def test_words_and_blanks(image_tokenizer: ImageTokenizer) -> None:
-    holed = with_holes("A ___ or ___ Rome.", BYTES, 2, ["Rome"])
-    assert bytes(each for each in holed.ids if each >= 0).decode() == "A or."
-    assert sorted(set(holed.stands_for.values())) == [("Rome", 0), ("___", 1), ("___", 2)]
-    tokens = {hole: [t for t, each in holed.stands_for.items() if each == hole] for hole in holed.stands_for.values()}
+    text = with_blanks("A ___ or ___ Rome.", BYTES, 2, ["Rome"])
+    assert bytes(each for each in text.ids if each >= 0).decode() == "A or."
+    assert sorted(set(text.stands_for.values())) == [("Rome", 0), ("___", 1), ("___", 2)]
+    tokens = {hole: [t for t, each in text.stands_for.items() if each == hole] for hole in text.stands_for.values()}
     assert tokens["___", 1] == [1, 2]
     assert len(tokens["Rome", 0]) == len(" Rome")
-    assert [holed.ids[t] for t in tokens["Rome", 0]] == [-1] * 5
-    second = put("blanks=2", image_tokenizer, holed.stands_for).mask
+    assert [text.ids[t] for t in tokens["Rome", 0]] == [-1] * 5
+    second = put("blanks=2", image_tokenizer, text.stands_for).mask
     assert CANVAS.token_of[second].unique().tolist() == tokens["___", 2]
-    assert put("words=Rome,___", image_tokenizer, holed.stands_for).mask.sum() == 2 * len(holed.stands_for)
+    assert put("words=Rome,___", image_tokenizer, text.stands_for).mask.sum() == 2 * len(text.stands_for)
 
 
 def test_a_text_that_is_partly_known() -> None:
@@ -94,6 +94,7 @@ def test_a_text_that_is_partly_known() -> None:
         ("colour=red", "region 'it' has no key 'colour'"),
         ("outside=maybe box=0,0,8,8", "give true or false"),
         ("budget=1.5 span=image", "budget '1.5'"),
+        ("box=0,0,8,8 order=confidence", "order 'confidence' looks at the data"),
         ("box=0,0,8,8 span=text", "a box or a mask lies in a picture"),
         ("words=Paris", "nothing that is to be written stands for Paris"),
         ("blanks=3", "stands for blank 3"),
@@ -130,6 +131,6 @@ def test_files_that_hold_no_regions(tmp_path: Path, content: str, said: str) -> 
 
 def test_holes_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="no ___ to fill in 'all is said'"):
-        with_holes("all is said", BYTES, 2)
+        with_blanks("all is said", BYTES, 2)
     with pytest.raises(ValueError, match="no word 'Rom' to write anew"):
-        with_holes("Rome ___", BYTES, 2, ["Rom"])
+        with_blanks("Rome ___", BYTES, 2, ["Rom"])

@@ -55,7 +55,7 @@ def token(text: str) -> Token:
 
 def made(texts: list[list[Token]] | None = None) -> str:
     texts = texts or [[token(text) for text in NASTY], [token("b")]]
-    return page("A <script> title", {"command": "<b>&"}, texts, 2, [(1, "nothing drawn", "–"), (2, "0.5", "0.2")], b"x")
+    return page("A <script> title", {"command": "<b>&"}, texts, [(1, "nothing drawn", "–"), (2, "0.5", "0.2")], b"x")
 
 
 def test_what_is_shown_is_escaped() -> None:

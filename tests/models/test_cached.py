@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model_world import make_canvas, make_model, random_state
+from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, Plan, Run, Span, begin, sample
 from mmprime.engine.samplers.registry import Request, build

@@ -6,8 +6,7 @@ import pytest
 import torch
 from model_world import IMAGE, TEXT, make_canvas, make_model, random_state
 
-from mmprime.engine import LAWS, Canvas, Codec, Span, nelbo, sample
-from mmprime.engine.plan import Plan
+from mmprime.engine import MASKINGS, Canvas, Codec, Span, nelbo, sample, sampler_of
 from mmprime.models import DiTConfig, PrimeDiT, autocast
 
 
@@ -18,17 +17,17 @@ def all_logits(model: PrimeDiT, y: torch.Tensor, canvas: Canvas, **cond: torch.T
     return torch.cat(rows, 1)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_untrained_model_costs_exactly_ln_c_per_token(law: str) -> None:
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_untrained_model_costs_exactly_ln_c_per_token(masking: str) -> None:
     canvas = Canvas([Span("text", 4, Codec.base(16, 2)), Span("image", (2, 3), Codec.shuffled(16, 2, seed=1))])
     model = make_model(canvas, randomise=False)
-    y0 = random_state(canvas, hidden=0.0)
-    nats = nelbo(model, canvas, y0, law=law, generator=torch.Generator().manual_seed(0))
+    y0 = random_state(canvas, masked=0.0)
+    nats = nelbo(model, canvas, y0, masking=masking, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(nats, torch.full((3,), canvas.num_tokens * math.log(16)))
 
 
 @pytest.mark.parametrize("token_embedding", [True, False])
-def test_every_digit_and_its_hiding_matter(token_embedding: bool) -> None:
+def test_every_digit_and_its_masking_matter(token_embedding: bool) -> None:
     canvas = make_canvas(length=2, grid=(1, 2))
     model = make_model(canvas, token_embedding=token_embedding)
     y = torch.zeros(1, canvas.num_subtokens, dtype=torch.int64)
@@ -44,18 +43,18 @@ def test_every_digit_and_its_hiding_matter(token_embedding: bool) -> None:
 def test_whole_token_embedding_is_added_only_when_complete() -> None:
     canvas = make_canvas(length=1, grid=(1, 1))
     model = make_model(canvas)
-    embedder = model.embedders["image"]
+    embedding = model.embedders["image"]
     states = torch.tensor([[1, 2, 3], [1, 2, -1], [-1, -1, -1]])[:, None]
-    before = embedder(states, canvas.span("image"))
+    before = embedding(states, canvas.span("image"))
     with torch.no_grad():
-        embedder.tokens.weight[:-1] += 1.0
-    added = embedder(states, canvas.span("image")) - before
+        embedding.tokens.weight[:-1] += 1.0
+    added = embedding(states, canvas.span("image")) - before
     torch.testing.assert_close(added[:, 0], torch.tensor([[1.0], [0.0], [0.0]]).expand(3, 64))
     code = IMAGE.decode(states[0, 0])
-    assert embedder._codes(states)[:, 0].tolist() == [int(code), IMAGE.num_codes, IMAGE.num_codes]
+    assert embedding._codes(states)[:, 0].tolist() == [int(code), IMAGE.num_codes, IMAGE.num_codes]
 
 
-def test_hidden_canvas_still_knows_positions() -> None:
+def test_a_masked_canvas_still_knows_positions() -> None:
     canvas = make_canvas()
     hidden = make_model(canvas)(torch.full((1, canvas.num_subtokens), -1), canvas)
     image = hidden[0, canvas.token_slice("image")]
@@ -97,7 +96,7 @@ def test_conditional_blocks_start_as_the_identity(mlp: str) -> None:
     model = make_model(canvas, randomise=False, mask_rate=True, mlp=mlp)
     x = torch.randn(2, canvas.num_tokens, 64)
     condition = torch.randn(2, 1, 64)
-    block = model.blocks[0](x, model.rotary(canvas, x.device), condition, None, "sdpa")
+    block = model.blocks[0](x, model.rotary(canvas, x.device), condition)
     torch.testing.assert_close(block, x)
 
 
@@ -149,7 +148,7 @@ def test_compiled_blocks_compute_the_same() -> None:
 def test_every_weight_learns() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=2, mask_rate=True)
-    all_logits(model, random_state(canvas, hidden=0.2), canvas).square().mean().backward()
+    all_logits(model, random_state(canvas, masked=0.2), canvas).square().mean().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
@@ -159,17 +158,18 @@ def test_head_rows_lie_in_code_order() -> None:
     model = make_model(canvas, randomise=False)
     with torch.no_grad():
         model.heads["text"].linear.bias[7] = 50.0
-    plan = Plan.first_hitting(canvas, batch=2, generator=torch.Generator().manual_seed(0))
-    drawn = sample(model, canvas, plan, generator=0)
-    assert (canvas.unpack(drawn.y)["text"] == 7).all()
+    sampled = sample(model, canvas, sampler_of("first_hitting"), generator=0, batch=2)
+    assert (canvas.unpack(sampled.y)["text"] == 7).all()
 
 
 def test_class_guidance_runs_and_changes_the_sample() -> None:
     canvas = make_canvas()
     model = make_model(canvas, num_classes=3)
-    plan = Plan.first_hitting(canvas, batch=2, generator=torch.Generator().manual_seed(0))
     cond = {"label": torch.tensor([0, 2])}
-    plain, guided = (sample(model, canvas, plan, guidance=w, generator=1, cond=cond).y for w in (None, 20.0))
+    plain, guided = (
+        sample(model, canvas, sampler_of("first_hitting"), guidance=w, generator=1, cond=cond, batch=2).y
+        for w in (None, 20.0)
+    )
     assert (plain != guided).any()
 
 
@@ -244,18 +244,19 @@ def test_concatenated_digits_have_channels_of_their_own_and_move_the_token() -> 
     with pytest.raises(ValueError, match=r"width 64 is not a multiple of 3, the digits of 'image'"):
         make_model(canvas, digit_embedding="concat")
     model = make_model(Canvas([canvas.span("text")]), digit_embedding="concat", token_embedding=False)
-    embedder = model.embedders["text"]
-    assert embedder.digits.weight.shape == (6 + 1 + 6 + 1, 32)
-    channels = torch.linalg.solve(embedder.mix.weight, embedder.content(torch.tensor([[2, -1]]))[0])
-    torch.testing.assert_close(channels, torch.cat([embedder.digits.weight[2], embedder.digits.weight[13]]))
+    embedding = model.embedders["text"]
+    assert embedding.digits.weight.shape == (6 + 1 + 6 + 1, 32)
+    channels = torch.linalg.solve(embedding.mix.weight, embedding.content(torch.tensor([[2, -1]]))[0])
+    torch.testing.assert_close(channels, torch.cat([embedding.digits.weight[2], embedding.digits.weight[13]]))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_classes": 3}])
 def test_hidden_at_is_the_forward_pass_where_it_is_asked(options: dict[str, int]) -> None:
-    model, y = make_model(CANVAS, **options), random_state(CANVAS)
+    canvas = make_canvas()
+    model, y = make_model(canvas, **options), random_state(canvas)
     cond = {"label": torch.tensor([0, 1, 2])} if options else None
-    wanted = torch.rand(3, CANVAS.num_tokens, generator=torch.Generator().manual_seed(1)) < 0.3
+    wanted = torch.rand(3, canvas.num_tokens, generator=torch.Generator().manual_seed(1)) < 0.3
     wanted[1] = False
-    found = model.hidden_at(y, CANVAS, cond, wanted)
-    torch.testing.assert_close(found[wanted], model(y, CANVAS, cond)[wanted])
+    found = model.hidden_at(y, canvas, cond, wanted)
+    torch.testing.assert_close(found[wanted], model(y, canvas, cond)[wanted])
     assert not found[1, 1:].any()

@@ -130,7 +130,7 @@ def test_config_that_does_not_fit(saved: Path, changes: dict, words: str) -> Non
 
 
 def test_config_that_is_no_model_config(saved: Path) -> None:
-    for text, words in (("{", "not valid JSON"), ("[1]", "lacks format"), ('{"format": 1}', "lacks canvas")):
+    for text, words in (("{", "not valid JSON"), ("[1]", "a JSON object is needed"), ('{"format": 1}', "lacks canvas")):
         (saved / "config.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             load_model(saved)

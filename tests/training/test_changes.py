@@ -12,7 +12,8 @@ from mmprime.data import prepare_folder
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 from mmprime.training.build import build_task
-from mmprime.training.config import load_config
+from mmprime.training.changes import find_changes, refused
+from mmprime.training.config import as_dict, load_config
 from mmprime.training.trainer import Trainer
 
 WORDS = "the cat sat on a red mat and saw the dog run far away"
@@ -182,3 +183,18 @@ def test_an_exported_tokenizer_is_whole_hashed_and_refused_when_altered(trained,
     with pytest.raises(ValueError, match="not finite"):
         trainer.export(tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_checkpoint_under_earlier_names_is_the_same_run(world, tmp_path):
+    config = load_config(world / "text.yaml", [f"run.dir={tmp_path}"])
+    stored = as_dict(config)
+    goal = stored["objective"]
+    for old, new in (("law", "masking"), ("start_law", "start_masking"), ("place_powers", "level_powers")):
+        goal[old] = goal.pop(new)
+    assert find_changes(stored, {}, config, {}) == []
+    goal["law"] = "independent"
+    changes = find_changes(stored, {}, config, {})
+    assert [str(change) for change in changes] == ["objective.masking: independent -> nested"]
+    assert refused(changes, config, {}) == changes
+    config.run.allow_changes = ["objective.law"]
+    assert refused(changes, config, {}) == []

@@ -11,7 +11,7 @@ from training_world import LineTask, small_config, weights
 
 from mmprime.training import checkpoint
 from mmprime.training.checkpoint import Checkpoints
-from mmprime.training.lock import RunBusy, locked
+from mmprime.training.run_folder import RunBusy, locked
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 OPERATIONS = ("replace", "rename", "mkdir", "rmdir", "unlink", "fsync")

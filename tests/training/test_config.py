@@ -137,7 +137,7 @@ run.threads=two [1,   run.seed=-1 [0,   run.seed=18446744073709551616 [0,   mode
 model.width=1000000000 [0,   model.depth=-1 [0,   model.heads=-1 [0,   model.dropout=1 [0,
 model.codec.text.digits=0 [1,   model.codec.text.radices=[1,2] [2,   objective.steps=0 [1,
 objective.mask_power=0 (0,   objective.start_share=1.5 [0,   objective.mixture={nested:-1} [0,
-objective.blend={joint:nan} [0,   objective.place_powers=[0] (0,   toy.tokens=0 [1,   toy.codes=1 [2,
+objective.blend={joint:nan} [0,   objective.level_powers=[0] (0,   toy.tokens=0 [1,   toy.codes=1 [2,
 toy.draws=-1 [0,   toy.sharpness=inf [0,
 """.replace("{a:", "{a: ")
     .replace("{nested:", "{nested: ")
@@ -252,3 +252,16 @@ def test_a_toy_world_too_large_to_hold(toy):
         ToyTask(load_config(toy, ["toy.tokens=30", "toy.codes=10"]))
     with pytest.raises(ConfigError, match=r"toy.draws=1:"):
         ToyTask(load_config(toy, ["toy.draws=1"]))
+
+
+def test_earlier_names_are_read_and_told_once(toy):
+    toy.write_text(toy.read_text() + "objective: {law: nested, place_powers: [1, 2]}\n")
+    config = load_config(toy, ["objective.law=independent", "objective.start_law=nested", "objective.start_share=0.5"])
+    goal = config.objective
+    assert (goal.masking, goal.level_powers, goal.start_masking) == ("independent", [1.0, 2.0], "nested")
+    (notice,) = config.notices
+    assert "objective.law (now objective.masking), objective.place_powers (now objective.level_powers)" in notice
+    assert "law" not in as_yaml(config)
+    assert load_config(toy, ["objective.masking=nested"]).objective.masking == "nested"
+    both = "objective.law is an earlier name of objective.masking, and both are set"
+    assert both in refused(toy, "objective.law=nested", "objective.masking=nested")

@@ -4,15 +4,18 @@ import signal
 import pytest
 import torch
 
-from mmprime.cli import console
-from mmprime.engine import LAWS, Schedule, nelbo
+from mmprime.engine import MASKINGS, Guidance, Schedule, default_sampler, sampler_of
+from mmprime.engine.masking import IndependentMasking
+from mmprime.evaluation.likelihood import Effort, ScoredRows, estimate
+from mmprime.evaluation.quantities import Quantity
+from mmprime.evaluation.tasks import scoring_tasks
+from mmprime.generation.defaults import read_sampling
 from mmprime.models import load_model
-from mmprime.training.codecs import build_canvas
 from mmprime.training.conditions import Conditions
 from mmprime.training.config import ConfigError
-from mmprime.training.examples import Corpus, Examples
-from mmprime.training.models import build_model
-from mmprime.training.sample_files import PLANS, draw
+from mmprime.training.corpus import Corpus
+from mmprime.training.examples import Examples
+from mmprime.training.model import build_canvas, build_model
 from mmprime.training.schema import (
     CodecConfig,
     ConditionsConfig,
@@ -52,7 +55,7 @@ def corpus(num_classes=None, tokens=None) -> Corpus:
     )
 
 
-def task(directory, num_classes=None, conditions=None, objective=None, tokens=None) -> DiffusionTask:
+def task(directory, num_classes=None, conditions=None, objective=None, tokens=None, samples=None) -> DiffusionTask:
     config = DiffusionConfig(
         task="diffusion",
         run=RunConfig(dir=str(directory)),
@@ -63,7 +66,7 @@ def task(directory, num_classes=None, conditions=None, objective=None, tokens=No
         model=ModelConfig(preset="nano", width=32, depth=2, heads=2),
         objective=objective or ObjectiveConfig(),
         conditions=conditions or ConditionsConfig(text_given=0.5, text_absent=0.1, image_given=0.2),
-        samples=SamplesConfig(count=3, steps=4),
+        samples=samples or SamplesConfig(count=3, steps=4),
     )
     data = corpus(num_classes, tokens)
     torch.manual_seed(0)
@@ -184,37 +187,67 @@ def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
 
 
 @torch.no_grad()
-def test_place_powers_are_judged_sampled_and_told(tmp_path):
-    built = task(tmp_path, objective=ObjectiveConfig(law="independent", place_powers=[1.0, 4.0]))
+def test_level_powers_are_judged_sampled_and_told(tmp_path):
+    built = task(tmp_path, objective=ObjectiveConfig(masking="independent", level_powers=[1.0, 4.0]))
     for p in built.modules.parameters():  # else every state costs the same
         p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    seeded = torch.Generator().manual_seed
-    found = built.validate(seeded(0))["val/nelbo/image|text"]
-    y0 = built._batch(built.corpus.validation["val"], torch.arange(40))[0]
-    own = Schedule.places([1.0, 4.0], built.canvas)
-    options = {"given": ~built.canvas.mask("image"), "generator": seeded(0)}
-    expected = nelbo(built.modules, built.canvas, y0, schedule=own, by_count=True, **options).mean() / 9
-    assert found == pytest.approx(float(expected), rel=1e-5)
-    options["generator"] = seeded(0)
-    assert abs(found - float(nelbo(built.modules, built.canvas, y0, **options).mean() / 9)) > 1e-3
-    assert draw(built, built.corpus.validation["val"], "image").shape == (40, 9)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    value = built.validate(generators[0])["val/nelbo/image|text"]
+    effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generators[1])))
+    view = next(task for task in scoring_tasks(built.canvas) if task.name == "image|text")
+    data = ScoredRows(built._rows(built.validation["val"]).y)
+
+    def judged(schedule):
+        quantity = Quantity("nelbo", IndependentMasking(schedule))
+        return estimate(built.modules, built.canvas, data, view, quantity, effort).per_token[0]
+
+    assert value == pytest.approx(judged(Schedule.levels([1.0, 4.0], built.canvas)), rel=1e-5)
+    assert abs(value - judged(None)) > 1e-3
+    assert built.samples.configs["image"].sampler.schedule.powers == (1.0, 4.0)
+    assert sampled(built).shape == (40, 9)
     built.export(tmp_path / "model")
-    assert load_model(tmp_path / "model")[2]["place_powers"] == [1.0, 4.0]
-    plain = task(tmp_path / "plain", objective=ObjectiveConfig(law="independent"))
+    assert load_model(tmp_path / "model")[2]["level_powers"] == [1.0, 4.0]
+    plain = task(tmp_path / "plain", objective=ObjectiveConfig(masking="independent"))
     plain.export(tmp_path / "plain")
-    assert "place_powers" not in load_model(tmp_path / "plain")[2]
+    assert "level_powers" not in load_model(tmp_path / "plain")[2]
 
 
-def test_every_law_has_a_plan_to_write_samples_by(tmp_path):
-    """All laws are known where laws are listed; a plan for samples puts the digits as the law does."""
-    assert set(PLANS) == set(LAWS) == set(console.LAWS)
-    built = task(tmp_path, objective=ObjectiveConfig(law="coarse_first"))
-    codes = draw(built, built.corpus.validation["val"], "image")
-    assert codes.shape == (len(built.corpus.validation["val"]), 9)
+def sampled(built):
+    return built.samples.sample(built.modules, built._rows(built.validation["val"]), "image", 0)
+
+
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_every_masking_is_sampled_in_its_order_and_told_with_the_model(tmp_path, masking):
+    built = task(tmp_path, objective=ObjectiveConfig(masking=masking))
+    codes = sampled(built)
+    assert codes.shape == (40, 9)
     assert bool(((codes >= 0) & (codes < IMAGE)).all())
-    plan = PLANS["coarse_first"](built.canvas, 5, 0)
-    coarse = built.canvas.digit_of == 0
-    assert bool((plan.rank[:, coarse].amax(-1) < plan.rank[:, ~coarse].amin(-1)).all())
+    built.export(tmp_path / "model")
+    config = load_model(tmp_path / "model")[2]
+    assert config["masking"] == masking
+    assert config["trained_on"] == [masking]
+    read = read_sampling(tmp_path / "model", built.canvas, masking)
+    assert read["image"].chosen(default_sampler("nested")) == default_sampler(masking, 4)
+
+
+def test_the_section_samples_is_what_the_model_folder_says(tmp_path):
+    chosen = SamplesConfig(sampler="p2", options={"eta": 0.5}, steps=6, guidance=2.0, temperature=0.9)
+    built = task(tmp_path, samples=chosen)
+    built.export(tmp_path)
+    read = read_sampling(tmp_path, built.canvas, "nested")
+    for name, guidance in (("image", 2.0), ("text", 0.0)):  # no image was left out in training
+        assert read[name].chosen(default_sampler("nested")) == sampler_of("p2", {"eta": 0.5}, 6)
+        assert read[name].temperature == 0.9
+        assert Guidance.of(read[name].guidance).scale == guidance
+    with pytest.raises(ConfigError, match=r"samples\.sampler=p3: unknown sampler"):
+        task(tmp_path, samples=SamplesConfig(sampler="p3"))
+
+
+def test_rows_are_packed_once_as_narrow_as_their_digits(tmp_path):
+    built = task(tmp_path)
+    codes = {name: x.long() for name, x in built.corpus.train.codes.items()}
+    assert torch.equal(built.train.y(built.canvas), built.canvas.pack(codes))
+    assert {x.dtype for x in built.train.codes.values()} == {torch.int16}
 
 
 def test_labels_are_dropped_at_their_rate(tmp_path):
@@ -280,19 +313,19 @@ def test_muon_steps_the_trunk_and_resumes_bitwise(tmp_path):
         assert torch.equal(value, resumed.task.modules.state_dict()[name]), name
 
 
-def test_the_bound_printed_is_that_of_the_judged_law_whatever_is_trained_on(tmp_path):
+def test_the_bound_printed_is_that_of_the_judged_masking_whatever_is_trained_on(tmp_path):
     def bounds(objective):
         built = task(tmp_path, objective=objective)
         with torch.no_grad():
             built.modules.heads["image"].linear.weight.normal_(generator=torch.Generator().manual_seed(0))
             return built.validate(torch.Generator().manual_seed(0))
 
-    plain = bounds(ObjectiveConfig(law="nested"))
-    assert bounds(ObjectiveConfig(law="nested", mixture={"independent": 1.0})) == plain
-    assert bounds(ObjectiveConfig(law="independent")) != plain
+    plain = bounds(ObjectiveConfig(masking="nested"))
+    assert bounds(ObjectiveConfig(masking="nested", mixture={"independent": 1.0})) == plain
+    assert bounds(ObjectiveConfig(masking="independent")) != plain
 
 
-def test_the_first_steps_train_on_the_start_law_and_the_others_do_not(tmp_path):
+def test_the_first_steps_train_on_the_start_masking_and_the_others_do_not(tmp_path):
     def loss(step, **objective):
         built = task(tmp_path, objective=ObjectiveConfig(**objective))
         with torch.no_grad():
@@ -300,8 +333,8 @@ def test_the_first_steps_train_on_the_start_law_and_the_others_do_not(tmp_path):
             ((_, value, _),) = built.losses(torch.arange(8), torch.Generator().manual_seed(0), step)
         return float(value)
 
-    start = {"start_law": "token_synchronous", "start_share": 0.3}
+    start = {"start_masking": "token_synchronous", "start_share": 0.3}
     halves = {"mixture": {"nested": 0.5, "independent": 0.5}}
-    assert [loss(step, **start, **halves) for step in (0, 11)] == [loss(0, law="token_synchronous")] * 2
+    assert [loss(step, **start, **halves) for step in (0, 11)] == [loss(0, masking="token_synchronous")] * 2
     assert [loss(step, **start, **halves) for step in (12, 39)] == [loss(0, **halves)] * 2
-    assert loss(0, **halves) != loss(0, law="token_synchronous")
+    assert loss(0, **halves) != loss(0, masking="token_synchronous")

@@ -5,7 +5,7 @@ from mmprime.data import ImageDataset, write_codes
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError
-from mmprime.training.examples import load_corpus
+from mmprime.training.corpus import load_corpus
 from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig
 from mmprime.training.tasks.diffusion import DiffusionTask
 
@@ -26,7 +26,7 @@ class Blocks:
 def folder(tmp_path):
     images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     dataset = ImageDataset(
-        images,
+        images=images,
         captions=[f"a red cat {i}" for i in range(12)],
         tags=[[]] * 12,
         vendors=["v"] * 12,
@@ -80,7 +80,7 @@ def test_padding_is_no_token_and_a_caption_that_fits_is_no_notice(folder):
 def several(folder):
     """Codes of four images with 1, 3, 0 and 2 captions."""
     dataset = ImageDataset(
-        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+        images=torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
         captions=["a", "b", "", "eee"],
         tags=[[]] * 4,
         vendors=[""] * 4,
@@ -111,18 +111,23 @@ def test_each_of_several_captions_is_drawn_alike_often(several):
 
 def test_training_draws_captions_and_validation_takes_the_first(several):
     built = DiffusionTask.from_config(DiffusionConfig(data=several, model=ModelConfig(preset="nano")))
-    seen, batch = [], built._batch
-    built._batch = lambda examples, indices: (seen.append(examples.at(indices).captions), batch(examples, indices))[1]
+    seen, by_mode = [], built._by_mode
+    built._by_mode = lambda nats, batch, mode: (seen.append(batch), by_mode(nats, batch, mode))[1]
     next(iter(built.losses(torch.full((50,), 1), torch.Generator().manual_seed(0), 0)))
-    assert set(seen[0]) == {"b", "c", "d"}
-    built._score(built.corpus.train, built.canvas.mask("image"), torch.Generator(), "nelbo", "nested")
-    assert seen[1] == ["a", "b", "eee"]
+    assert set(seen[0].captions) == {"b", "c", "d"}
+    words = built.canvas.view(seen[0].y(built.canvas), "text")
+    decode = built.corpus.text_tokenizer.decode
+    texts = [decode(row) for row in built.canvas.span("text").codec.decode(words).tolist()]
+    assert texts == seen[0].captions
+    first = built.canvas.unpack(built._rows(built.train).y)["text"]
+    assert [decode(row) for row in first.tolist()] == ["a", "b", "eee"]
 
 
 def test_text_of_a_split_without_captions_is_refused(folder):
     codes = ImageDataset(
-        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["", " "], [[]] * 2, [""] * 2, None, ["a", "b"], ["train"] * 2, []
-    )
+        images=torch.zeros(2, 3, 8, 8, dtype=torch.uint8), captions=["", " "], tags=[[]] * 2, vendors=[""] * 2,
+        labels=None, keys=["a", "b"], splits=["train"] * 2, classes=[],
+    )  # fmt: skip
     write_codes(codes, Blocks(), folder / "bare")
     with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions"):
         load_corpus(config(folder, path=str(folder / "bare"), validation=[]), seed=0)

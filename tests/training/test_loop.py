@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
-from mmprime.training.lock import RunBusy, locked
+from mmprime.training.run_folder import RunBusy, locked
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 

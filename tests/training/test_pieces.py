@@ -10,9 +10,8 @@ from mmprime.io import clear_leftovers
 from mmprime.training import rng
 from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.data_order import DataOrder
-from mmprime.training.ema import EMA
 from mmprime.training.log import RunLog
-from mmprime.training.optim import build_optimizer, learning_rate
+from mmprime.training.optim import EMA, build_optimizer, learning_rate
 from mmprime.training.schema import TrainConfig
 
 

@@ -9,8 +9,7 @@ from training_world import LineTask, small_config
 
 from mmprime.cli import train
 from mmprime.training.config import load_config
-from mmprime.training.lock import RunBusy
-from mmprime.training.run_folder import _git_state, opened
+from mmprime.training.run_folder import RunBusy, _git_state, opened
 from mmprime.training.trainer import Trainer
 
 

@@ -8,10 +8,9 @@ import pytest
 import ranks_world
 
 from mmprime.training.config import ConfigError
+from mmprime.training.corpus import load_corpus, validation_splits
 from mmprime.training.distributed import World
-from mmprime.training.examples import load_corpus
 from mmprime.training.schema import DataConfig
-from mmprime.training.splits import validation_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmprime.training import build, threads
+from mmprime.training import build, distributed
 from mmprime.training.schema import Config, RunConfig
 
 
@@ -21,8 +21,8 @@ def four_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.parent.mkdir(parents=True)
         file.write_text(f"{number % 4},{number % 4 + 4}\n")
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    monkeypatch.setattr(threads, "CPU", tmp_path)
-    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(distributed, "CPU", tmp_path)
+    monkeypatch.setattr(distributed, "QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0, 0))
@@ -31,7 +31,7 @@ def four_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(wanted: int | str = "auto", directory: Path = Path("nowhere")) -> int:
-    return threads.choose_threads(wanted, directory)[0]
+    return distributed.choose_threads(wanted, directory)[0]
 
 
 def test_physical_cores_that_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:

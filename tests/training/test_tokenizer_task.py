@@ -128,6 +128,6 @@ def test_pairs_lie_above_each_other(tmp_path: Path) -> None:
     above, below = torch.zeros(3, 3, 4, 4), torch.full((3, 3, 4, 4), 0.5)
     write_pairs(tmp_path / "grid.png", above, below, columns=2)
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert pixels.shape == (16, 8, 3)
-    assert [int(pixels[row, 0, 0]) for row in (0, 4, 8, 12)] == [0, 128, 0, 128]
-    assert pixels[8, 4, 0] == 255  # no fourth image: blank
+    assert pixels.shape == (21, 11, 3)  # a pixel of white between and around
+    assert [int(pixels[row, 1, 0]) for row in (1, 6, 11, 16)] == [0, 128, 0, 128]
+    assert pixels[11, 6, 0] == 255  # no fourth image: blank

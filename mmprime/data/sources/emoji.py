@@ -1,4 +1,4 @@
-"""The captioned emoji set: vector drawings of many vendors, one official caption each, rendered to small images.
+"""The captioned emoji set: vector icons of many vendors, one official caption each, rendered to small images.
 
 Left out: skin-tone variants, share-alike sets, icons without an official caption, and images that equal an earlier one
 of the same vendor pixel by pixel. Held out: one vendor, and for all vendors a few captions chosen by their hash.
@@ -14,9 +14,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprime.io import bar
+
 from ..pictures import read_picture
-from ..shards import Sample, Unit, build_dataset, canonical_json, digest
-from .emoji_icons import NAME_SOURCES, NAMED_BY, PACKAGES, Drawing, EmojiSource, group_names
+from ..shards import Entry, Unit, build_dataset, canonical_json, digest
+from .emoji_icons import NAME_SOURCES, NAMED_BY, PACKAGES, EmojiSource, Icon, group_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,18 +61,18 @@ def vendor_recipe(source: EmojiSource, vendor: str, size: int) -> str:
     return digest("emoji 1", vendor, catalogue, canonical_json(settings), *hashes)
 
 
-def render(drawing: Drawing, size: int) -> Image:
-    """A drawing as an RGB image of size × size on white."""
+def render(icon: Icon, size: int) -> Image:
+    """An icon as an RGB image of size × size on white."""
     import resvg_py
     from PIL import ImageOps
 
     png = resvg_py.svg_to_bytes(
-        svg_string=drawing.svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
+        svg_string=icon.svg, width=size, height=size, background="#ffffff", skip_system_fonts=True
     )
-    image = read_picture(bytes(png), drawing.emoji.caption)
-    if image.size != (size, size):  # a drawing that is not square is fitted, never stretched
+    image = read_picture(bytes(png), icon.emoji.caption)
+    if image.size != (size, size):  # an icon that is not square is fitted, never stretched
         image = ImageOps.pad(image, (size, size), color="#ffffff")
-    for flip in drawing.flips:
+    for flip in icon.flips:
         image = ImageOps.mirror(image) if flip == "hFlip" else ImageOps.flip(image)
     return image
 
@@ -86,37 +88,33 @@ def encode_webp(image: Image, quality: int = LOSSY_QUALITY) -> bytes:
     return min(encoded, key=len)
 
 
-def _render_encoded(size: int, drawing: Drawing) -> tuple[str, bytes]:
+def _render_encoded(size: int, icon: Icon) -> tuple[str, bytes]:
     try:
-        image = render(drawing, size)
+        image = render(icon, size)
     except (ValueError, OSError) as error:
-        raise ValueError(f"the drawing of {drawing.emoji.caption!r} cannot be rendered: {error}") from error
+        raise ValueError(f"the icon of {icon.emoji.caption!r} cannot be rendered: {error}") from error
     return hashlib.sha256(image.tobytes()).hexdigest(), encode_webp(image)
 
 
 def vendor_samples(
-    vendor: str, drawings: list[Drawing], size: int, workers: int = 1, progress: bool = False
-) -> Iterator[tuple[str, Sample]]:
-    """Render one vendor's drawings; yield (split, sample), leaving out images seen before."""
+    vendor: str, icons: list[Icon], size: int, workers: int = 1, progress: bool = False
+) -> Iterator[tuple[str, Entry]]:
+    """Render one vendor's icons; yield (split, sample), leaving out images seen before."""
     job = functools.partial(_render_encoded, size)
     rendered: Iterable[tuple[str, bytes]]
 
-    def bar(results: Iterable[tuple[str, bytes]]) -> Iterable[tuple[str, bytes]]:
-        from tqdm import tqdm
-
-        return tqdm(results, desc=vendor, total=len(drawings), unit="image", leave=False, disable=not progress)
-
+    count = len(icons)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            rendered = list(bar(pool.map(job, drawings, chunksize=16)))
+            rendered = list(bar(pool.map(job, icons, chunksize=16), vendor, "image", progress, count))
     else:
-        rendered = bar(map(job, drawings))
-    seen: set[str] = set()
-    for drawing, (pixels, webp) in zip(drawings, rendered):
-        if pixels in seen:
+        rendered = bar(map(job, icons), vendor, "image", progress, count)
+    known: set[str] = set()
+    for icon, (pixels, webp) in zip(icons, rendered):
+        if pixels in known:
             continue
-        seen.add(pixels)
-        emoji = drawing.emoji
+        known.add(pixels)
+        emoji = icon.emoji
         split = split_of(vendor, emoji.caption)
         about = {
             "caption": emoji.caption,
@@ -127,7 +125,7 @@ def vendor_samples(
             "split": split,
         }
         key = f"{vendor}_{emoji.hexcode.lower()}"
-        yield split, Sample(key, {"webp": webp, "json": canonical_json(about)})
+        yield split, Entry(key, {"webp": webp, "json": canonical_json(about)})
 
 
 def prepare_emoji(
@@ -148,8 +146,8 @@ def prepare_emoji(
     if unknown := sorted(set(vendors) - set(VENDORS)):
         raise ValueError(f"unknown vendors {unknown}; choose from {list(VENDORS)}")
 
-    def maker(vendor: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
-        return lambda: vendor_samples(vendor, source.drawings(vendor), size, workers, progress)
+    def maker(vendor: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
+        return lambda: vendor_samples(vendor, source.icons(vendor), size, workers, progress)
 
     units = [Unit(v, vendor_recipe(source, v, size), maker(v), {"vendor": v}) for v in vendors]
     header = {

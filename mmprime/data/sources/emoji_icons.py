@@ -31,7 +31,7 @@ class Emoji:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Icon:
     """One vendor's SVG of one emoji, self-contained, and the flips an alias asks for."""
 
     emoji: Emoji
@@ -129,21 +129,21 @@ class EmojiSource:
         if chars is None and vendor in NAMED_BY:
             chars = self.icon_set(NAMED_BY[vendor])["chars"]
         aliases = icons.get("aliases", {})
-        found: dict[str, str] = {}
+        matches: dict[str, str] = {}
         for code, name in (chars or {}).items():
             if name in icons["icons"] or name in aliases:
-                found.setdefault(_normal(code), name)
+                matches.setdefault(_normal(code), name)
         if not chars:
             for name in (*icons["icons"], *aliases):
                 if code := self._by_name(name):
-                    found.setdefault(code, name)
-        return found
+                    matches.setdefault(code, name)
+        return matches
 
-    def drawings(self, vendor: str) -> list[Drawing]:
-        """All captioned drawings of one vendor in emojibase order."""
-        icons = self.icon_set(vendor)
-        found = self._matches(vendor, icons)
-        return [Drawing(emoji, *_svg(icons, found[code])) for code, emoji in self.catalogue.items() if code in found]
+    def icons(self, vendor: str) -> list[Icon]:
+        """All captioned icons of one vendor in emojibase order."""
+        drawn = self.icon_set(vendor)
+        names = self._matches(vendor, drawn)
+        return [Icon(emoji, *_svg(drawn, names[code])) for code, emoji in self.catalogue.items() if code in names]
 
 
 def _svg(icons: dict[str, Any], name: str) -> tuple[str, tuple[str, ...]]:

@@ -63,13 +63,13 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
     return mass
 
 
-def draw(
+def sample_cells(
     grid: Tensor, y: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a whole cell for each token from p(cell | y): exact in float64.
 
     grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
-    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of the law drawn from.
+    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of what it is from.
     temperature (a number or (M,)) 0 takes the most probable cell. top_p keeps the smallest set of cells of at least
     that probability.
     Raises ValueError when no code agrees with the visible digits of a token, and on logits that are NaN or +inf.
@@ -114,7 +114,7 @@ def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:
 
 
 def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, unit: str) -> tuple[Tensor, Tensor]:
-    """log p over grids (M, b_1, ..., b_S) -> probabilities (M, K) float64 of each token's unit, and the value drawn (M,).
+    """log p over grids (M, b_1, ..., b_S) -> probabilities (M, K) float64 of each token's unit, and its value (M,).
 
     Unit "token": over whole cells. Unit "digit": of the digit `first` (M,), padded with zeros to the largest base.
     """
@@ -127,6 +127,6 @@ def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, u
         rows = first == axis
         if bool(rows.any()):
             others = [dim + 1 for dim in range(len(radices)) if dim != axis]
-            own = joint[rows]
-            probs[rows, :radix] = own.sum(others, dtype=torch.float64) if others else own.double()
+            part = joint[rows]
+            probs[rows, :radix] = part.sum(others, dtype=torch.float64) if others else part.double()
     return probs, digits.gather(1, first[:, None])[:, 0]

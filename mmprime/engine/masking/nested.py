@@ -50,10 +50,10 @@ class NestedMasking(Masking):
         before = (running - masked.long())[:, canvas.token_start.to(y0.device)]
         ways = torch.tensor([[math.comb(m, r) for m in range(levels + 1)] for r in range(levels + 1)], device=y0.device)
         after, weight = [], []
-        for shown in range(1, levels + 1):
-            after.append(torch.where(masked & (running - before <= shown), y0, y_t))
-            rest = (count - shown).clamp(min=0)
-            weight.append(ways[shown][count] * of_token**shown * (1 - of_token) ** rest)
+        for revealed in range(1, levels + 1):
+            after.append(torch.where(masked & (running - before <= revealed), y0, y_t))
+            rest = (count - revealed).clamp(min=0)
+            weight.append(ways[revealed][count] * of_token**revealed * (1 - of_token) ** rest)
         return Reveals(torch.stack(after), torch.stack(weight))
 
     def settled(self, canvas: Canvas, rank: list[int], free: Tensor, in_time: bool) -> list[int]:

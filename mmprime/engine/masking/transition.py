@@ -1,7 +1,7 @@
 """The forward process on digits: hiding, and its transition matrix over partial states.
 
     q(y_t,n | y_0,n) = α(t) [y_t,n = y_0,n] + (1 - α(t)) [y_t,n = hidden]
-    Q(s → t) per digit: visible stays with α_t / α_s, hidden stays hidden;  Q(s → u) = Q(s → t) Q(t → u)
+    Q(s → t) per digit: visible stays with α_t / α_s, masked stays masked;  Q(s → u) = Q(s → t) Q(t → u)
 
 Source: Chao et al., arXiv 2505.18495, eqs. 4-5.
 """
@@ -31,7 +31,7 @@ def corrupt(y0: Tensor, t: float | Tensor, schedule: Schedule, generator: torch.
 
 
 def partial_states(codec: Codec) -> Tensor:
-    """All states (states, S) of one token that agree with at least one code, hidden = `MASK_ID`; for small codecs."""
+    """All states (states, S) of one token that agree with at least one code, masked = `MASK_ID`; for small codecs."""
     states = torch.tensor(list(itertools.product(*[range(-1, b) for b in codec.radices])))
     agrees = (states[:, None] < 0) | (states[:, None] == codec.digits[None])
     return states[agrees.all(-1).any(-1)]

@@ -8,8 +8,8 @@ the next masked digit of a token (unit "digit", coarse first) or all its masked 
     step:  for each token with something masked:  p_i, the distribution of its unit;  a whole code v_i ~ p(v | visible)
            the sampler selects sub-tokens;  they are revealed with the values of v_i
 
-What is selected by the distributions alone, one unit at a time, leaves the law of the sample exact; selecting by the
-drawn value (as MaskGIT does) or several units at once does not.
+What is selected by the distributions alone, one unit at a time, leaves the distribution of the sample exact; selecting
+by the drawn value (as MaskGIT does) or several units at once does not.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Sampler(ABC):
 
     @property
     def whole_tokens(self) -> bool:
-        """Whether no token is ever shown in part."""
+        """Whether no token is ever visible in part."""
         return self.unit_of == "token"
 
     @property
@@ -272,6 +272,6 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
-def entropy(probs: Tensor) -> Tensor:
+def entropy_nats(probs: Tensor) -> Tensor:
     """(m, K) -> (m,) nats."""
     return -torch.special.xlogy(probs, probs).sum(-1)

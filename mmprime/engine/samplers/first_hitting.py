@@ -1,4 +1,4 @@
-"""First hitting: sub-tokens in random order, a fixed number a step; one a step has the law of continuous time.
+"""First hitting: sub-tokens in random order, a fixed number a step; one a step is continuous time.
 
 Source: Zheng et al., arXiv 2409.02908.
 """

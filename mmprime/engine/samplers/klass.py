@@ -39,7 +39,7 @@ class Klass(OfUnit):
             )
 
     def begin(self, start: Start) -> Memory:
-        """probs: the last ones of each token's unit; digit: the first of that unit, -1 before it was seen; calm: steps."""
+        """probs: the last ones of each token's unit; digit: the first of that unit, -1 at first; calm: steps."""
         codecs = [span.codec for span in start.canvas.spans]
         width = max(max(codec.radices) if self.unit == "digit" else codec.num_cells for codec in codecs)
         shape = start.batch, start.canvas.num_tokens

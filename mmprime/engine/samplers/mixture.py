@@ -5,7 +5,7 @@
     and the rule chooses the others among what is masked then
 
 The order keeps reveals apart (a low-discrepancy order spreads them over the picture), the rule takes what is clear.
-Share 1 is the order, share 0 the rule. The order may name any digit of a token; the rule judges a token by the digit
+Share 1 is the order, share 0 the rule. The order may name any digit of a token; the rule rates a token by the digit
 that was next at the beginning of the step. A rule that looks at distributions only is exact one unit at a time.
 
 No paper: the rules are those of `confidence.py`, `margin.py` and `entropy.py`, the orders those of planned samplers.

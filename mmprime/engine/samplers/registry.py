@@ -51,7 +51,8 @@ def sampler_of(name: str, options: Mapping[str, Any] | None = None, steps: int |
     known, values = _options(name), {}
     for key, value in (options or {}).items():
         if key not in known:
-            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {', '.join(known) or 'none'}")
+            others = ", ".join(option for option in known if option != "steps")
+            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {others or 'none'}")
         values[key] = _value(name, key, value, _default(known[key]))
     if steps is not None and "steps" in known:
         values.setdefault("steps", steps)
@@ -78,7 +79,7 @@ def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:
     """The same sampler with another number of steps; one that decides it itself stays as it is."""
-    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler
+    return replace(sampler, steps=steps) if "steps" in _options(sampler.name) else sampler  # type: ignore[call-arg]
 
 
 def options_of(sampler: Sampler) -> dict[str, Any]:
@@ -87,8 +88,8 @@ def options_of(sampler: Sampler) -> dict[str, Any]:
     Raises ValueError where words cannot say them, as of a sampler inside that has options of its own.
     """
     values = {key: getattr(sampler, key) for key in _options(sampler.name)}
-    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items()}
-    if sampler_of(sampler.name, options, steps) != sampler:
+    steps, options = values.pop("steps", None), {key: _word(value) for key, value in values.items() if value != ()}
+    if sampler_of(sampler.name, options, steps) != sampler or any(isinstance(word, tuple) for word in options.values()):
         raise ValueError(f"no words say the options of {sampler}")
     return options
 
@@ -141,8 +142,8 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
 def _part(default: Sampler, name: str) -> Sampler:
     """A sampler that is an option of another: of the kind of the default, with its pace."""
     kind = CountPlanned if isinstance(default, CountPlanned) else Paced
-    found = sampler_of(name)
-    if not isinstance(found, CountPlanned | Paced) or not isinstance(found, kind):
+    inner = sampler_of(name)
+    if not isinstance(inner, CountPlanned | Paced) or not isinstance(inner, kind):
         raise ValueError(f"there are {', '.join(other for other in SAMPLERS if issubclass(SAMPLERS[other], kind))}")
     assert isinstance(default, CountPlanned | Paced)
-    return replace(found, pace=default.pace)
+    return replace(inner, pace=default.pace)

@@ -13,22 +13,22 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmprime.data import ImageDataset, read_index
+from mmprime.generation.images import save_picture, sheet
 from mmprime.io import bar, sha256
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
 from mmprime.tokenizers.quantizers import code_usage
 
 from ..config import ConfigError, resolve
-from ..examples import dataset_fingerprint
+from ..corpus import dataset_fingerprint, validation_splits, without_validation
 from ..schema import TokenizerLossConfig, TokenizerRunConfig
-from ..splits import validation_splits, without_validation
-from ..task import LossTerm
+from ..task import LossTerm, Task
 
 _BATCH = 128  # images at a time where no gradients are needed
 
 
-class TokenizerTask:
-    """A Task: images of ``config.data.path`` in memory as uint8, a tokenizer, and an adversary if asked for.
+class TokenizerTask(Task):
+    """Images of ``config.data.path`` in memory as uint8, a tokenizer, and an adversary if asked for.
 
     Raises:
         ValueError: if a split is absent or empty, the images have another size, a loss lacks its weights or all are 0.
@@ -172,15 +172,10 @@ class TokenizerTask:
 
 def write_pairs(path: Path, above: Tensor, below: Tensor, columns: int = 16) -> None:
     """A PNG of images (n, 3, H, W) in [0, 1]: rows of ``above``, each followed by the matching row of ``below``."""
-    from torchvision.transforms.functional import to_pil_image
-    from torchvision.utils import make_grid
-
-    pairs = torch.stack([above, below]).clamp(0, 1)
+    pairs = torch.stack([above, below])
     blank = pairs.new_ones(2, -len(above) % columns, *above.shape[1:])
-    cells = rearrange(
-        torch.cat([pairs, blank], 1), "pair (row column) c h w -> (row pair column) c h w", column=columns
-    )
-    to_pil_image((make_grid(cells, nrow=columns, padding=0) * 255).round().byte().cpu()).save(path)
+    rows = "pair (row column) c h w -> (row pair column) c h w"
+    save_picture(path, sheet(rearrange(torch.cat([pairs, blank], 1), rows, column=columns), columns=columns))
 
 
 def _spread(images: Tensor, count: int) -> Tensor:

@@ -117,8 +117,8 @@ class ToyTask(Task):
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """Nats per example under the table: ``entropy``; ``bound`` in continuous time and ``bound_finite`` at
-        objective.steps under objective.masking; ``bound_token_synchronous``; ``joint_loss``, which is no bound. Each but
-        the entropy with its standard error under ``.._se``; ``bound_finite`` only if there is a way to have it."""
+        objective.steps under objective.masking; ``bound_token_synchronous``; ``joint_loss``, which is no bound. Each
+        but the entropy with its standard error under ``.._se``; ``bound_finite`` only if there is a way to have it."""
         masking, steps = self.objective.masking, self.config.objective.steps
         found = {"bound": self._bound(masking, None, generator)}
         if self.config.toy.draws or self._enumerable(masking, steps):

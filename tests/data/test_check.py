@@ -1,4 +1,4 @@
-"""The doctor on codes whose digits are in another order, on a foreign code book, and on text that does not fit."""
+"""`check_dataset` on codes whose digits are in another order, on a foreign code book, and on text that does not fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmprime.data import ImageDataset, check_dataset, prepare_folder, prepare_text, write_codes
 from mmprime.data.check import histogram, unigram_entropy
-from mmprime.data.digit_order import AS_STORED, RENUMBERED, REVERSED, readings, survival, to_codes, to_digits
+from mmprime.data.digit_order import AS_STORED, RENUMBERED, REVERSED, readings, survival
+from mmprime.engine import Codec
 from mmprime.tokenizers import TextTokenizer
 
 RADICES = (4, 3, 2)  # of red, green and blue, the most significant first
@@ -31,10 +32,12 @@ class Colours:
     def encode(self, images: Tensor) -> Tensor:
         means = torch.nn.functional.avg_pool2d(images, 4).movedim(1, -1)
         digits = (means * (torch.tensor(RADICES) - 1)).round().long()
-        return to_codes(digits.flip(-1), RADICES[::-1]) if self.reverse else to_codes(digits, RADICES)
+        if self.reverse:
+            return Codec.mixed_radix(RADICES[::-1]).decode(digits.flip(-1))
+        return Codec.mixed_radix(RADICES).decode(digits)
 
     def decode(self, codes: Tensor) -> Tensor:
-        colour = to_digits(codes, RADICES) / (torch.tensor(RADICES) - 1)
+        colour = Codec.mixed_radix(RADICES).encode(codes) / (torch.tensor(RADICES) - 1)
         colour[..., 1] = torch.minimum(colour[..., 0], colour[..., 1])
         return colour.movedim(-1, 1).repeat_interleave(4, -1).repeat_interleave(4, -2)
 
@@ -98,17 +101,17 @@ def test_images_that_are_not_those_of_the_codes(pictures: Path, tmp_path: Path) 
 
 def test_digits_and_codes_are_inverse_and_readings_are_bijections() -> None:
     codes = torch.arange(24)
-    digits = to_digits(codes, RADICES)
+    digits = Codec.mixed_radix(RADICES).encode(codes)
     assert digits[23].tolist() == [3, 2, 1]
     assert digits[6].tolist() == [1, 0, 0]  # the first digit is worth 3 · 2
-    assert torch.equal(to_codes(digits, RADICES), codes)
+    assert torch.equal(Codec.mixed_radix(RADICES).decode(digits), codes)
     for radices, count in ((RADICES, 5), ((2, 2, 2), 5), ((8,), 3), ((), 2)):
         tables = readings(radices, 24 if radices in (RADICES, ()) else 8)
         assert len(tables) == count  # one digit has no order, so only its other end is new
         assert list(tables)[:2] == [AS_STORED, RENUMBERED]
         assert all(torch.equal(table.sort().values, torch.arange(len(table))) for table in tables.values())
     assert readings((2, 2, 2), 8)[REVERSED].tolist() == [0, 4, 2, 6, 1, 5, 3, 7]  # bits reversed
-    assert readings((4, 2), 8)[REVERSED][5] == to_codes(torch.tensor([1, 1]), (4, 2))  # 5 = 1 + 4 · 1
+    assert readings((4, 2), 8)[REVERSED][5] == 3  # 5 = 1 + 4 · 1 is read as 1 · 2 + 1
     with pytest.raises(ValueError, match="do not make 9 codes"):
         readings((2, 2), 9)
 
