@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 .PHONY: demo test test-all reproduce lint format clean
 
 demo: $(VENV)/.installed
-	$(PY) tools/demo.py
+	$(PY) -m mmprime demo
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest

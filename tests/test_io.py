@@ -5,7 +5,18 @@ import os
 import pytest
 import torch
 
-from mmprime.io import clear_leftovers, remove_folder, sha256, whole_file, whole_folder, write_text
+from mmprime.io import (
+    clear_leftovers,
+    read_json,
+    read_text,
+    remove_folder,
+    sha256,
+    split_lines,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from mmprime.tokenizers import TextTokenizer
 
 
@@ -68,3 +79,32 @@ def test_temporary_names_of_one_process_differ_by_file(tmp_path):
         two.write_text("{}")
         assert one.suffix == ".png"
         assert one != two
+
+
+def test_json_comes_back_and_what_is_no_object_is_refused_by_name(tmp_path):
+    file = tmp_path / "a.json"
+    write_json(file, {"ä": [1, None]})
+    assert read_json(file) == {"ä": [1, None]}
+    for content, words in (
+        (b"{", "a.json: not valid JSON"),
+        (b"\xff\xfe{}", "a.json: not valid JSON"),
+        (b"[" * 100_000, "a.json: not valid JSON"),
+        (b'["x"]', r"a.json: a JSON object is needed, this is a list: \"\['x'\]\""),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            read_json(file)
+
+
+def test_text_that_is_none_is_refused_with_the_way_out(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\r\ntwo\u2028three\n".encode())
+    assert split_lines(read_text(file)) == ["one", "two\u2028three"]
+    for content, words in (
+        (b"a\nb\xe9", "byte 0xe9 at position 3 .*line 2.*iconv -f LATIN1"),
+        ("hé".encode("utf-16"), "iconv -f UTF-16"),
+        (b"a\0b", "NUL byte at position 1"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            read_text(file)

@@ -24,10 +24,6 @@ ROOT = next((path for path in (PACKAGE.parent, Path.cwd()) if (path / "assets/mo
 DEFAULT_MODEL = str(ROOT / "assets/models/emoji_t2i")  # in a checkout; the package alone holds no model
 DEFAULT_IMAGES = str(ROOT / "assets/emoji")
 DEFAULT_CODES = str(ROOT / "assets/emoji_codes")  # of these images
-JOINT_LOSS_NOTE = (
-    "joint_loss counts a whole token at the rate of one digit; with more than one digit a token it is no bound on the "
-    "negative log-likelihood (two equal fair bits: 0.347 where the entropy is ln 2 = 0.693), so it has no perplexity"
-)
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line."""

@@ -1,18 +1,18 @@
 """Measure a model. Every number comes with its name, its standard error and the command that gives it again.
 
-    python tools/evaluate.py likelihood --model DIR [--data DIR] [--split val] [--steps 4,16,64]
+    mmprime evaluate likelihood --model DIR [--data DIR] [--split val] [--steps 4,16,64]
         bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
-    python tools/evaluate.py samples --generated DIR --reference DIR --inception FILE
+    mmprime evaluate samples --generated DIR --reference DIR --inception FILE
         FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
-    python tools/evaluate.py captions --model DIR [--num 300] [--steps 32]
+    mmprime evaluate captions --model DIR [--num 300] [--steps 32]
         how often the nearest real drawing of a generated one carries its caption
-    python tools/evaluate.py text --model DIR [--temperature 0.7,1]
+    mmprime evaluate text --model DIR [--temperature 0.7,1]
         generative perplexity by a causal language model, beside entropy, distinct-n and repetition
-    python tools/evaluate.py tokenizer --tokenizer DIR
+    mmprime evaluate tokenizer --tokenizer DIR
         PSNR, code use, rFID of an image tokenizer
-    python tools/evaluate.py imagenet --model DIR --out DIR --reference FILE
+    mmprime evaluate imagenet --model DIR --out DIR --reference FILE
         FID-50k of a class-conditional model; also under torchrun
-    python tools/evaluate.py calibration --model DIR
+    mmprime evaluate calibration --model DIR
         confidence of predictions against how often they are right
 
 Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
@@ -22,12 +22,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-
-from . import console  # noqa: E402
-from .evaluations import calibration, captions, imagenet, likelihood, samples, text, tokenizer  # noqa: E402
+from . import console
+from .evaluations import calibration, captions, imagenet, likelihood, samples, text, tokenizer
 
 COMMANDS = {
     "likelihood": likelihood,

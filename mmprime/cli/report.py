@@ -1,17 +1,17 @@
 """Tables and figures from measured rows and training logs.
 
-    python tools/report.py table ROWS... [--by metric|nfe] [--out FILE.md]
+    mmprime report table ROWS... [--by metric|nfe] [--out FILE.md]
         rows of several files as one Markdown table, value ± standard error
-    python tools/report.py agree OLD NEW [--within 3]
+    mmprime report agree OLD NEW [--within 3]
         were the same numbers measured again: files of rows, or folders of them, row by row in standard errors
-    python tools/report.py nfe ROWS... --metric NAME --out FILE.png
+    mmprime report nfe ROWS... --metric NAME --out FILE.png
         quality against forward passes, a line a file and sampler
-    python tools/report.py loss RUN_DIR... --out FILE.png
+    mmprime report loss RUN_DIR... --out FILE.png
         training loss and validation NELBO against examples seen
-    python tools/report.py calibration --model DIR --data DIR --out FILE.png [--json FILE]
+    mmprime report calibration --model DIR --data DIR --out FILE.png [--json FILE]
         confidence of the model's predictions against how often they are right
 
-ROWS are files written by tools/evaluate.py --json. Rows of different data, references or models are not joined.
+ROWS are files written by mmprime evaluate --json. Rows of different data, references or models are not joined.
 Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.
 """
 

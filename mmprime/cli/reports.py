@@ -1,4 +1,4 @@
-"""Tables and figures from rows that were measured (`tools/evaluate.py ... --json FILE`) and from training logs.
+"""Tables and figures from rows that were measured (`mmprime evaluate ... --json FILE`) and from training logs.
 
 A line or column may only join what was measured alike: rows of other data or another reference, or of another model
 where one model is meant, are refused with a ValueError that names the two files.
@@ -71,7 +71,7 @@ def require_comparable(rows: Sequence[Row], *names: str) -> None:
 
 
 def run_table(options: argparse.Namespace) -> None:
-    """`report.py table`."""
+    """`mmprime report table`."""
     rows = read_files(options.rows)
     text = pivot(rows, options.by) + "\n\n" + sources(rows) + "\n"
     if options.out:
@@ -138,7 +138,7 @@ def sources(rows: Sequence[Row]) -> str:
 
 
 def run_nfe(options: argparse.Namespace) -> None:
-    """`report.py nfe`."""
+    """`mmprime report nfe`."""
     require_plots(options.out)
     rows = choose_metric(read_files(options.rows), options.metric, options.unit)
     lines = nfe_lines(rows)
@@ -194,7 +194,7 @@ def nfe_lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def run_loss(options: argparse.Namespace) -> None:
-    """`report.py loss`."""
+    """`mmprime report loss`."""
     require_plots(options.out)
     training, validation, unit = [], [], ""
     for name, run in zip(_short_names([Path(run) for run in options.runs]), options.runs):
@@ -215,7 +215,7 @@ def run_loss(options: argparse.Namespace) -> None:
 
 
 def run_calibration(options: argparse.Namespace) -> None:
-    """`report.py calibration`: the rows of `mmprime.cli.evaluations.calibration` and their reliability diagram."""
+    """`mmprime report calibration`: the rows of `mmprime.cli.evaluations.calibration` and their reliability diagram."""
     require_plots(options.out)
     console.require_model(options.model)
     console.require_path(options.data, "--data")
@@ -245,7 +245,7 @@ def run_calibration(options: argparse.Namespace) -> None:
 def add_commands(commands: Any) -> None:
     """The sub-commands, added to an argparse sub-parsers object; each sets `run`."""
     command = commands.add_parser("table", help="a Markdown table of rows from several files")
-    command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
+    command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of mmprime evaluate --json")
     command.add_argument("--by", choices=("metric", "nfe"), default="metric", help="across: files, or NFE")
     command.add_argument("--out", type=console.out_file, metavar="FILE.md")
     command.set_defaults(run=run_table)
@@ -253,7 +253,7 @@ def add_commands(commands: Any) -> None:
     agreement.add_arguments(command)
     command.set_defaults(run=agreement.run)
     command = commands.add_parser("nfe", help="quality against forward passes, a line a file and sampler")
-    command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of tools/evaluate.py --json")
+    command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of mmprime evaluate --json")
     command.add_argument("--metric", required=True)
     command.add_argument("--unit", help="where the metric stands in several units")
     command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")

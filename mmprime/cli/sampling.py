@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmprime.generation.sampling import SamplingConfig
 
 OF_MODEL = "default: as the model folder says in generation_config.json"
+AS_TRAINED = "default: in the order of the masking process the model was trained on"
 
 
 class _Renamed(argparse.Action):
@@ -22,11 +23,11 @@ class _Renamed(argparse.Action):
         parser.error(f"{self.option_strings[0]} is called --sampler")
 
 
-def add_sampler(parser: Any) -> None:
+def add_sampler(parser: Any, default: str = OF_MODEL) -> None:
     """--sampler NAME [key=value ...]; read it with `sampler`."""
     parser.add_argument(
         "--sampler", nargs="+", metavar=("NAME", "key=value"),
-        help=f"order of revealing and its options; --sampler list prints them all ({OF_MODEL})",
+        help=f"order of revealing and its options; --sampler list prints them all ({default})",
     )  # fmt: skip
     parser.add_argument("--plan", nargs="*", action=_Renamed, help=argparse.SUPPRESS)
 

@@ -1,4 +1,4 @@
-"""Train and judge the cells of a study, and show what came out: python tools/study.py run|table|plot STUDY.yaml
+"""Train and measure the cells of a study, and show what came out: mmprime study run|table|plot STUDY.yaml
 
 A cell that is done is not run again; a cell that was stopped goes on where it stood.
 Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving; all of them: docs/commands.md.
@@ -20,7 +20,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train and judge what is not done yet")
+    run = commands.add_parser("run", help="train and measure what is not done yet")
     run.add_argument("--only", default="", help="cells whose name contains this")
     run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
     show = commands.add_parser("table", help="a Markdown table of what is done")
@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     plot.add_argument("--only", default="", help="bases whose name contains this")
     plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
     for command in (run, show, plot):
-        command.add_argument("study", help="a YAML file, see configs/study/")
+        command.add_argument("study", help="a YAML file, see benchmarks/studies/")
     return parser.parse_args(arguments)
 
 

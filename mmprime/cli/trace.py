@@ -169,6 +169,7 @@ def _in_words(curve: StepCurve) -> list[str]:
 
 def _about(pipe: Pipeline, config: SamplingConfig, options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of which model."""
+    from mmprime.engine import Guidance
     from mmprime.evaluation.provenance import model_hash
     from mmprime.generation.defaults import entry_of
 
@@ -181,7 +182,7 @@ def _about(pipe: Pipeline, config: SamplingConfig, options: argparse.Namespace) 
         "model_hash": model_hash(options.model),
         "sampler": f"{entry['sampler']} {given}".strip(),
         "steps": entry["steps"],
-        "guidance": None if config.guidance is None else str(config.guidance),
+        "guidance": str(Guidance.of(config.guidance)) if config.guidance else None,
         "temperature": config.temperature,
         "top_p": config.top_p,
         "seed": config.seed,

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmprime.io import parse_json, read_text, split_lines
 
-from .folders import OTHER, LeftOut, printable
+from .folders import OTHER, LeftOut, display_name
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 KEYS = ("text", "caption")
@@ -53,7 +53,7 @@ def find_captions(root: Path, pictures: list[str], others: list[str]) -> Caption
                 by_picture.setdefault(name, []).extend(captions)
     if tables and not by_picture and UNNAMED in left_out:
         raise ValueError(
-            f"{printable(root / tables[0])} names {len(left_out[UNNAMED])} files, none of them among the "
+            f"{display_name(root / tables[0])} names {len(left_out[UNNAMED])} files, none of them among the "
             f"{len(pictures)} pictures there; the first: {left_out[UNNAMED][0]!r}"
         )
     notes = {_stem(name): name for name in reversed(others) if name.lower().endswith(".txt")}
@@ -85,7 +85,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, list[str]]]:
     for number, line in enumerate(split_lines(read_text(path)), 1):
         if not line.strip():
             continue
-        where = f"{printable(path)}:{number}"
+        where = f"{display_name(path)}:{number}"
         yield _row(parse_json(line, where), where)
 
 
@@ -93,12 +93,12 @@ def _csv(path: Path) -> Iterator[tuple[str, list[str]]]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
         for row in reader:
-            where = f"{printable(path)}:{reader.line_num}"
+            where = f"{display_name(path)}:{reader.line_num}"
             if None in row:
                 raise ValueError(f"{where}: more fields than the header has; quote a text that holds a comma")
             yield _row(row, where)
     except csv.Error as error:
-        raise ValueError(f"{printable(path)}:{reader.line_num}: not CSV: {error}") from error
+        raise ValueError(f"{display_name(path)}:{reader.line_num}: not CSV: {error}") from error
 
 
 def _row(row: dict[str, Any], where: str) -> tuple[str, list[str]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmprime.io import parse_json
 
 from .images import ImageDataset, several
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
 BLOCK = 16 * PACK
@@ -159,7 +159,7 @@ def encode_images(images: Tensor, tokenizer: CodeTokenizer, batch: int = 64) -> 
     return result
 
 
-def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Sample]]:
+def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Entry]]:
     """Encode images of one split and pack them, PACK an entry."""
     dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
     for number, start in enumerate(range(0, len(images), PACK)):
@@ -172,7 +172,7 @@ def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iter
             "labels.npy": _npy(labels.astype(np.int64)),
             "meta.json": canonical_json(meta),
         }
-        yield part.splits[0], Sample(f"{prefix}_{number:06d}", files, len(part))
+        yield part.splits[0], Entry(f"{prefix}_{number:06d}", files, len(part))
 
 
 def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def write_codes(
     One shard for every 8192 images of a split. Blocks whose images and tokenizer are unchanged are not encoded again.
     """
 
-    def maker(part: ImageDataset, name: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(part: ImageDataset, name: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _packed(part, tokenizer, name)
 
     units = []
@@ -219,7 +219,7 @@ def encode_dataset(
     """
     index = read_index(source, "images")
 
-    def maker(entry: dict[str, Any], name: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(entry: dict[str, Any], name: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _packed(ImageDataset.from_shards(source, index, [entry]), tokenizer, name)
 
     units = []

@@ -49,7 +49,7 @@ def list_folder(folder: str | Path, endings: Collection[str]) -> Listing:
     """The files under `folder` with one of these endings (lower case, with the dot). ValueError if it is none."""
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"{printable(folder)} is no folder" + ("" if root.exists() else ": nothing is there"))
+        raise ValueError(f"{display_name(folder)} is no folder" + ("" if root.exists() else ": nothing is there"))
     files: list[str] = []
     left_out: LeftOut = {}
     seen: set[tuple[int, int]] = set()
@@ -114,7 +114,7 @@ def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(piece) if number % 2 else -1, piece * (1 - number % 2)) for number, piece in enumerate(pieces)], name
 
 
-def printable(name: str | Path) -> str:
+def display_name(name: str | Path) -> str:
     r"""A file name that can be printed and stored: bytes that are not UTF-8 as `\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -125,11 +125,11 @@ def few(names: Iterable[str]) -> str:
     >>> few(["a", "b", "c", "d"])
     'a, b, c, …'
     """
-    listed = [printable(name) for name in names]
+    listed = [display_name(name) for name in names]
     return ", ".join([*listed[:NAMED], *(["…"] if len(listed) > NAMED else [])])
 
 
 def left_out_line(folder: str | Path, left_out: LeftOut) -> str:
     """What was left out of a folder and why, with counts and first names; empty if nothing was."""
     reasons = [f"{len(names):,} {why} ({few(names)})" for why, names in left_out.items() if names]
-    return f"left out of {printable(folder)}: {'; '.join(reasons)}" if reasons else ""
+    return f"left out of {display_name(folder)}: {'; '.join(reasons)}" if reasons else ""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mmprime.io import parse_json
 
-from .folders import printable
+from .folders import display_name
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 UNIT_IMAGES = 1000
@@ -135,14 +135,14 @@ class ImageDataset:
 # ------------------------------------------------------------------------------------------ folders of pictures
 
 
-def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Sample]]:
+def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Entry]]:
     for item in images:
         buffer = io.BytesIO()
-        read_square(item.path, size, name=printable(item.path)).save(buffer, "WEBP", quality=95, method=4)
+        read_square(item.path, size, name=display_name(item.path)).save(buffer, "WEBP", quality=95, method=4)
         caption, *more = item.captions or ("",)
         about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
         about |= {"more_captions": more} if more else {}
-        yield item.split, Sample(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
+        yield item.split, Entry(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
 
 
 def prepare_folder(
@@ -166,7 +166,7 @@ def prepare_folder(
         if say is not None:
             say(note)
 
-    def maker(block: list[FolderImage]) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(block: list[FolderImage]) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _folder_samples(block, size)
 
     units = []
@@ -176,7 +176,7 @@ def prepare_folder(
         recipe = digest("folder 1", READING, str(size), *content)
         units.append(Unit(f"{start // UNIT_IMAGES:05d}", recipe, maker(block)))
     header = {
-        "name": printable(Path(folder).resolve().name),
+        "name": display_name(Path(folder).resolve().name),
         "image_size": size,
         "encoding": "webp, lossy quality 95, method 4; centre-cropped RGB on white",
         "classes": scanned.classes,

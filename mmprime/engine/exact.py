@@ -17,7 +17,7 @@ from .codec import MASK_ID
 from .denoiser import Denoiser, reveal_nats
 from .masking import Masking, masking_of
 from .rows import Rows
-from .schedule import Regions
+from .schedule import RegionSchedule
 
 _MAX_PLANS = 200_000
 Plans = dict[tuple[int, ...], float]  # the ranks of the sub-tokens -> the chance of that plan
@@ -84,7 +84,7 @@ def _visible(y0: Tensor, positions: frozenset[int]) -> Tensor:
 def _orders(canvas: Canvas, process: Masking, free: Tensor) -> Plans:
     """Singletons in every order; the next unit has chance p / Σ p of those that are left (Plackett-Luce)."""
     powers: Tensor | None = torch.ones(canvas.num_subtokens, dtype=torch.float64)
-    if isinstance(process.schedule, Regions):
+    if isinstance(process.schedule, RegionSchedule):
         powers = process.schedule.powers
     if powers is None or (process.one_schedule and bool((powers != powers[0]).any())):
         raise ValueError(

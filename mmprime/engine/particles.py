@@ -72,15 +72,15 @@ def steer(
     batch = len(plan.rank)
     rows = torch.arange(batch).repeat_interleave(particles)
     streams = generators(generator, batch, _STEER_STREAM)
-    own = [each for stream in streams for each in generators(stream, particles, _STEER_STREAM)]
+    each_stream = [each for stream in streams for each in generators(stream, particles, _STEER_STREAM)]
     if (cond := options.get("cond")) is not None:
         options["cond"] = {name: value[rows] for name, value in cond.items()}
     copies = Plan(plan.rank[rows], plan.num_steps)
-    run = begin(denoiser, canvas, copies, None if given is None else given[rows], own, **options)
+    run = begin(denoiser, canvas, copies, None if given is None else given[rows], each_stream, **options)
     before = torch.zeros(batch, particles, dtype=torch.float64)
     while run.step():
         if run.number % steering.every == 0 and run.number < plan.num_steps:
-            after = steering.potential(_draft(run, own)).view_as(before)
+            after = steering.potential(_draft(run, each_stream)).view_as(before)
             chosen = _resample(after - before, particles, streams)
             run.y, before = run.y[chosen], after.flatten()[chosen].view_as(before)
     last = steering.potential(run.y).view_as(before)
@@ -93,12 +93,12 @@ def _draft(run: Rollout, streams: list[torch.Generator]) -> Tensor:
     """The rows of a rollout (R, N) completed in one step, whose forward passes the rollout is charged with."""
     rank = torch.where(run.y >= 0, 0, torch.where(run.rank > 0, 1, ABSENT))
     values = run.values
-    found = sample(
+    drafts = sample(
         run.denoiser, run.canvas, Plan(rank, 1), run.y, streams,
         temperature=values.temperature, top_p=values.top_p, cond=run.cond,
     )  # fmt: skip
-    run.nfe += found.nfe
-    return found.y
+    run.nfe += drafts.nfe
+    return drafts.y
 
 
 def _resample(log_weight: Tensor, count: int, streams: Sequence[torch.Generator]) -> Tensor:

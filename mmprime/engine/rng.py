@@ -49,10 +49,10 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(len(seeds), 1)
     states[:, 0] = root
     states[:, _HEAD : _HEAD + _WORDS] = _finalise(root[:, None] + steps) & 0xFFFFFFFF
-    found = [torch.Generator() for _ in seeds]
-    for generator, state in zip(found, states):
+    restored = [torch.Generator() for _ in seeds]
+    for generator, state in zip(restored, states):
         generator.set_state(state.clone().view(torch.uint8))
-    return found
+    return restored
 
 
 def generator_of(seed: int) -> torch.Generator:

@@ -19,7 +19,7 @@ from torch import Tensor
 from .canvas import Canvas, Span
 from .codec import MASK_ID
 from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, completed, token_grid
-from .heads.softmax import draw, log_posterior, unit_probs, unravel
+from .heads.softmax import log_posterior, sample_cells, unit_probs, unravel
 from .plan import ABSENT
 from .rng import uniforms
 from .rows import Condition
@@ -130,10 +130,11 @@ class Rollout:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state of a rollout of the same request. Raises ValueError when it does not fit."""
-        own = {**{name: getattr(self, name) for name in _ROWS}, **{f"sampler.{n}": v for n, v in self.memory.items()}}
-        if missing := sorted({*own, "number", "streams"} - set(state)):
+        stored = {name: getattr(self, name) for name in _ROWS}
+        stored |= {f"sampler.{name}": value for name, value in self.memory.items()}
+        if missing := sorted({*stored, "number", "streams"} - set(state)):
             raise ValueError(f"a state of a rollout by {self.sampler.name!r} has {missing[0]!r}; this one has not")
-        for name, value in own.items():
+        for name, value in stored.items():
             if (state[name].shape, state[name].dtype) != (value.shape, value.dtype):
                 got, wanted = (f"{each.dtype} {tuple(each.shape)}" for each in (state[name], value))
                 raise ValueError(f"{name} of the state is {got}, of the rollout {wanted}")
@@ -208,10 +209,10 @@ class Rollout:
             for part in chunks(len(row), span, DRAWN_AT_ONCE):
                 a, i = row[part], token[part]
                 index = torch.stack([asked[a], i + where.start, digits[a, i].long().argmax(-1)], -1)
-                self._draw(span, hidden[:, where][a, i], index, u[rows[a], i + where.start], rows[a], out)
+                self._propose_codes(span, hidden[:, where][a, i], index, u[rows[a], i + where.start], rows[a], out)
         return out
 
-    def _draw(self, span: Span, hidden: Tensor, index: Tensor, u: Tensor, row: Tensor, out: _Proposal) -> None:
+    def _propose_codes(self, span: Span, hidden: Tensor, index: Tensor, u: Tensor, row: Tensor, out: _Proposal) -> None:
         """Draw a code for some tokens of a span and let the sampler describe their units; index as in `describe`."""
         example, token, first = index.unbind(-1)
         inside = token - self.canvas.token_slice(span.name).start
@@ -220,7 +221,7 @@ class Rollout:
         temperature = self.values.of(self.canvas, span, inside, first)
         if self.sampler.sharpness != 1:
             temperature = temperature / self.sampler.sharpness
-        drawn = draw(grid, visible, u, temperature, self.values.top_p)
+        drawn = sample_cells(grid, visible, u, temperature, self.values.top_p)
         cell, out.confidence[row, token], out.entropy[row, token] = drawn
         digits = unravel(cell, span.codec.radices)
         self.canvas.view(out.values, span.name)[row, inside] = digits

@@ -85,7 +85,7 @@ class Schedule(ABC):
         for span in canvas.spans:
             if span.codec.num_digits == 1:
                 power[canvas.subtoken_slice(span.name)] = 1.0
-        return Regions(tuple((power == p, Polynomial(p)) for p in power.unique().tolist()))
+        return RegionSchedule(tuple((power == p, Polynomial(p)) for p in power.unique().tolist()))
 
     @staticmethod
     def regions(parts: Mapping[str, Schedule] | Sequence[tuple[Tensor, Schedule]], canvas: Canvas) -> Schedule:
@@ -95,7 +95,7 @@ class Schedule(ABC):
             if isinstance(parts, Mapping)
             else list(parts)
         )
-        return Regions(tuple(pairs))
+        return RegionSchedule(tuple(pairs))
 
     def on(self, canvas: Canvas) -> Schedule:
         """The schedule on a canvas; another one only where it depends on the canvas (`LevelPowers`)."""
@@ -195,7 +195,7 @@ class Windowed(Schedule):
         return self.start + (self.stop - self.start) * self.base.inverse(a)
 
 
-class Regions(Schedule):
+class RegionSchedule(Schedule):
     """One schedule for each region of a flat row; t broadcasts over the last axis N."""
 
     def __init__(self, parts: tuple[tuple[Tensor, Schedule], ...]) -> None:

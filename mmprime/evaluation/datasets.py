@@ -40,9 +40,9 @@ def data_of(pipe: Pipeline | None, asked: str | None) -> Path:
     """The data asked for, else what the model was trained on. Raises ValueError when neither is said."""
     if asked:
         return Path(asked)
-    if pipe is None or pipe.data is None:
+    if pipe is None or pipe.card.data is None:
         raise ValueError("the model does not say what it was trained on; give --data PATH")
-    return pipe.data
+    return pipe.card.data
 
 
 def hash_of(data: str | Path) -> str:

@@ -16,8 +16,8 @@ class Measure:
     """One row of a report.
 
     stderr: one standard error of `value`, None where there is no honest one. nfe: forward passes that the denoiser
-    really made for one example, in the mean: to draw it, or to score it with all its draws (guidance counts twice, a
-    scorer, feature extractor or tokenizer not at all). The cost of a T-step bound is therefore not T, which stands in its name.
+    really made for one example, in the mean: to sample it, or to score it with all its draws (guidance counts twice; a
+    scorer, feature extractor or tokenizer not at all). The cost of a T-step bound is not T, which stands in its name.
     idle_steps: share of the sampler's steps that reveal nothing. guidance: scale, and schedule unless it is linear.
     ema: decay of the averaged weights, None if they are not averaged. model_hash, data_hash, reference_hash: 16 hex
     digits of what was measured (the model, or pictures and texts that come alone), on what, against what. command: what
@@ -133,9 +133,10 @@ def read_rows(file: str | Path) -> list[Measure]:
 
 def measure_of(entry: Mapping[str, Any]) -> Measure:
     """A row of a file. Older files call level powers places, and have the kernel distance in squared distances."""
-    metric, unit = re.sub(r" places (?=[\d.,e+-]+)", " levels ", entry["metric"]), entry["unit"]
-    unit = "squared MMD" if metric.startswith("KID-") and unit == "squared distance" else unit
-    return Measure(**{**entry, "metric": metric, "unit": unit})
+    row = Measure(**entry)
+    metric = re.sub(r" places (?=[\d.,e+-]+)", " levels ", row.metric)
+    kernel = metric.startswith("KID-") and row.unit == "squared distance"
+    return dataclasses.replace(row, metric=metric, unit="squared MMD" if kernel else row.unit)
 
 
 _NUMBER, _WORD, _NONE = (int, float), (str,), (type(None),)

@@ -87,9 +87,9 @@ class Bounds:
     """Which likelihood numbers: continuous bounds under `masking` and `maskings`, T-step bounds under `masking` and
     `finite`, exact likelihoods of fixed orders, the joint loss under `masking`.
 
-    masking: what the model was trained on, a name or an object; powers by level as its schedule add continuous and
-    T-step bounds under these. estimators: of continuous bounds. tasks: names of those wanted, None for all. boxes: of
-    image codes, scored given the rest.
+    masking: the process the model was trained on. level_powers: for each digit level (`Schedule.levels`), for
+    continuous and T-step bounds of independent digits under these too. estimators: of continuous bounds. tasks: names
+    of those wanted, None for all. boxes: of image codes, scored given the rest.
     """
 
     masking: str | Masking
@@ -98,6 +98,7 @@ class Bounds:
     finite: Sequence[str] = ()
     estimators: Sequence[str] = ("count",)
     orders: Sequence[str] = ()
+    level_powers: Sequence[float] = ()
     tasks: Sequence[str] | None = None
     boxes: Sequence[Box] = ()
 
@@ -107,21 +108,19 @@ class Bounds:
             for name in named:
                 if name not in known:
                     raise ValueError(f"unknown {what} {name!r}; there are {', '.join(known)}")
-        trained = masking_of(self.masking)
-        levels = trained.schedule if isinstance(trained.schedule, LevelPowers) else None
-        plain = replace(trained, schedule=None, by_time=False) if levels else trained
+        trained, levels = masking_of(self.masking), tuple(self.level_powers)
+        raced = [replace(masking_of("independent"), schedule=LevelPowers(levels))] if levels else []
 
         def several(names: Sequence[str]) -> list[Masking]:
-            return list({each.name: each for each in (plain, *map(masking_of, names))}.values())
+            return [*{each.name: each for each in (trained, *map(masking_of, names))}.values(), *raced]
 
-        over_time = [*several(self.maskings), *([trained] if levels else [])]
-        over_steps = [*several(self.finite), *([trained] if levels else [])]
+        over_time, over_steps = several(self.maskings), several(self.finite)
         by_time = [way == "time" for way in self.estimators]
         return [
             *(Quantity("nelbo", replace(each, by_time=way)) for each in over_time for way in by_time),
             *(Quantity("nelbo", each, count) for each in over_steps for count in self.steps),
-            *(Quantity("nll", plain, order=order) for order in self.orders),
-            Quantity("joint_loss", plain),
+            *(Quantity("nll", trained, order=order) for order in self.orders),
+            Quantity("joint_loss", trained),
         ]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .images import fidelity
 from .images.captions import Gallery
-from .images.sets import Pictures
+from .images.sets import PictureArray
 from .metric import Measure
 
 
@@ -31,7 +31,7 @@ class PictureQuality:
         from .images.extractors import effnet
 
         self.extractor, data = effnet(), ImageDataset.load(folder)
-        features = self.extractor.cached_features(Pictures(data.images), progress=True).features
+        features = self.extractor.cached_features(PictureArray(data.images), progress=True).features
         train = torch.tensor([split == "train" for split in data.splits])
         self.known, self.reference = features[train], fidelity.moments(features[train])
         self.gallery = Gallery(features, data.captions, data.vendors)
@@ -41,7 +41,7 @@ class PictureQuality:
         self, images: Tensor, nfe: float, seed: int | None = None, captions: Sequence[str] | None = None
     ) -> list[Measure]:
         """images (n, 3, H, W) in [0, 1], with their captions if they have any."""
-        features, num = self.extractor.features(Pictures((images.cpu() * 255).round().byte())).features, len(images)
+        features, num = self.extractor.features(PictureArray((images.cpu() * 255).round().byte())).features, len(images)
         kernel = fidelity.kernel_distance(features, self.known, fidelity.subset_size((num, len(self.known))))
         far = fidelity.frechet(fidelity.moments(features), self.reference)
         rows = [

@@ -9,9 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Plan, Sampler, Schedule, generator_of, masking_of
+from mmprime.engine import MASK_ID, Canvas, Plan, Sampler, Schedule, generator_of
 from mmprime.engine.samplers import sampler_from_words
-from mmprime.engine.schedule import LevelPowers
 from mmprime.evaluation import Measure, stamp
 from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, measures
 from mmprime.evaluation.provenance import data_hash, tensor_hash
@@ -68,12 +67,8 @@ def _first_rows(task: DiffusionTask, limit: int) -> ScoredRows:
 
 
 def _bounds(task: DiffusionTask, asked: CellEvaluation) -> Bounds:
-    goal = task.config.objective
-    masking = masking_of(goal.masking)
-    if goal.level_powers:
-        masking = replace(masking, schedule=LevelPowers(tuple(goal.level_powers)))
-    tasks = [asked.task] if asked.task else None
-    return Bounds(masking, asked.maskings, asked.steps, asked.finite, tasks=tasks)
+    goal, tasks = task.config.objective, [asked.task] if asked.task else None
+    return Bounds(goal.masking, asked.maskings, asked.steps, asked.finite, level_powers=goal.level_powers, tasks=tasks)
 
 
 def _sample_quality(task: DiffusionTask, asked: CellEvaluation) -> Iterator[Measure]:

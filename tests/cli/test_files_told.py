@@ -16,7 +16,7 @@ from training_world import LineTask, small_config
 from mmprime.cli import errors
 from mmprime.data import encode_dataset, prepare_folder, read_index
 from mmprime.evaluation import Measure, read_rows, to_json
-from mmprime.evaluation.images.features import cached
+from mmprime.evaluation.cache import cached
 from mmprime.evaluation.plots import read_log
 from mmprime.generation.pausing import load_paused, save_paused
 from mmprime.generation.pipeline import Pipeline, from_pretrained
@@ -175,7 +175,7 @@ def test_a_state_with_codes_that_do_not_exist_is_told(pipe: Pipeline, tmp_path: 
         tensors = load_file(file)
         tensors[f"state.{name}"] = spoil(tensors[f"state.{name}"]).contiguous()
         save_file(tensors, file, about)
-        with pytest.raises(ValueError, match=r"digits|stream|step"):
+        with pytest.raises(ValueError, match=r"digit|stream|step"):
             pipe.resume(load_paused(file, pipe.card.weights))
 
 
@@ -211,13 +211,17 @@ def test_a_study_that_is_none_is_told(tmp_path: Path, bad: str) -> None:
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    images, features = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 5)
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "file/cache"), features)
+    features = torch.ones(2, 5)
+
+    def stored(folder: Path) -> torch.Tensor:
+        return cached("w", lambda: {"features": features}, ["features"], folder)["features"]
+
+    assert torch.equal(stored(tmp_path / "file/cache"), features)
     assert "warning: the cache" in capsys.readouterr().err
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "cache"), features)
+    assert torch.equal(stored(tmp_path / "cache"), features)
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(b"torn")
-    assert torch.equal(cached(images, "w", lambda: features, tmp_path / "cache"), features)
+    assert torch.equal(stored(tmp_path / "cache"), features)
     assert "is computed again" in capsys.readouterr().err
 
 

@@ -32,7 +32,9 @@ class Colours:
     def encode(self, images: Tensor) -> Tensor:
         means = torch.nn.functional.avg_pool2d(images, 4).movedim(1, -1)
         digits = (means * (torch.tensor(RADICES) - 1)).round().long()
-        return Codec.mixed_radix(RADICES[::-1]).decode(digits.flip(-1)) if self.reverse else Codec.mixed_radix(RADICES).decode(digits)
+        if self.reverse:
+            return Codec.mixed_radix(RADICES[::-1]).decode(digits.flip(-1))
+        return Codec.mixed_radix(RADICES).decode(digits)
 
     def decode(self, codes: Tensor) -> Tensor:
         colour = Codec.mixed_radix(RADICES).encode(codes) / (torch.tensor(RADICES) - 1)

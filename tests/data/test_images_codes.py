@@ -14,7 +14,7 @@ from PIL import Image
 from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder, write_codes
 from mmprime.data import codes as codes_module
 from mmprime.data.pictures import centre_crop
-from mmprime.data.shards import Sample, Unit, build_dataset
+from mmprime.data.shards import Entry, Unit, build_dataset
 
 
 @pytest.fixture
@@ -116,11 +116,11 @@ def webp(size: tuple[int, int]) -> bytes:
 def test_report_names_unreadable_mixed_and_leaked_images(tmp_path: Path) -> None:
     note = json.dumps({"caption": "same"}).encode()
     samples = [
-        ("train", Sample("good", {"webp": webp((8, 8)), "json": note})),
-        ("train", Sample("good2", {"webp": webp((8, 8)), "json": note})),
-        ("train", Sample("wide", {"webp": webp((9, 8)), "json": note})),
-        ("train", Sample("broken", {"webp": b"RIFFno", "json": note})),
-        ("val_caption", Sample("leak", {"webp": webp((8, 8)), "json": note})),
+        ("train", Entry("good", {"webp": webp((8, 8)), "json": note})),
+        ("train", Entry("good2", {"webp": webp((8, 8)), "json": note})),
+        ("train", Entry("wide", {"webp": webp((9, 8)), "json": note})),
+        ("train", Entry("broken", {"webp": b"RIFFno", "json": note})),
+        ("val_caption", Entry("leak", {"webp": webp((8, 8)), "json": note})),
     ]
     build_dataset(tmp_path, "images", [Unit("u", "r", lambda: samples)])
     problems = "\n".join(check_dataset(tmp_path).problems)

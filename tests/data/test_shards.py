@@ -16,18 +16,18 @@ from datafixtures import folder_bytes
 
 from mmprime.data import shards
 from mmprime.data.keys import safe_key
-from mmprime.data.shards import Sample, Unit, build_dataset, read_index, read_samples, read_shard
+from mmprime.data.shards import Entry, Unit, build_dataset, read_index, read_samples, read_shard
 
 made: list[str] = []
 
 
 def unit(name: str, values: list[bytes], recipe: str = "r", fail_at: int | None = None) -> Unit:
-    def make() -> Iterator[tuple[str, Sample]]:
+    def make() -> Iterator[tuple[str, Entry]]:
         made.append(name)
         for i, value in enumerate(values):
             if i == fail_at:
                 raise KeyboardInterrupt
-            yield "val" if i == 1 else "train", Sample(f"{name}-{i}", {"txt": value, "json": b"{}"})
+            yield "val" if i == 1 else "train", Entry(f"{name}-{i}", {"txt": value, "json": b"{}"})
 
     return Unit(name, recipe, make)
 
@@ -146,7 +146,7 @@ def test_members_carry_no_time_and_no_owner(tmp_path: Path, units: list[Unit]) -
 
 
 def test_keys_with_dots_are_refused_and_safe_keys_are_injective(tmp_path: Path) -> None:
-    bad = Unit("a", "r", lambda: [("train", Sample("a.b", {"txt": b""}))])
+    bad = Unit("a", "r", lambda: [("train", Entry("a.b", {"txt": b""}))])
     with pytest.raises(ValueError, match=r"'a\.b'"):
         build_dataset(tmp_path, "text", [bad])
     names = ["a.b", "a_b", "a/b", "a__b", "a_2e_b", "aéb", "ab"]

@@ -8,9 +8,10 @@ import oracle
 import pytest
 import torch
 
-from mmprime.engine import LAWS, MASK_ID, Canvas, Codec, Span, log_mass
+from mmprime.engine import MASK_ID, MASKINGS, Canvas, Codec, Rows, Span, log_mass
 from mmprime.evaluation.calibration import Predictions, bin_predictions, calibration_rows, predict
-from mmprime.evaluation.likelihood import choose, tasks
+from mmprime.evaluation.likelihood import Effort
+from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
 
 
 def drawn(world: oracle.World, count: int) -> torch.Tensor:
@@ -24,13 +25,13 @@ def sharpened(world: oracle.World, power: float) -> oracle.TableDenoiser:
     return oracle.TableDenoiser(world.canvas, power * oracle.perfect(world).table.detach())
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_the_perfect_denoiser_is_calibrated_and_distorted_ones_are_not(law: str) -> None:
+@pytest.mark.parametrize("masking", list(MASKINGS))
+def test_the_perfect_denoiser_is_calibrated_and_distorted_ones_are_not(masking: str) -> None:
     world = oracle.mixed_world()
     y0 = drawn(world, 4000)
 
     def measured(power: float):
-        return bin_predictions(predict(sharpened(world, power), world.canvas, y0, law, batch=1000))
+        return bin_predictions(predict(sharpened(world, power), world.canvas, y0, masking, Effort(batch=1000)))
 
     perfect, sharp, flat = measured(1.0), measured(2.0), measured(0.5)
     assert abs(perfect.excess[0]) < 3 * perfect.excess[1]
@@ -42,18 +43,18 @@ def test_the_perfect_denoiser_is_calibrated_and_distorted_ones_are_not(law: str)
     assert sharp.ece[0] > perfect.ece[0] + 5 * sharp.ece[1]
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_confidences_are_the_engines_own_probabilities(law: str) -> None:
+@pytest.mark.parametrize("masking", list(MASKINGS))
+def test_confidences_are_the_engines_own_probabilities(masking: str) -> None:
     """Right and unsure predictions of a token of two digits, against masses summed code by code."""
     table = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     p = torch.tensor([0.1, 0.3, 0.2, 0.4], dtype=torch.float64)
     world = oracle.make_world([Span("text", 1, Codec.from_table(table))], 0, p=p)
-    found = predict(oracle.perfect(world), world.canvas, world.y[3:].expand(64, -1), law)
+    found = predict(oracle.perfect(world), world.canvas, world.y[3:].expand(64, -1), masking)
     seen = {(round(c, 6), r) for c, r in zip(found.confidence.tolist(), found.right.tolist())}
     coarse, fine = (0.6, True), (0.7, True)  # either digit alone: p(1, .) = 0.6 and p(., 1) = 0.7, both right
     second, first = (round(0.4 / 0.6, 6), True), (round(0.4 / 0.7, 6), True)  # one digit known, the other hidden
     expected = {key: {coarse, second} for key in ("nested", "coarse_first")} | {"token_synchronous": {(0.4, True)}}
-    assert seen == expected.get(law, {coarse, fine, second, first})
+    assert seen == expected.get(masking, {coarse, fine, second, first})
     wrong = predict(oracle.perfect(world), world.canvas, world.y[:1].expand(8, -1), "token_synchronous")
     assert not wrong.right.any()
 
@@ -73,8 +74,9 @@ def test_agreement_with_log_mass() -> None:
 
 def test_given_parts_are_not_predicted() -> None:
     world = oracle.mixed_world()
-    task = choose(tasks(world.canvas), ["image|text"])[0]
-    found = predict(oracle.perfect(world), world.canvas, drawn(world, 50), "token_synchronous", task, samples=2)
+    task = choose_tasks(scoring_tasks(world.canvas), ["image|text"])[0]
+    rows = Rows.of(world.canvas, drawn(world, 50), task.given, task.absent)
+    found = predict(oracle.perfect(world), world.canvas, rows, "token_synchronous", Effort(samples=2))
     assert len(found.confidence) == 100  # one token of the image, at two states
     assert found.example.bincount().tolist() == [2] * 50
     assert {row.nfe for row in calibration_rows("x", found, bin_predictions(found))} == {2}
@@ -137,11 +139,11 @@ def test_rows_and_refusals() -> None:
     assert len(rows) == 3 + len(bins.count)
     assert sum(row.num_samples for row in rows[3:]) == rows[0].num_samples == len(found.right)
     assert all(row.stderr is not None and row.seed == 3 for row in rows)
-    with pytest.raises(ValueError, match="unknown law 'random'"):
+    with pytest.raises(ValueError, match="unknown masking 'random'"):
         predict(oracle.perfect(world), world.canvas, world.y, "random")
     with pytest.raises(ValueError, match="no example"):
         predict(oracle.perfect(world), world.canvas, world.y[:0])
-    with pytest.raises(ValueError, match="neither right nor wrong"):
+    with pytest.raises(ValueError, match="is masked in the data"):
         predict(oracle.perfect(world), world.canvas, torch.full_like(world.y, MASK_ID))
     with pytest.raises(ValueError, match="at least 2 examples"):
         bin_predictions(predict(oracle.perfect(world), world.canvas, world.y[:1]))

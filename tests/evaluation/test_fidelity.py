@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.evaluation.images import comparison
-from mmprime.evaluation.images import extractors as judges
-from mmprime.evaluation.images.comparison import Comparison, Judges, Rules
-from mmprime.evaluation.images.extractors import Judge, Seen, look, look_once
+from mmprime.evaluation.images import comparison, extractors
+from mmprime.evaluation.images.comparison import Comparison, Extractors, Rules
+from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.fidelity import (
     check_frechet,
     inception_score,
@@ -21,24 +20,24 @@ from mmprime.evaluation.images.fidelity import (
     precision_recall,
     subset_size,
 )
-from mmprime.evaluation.images.sets import Pictures, read_reference_batch
+from mmprime.evaluation.images.sets import PictureArray, read_reference_batch
 
 
-def _noise(count: int, seed: int, shift: int = 0) -> Pictures:
+def _noise(count: int, seed: int, shift: int = 0) -> PictureArray:
     images = torch.randint(200, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Pictures(images + shift)
+    return PictureArray(images + shift)
 
 
-def _colours(images: Tensor) -> Seen:
+def _colours(images: Tensor) -> Features:
     mean = images.float().mean((-2, -1))
-    return Seen(mean, mean)
+    return Features(mean, mean)
 
 
 @pytest.fixture
-def colour_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Both judges are the three mean colours; what they keep goes to a folder of the test."""
-    monkeypatch.setattr(judges, "inception", lambda file=None: Judge("Inception", 3, "i" * 16, _colours))
-    monkeypatch.setattr(judges, "effnet", lambda: Judge("EffNet-Lite0", 3, "e" * 16, _colours))
+def colour_extractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both extractors give the three mean colours; what they keep goes to a folder of the test."""
+    monkeypatch.setattr(extractors, "inception", lambda file=None: FeatureExtractor("Inception", 3, "i" * 16, _colours))
+    monkeypatch.setattr(extractors, "effnet", lambda: FeatureExtractor("EffNet-Lite0", 3, "e" * 16, _colours))
     monkeypatch.setenv("MMPRIME_CACHE", str(tmp_path / "cache"))
 
 
@@ -97,7 +96,7 @@ def test_precision_and_recall_are_not_exchanged() -> None:
     assert recall.stderr == pytest.approx(math.sqrt(0.4 * 0.6 / 20))
 
 
-def test_too_few_pictures_make_no_number(colour_judges: None) -> None:
+def test_too_few_pictures_make_no_number(colour_extractors: None) -> None:
     check_frechet((1281, 1281), 1280)
     with pytest.raises(ValueError, match=r"1280 pictures are fewer than needed .* --allow-few"):
         check_frechet((1280, 5000), 1280)
@@ -107,16 +106,16 @@ def test_too_few_pictures_make_no_number(colour_judges: None) -> None:
     real = _noise(60, 1)
     for metric, count, words in (("fid", 3, "fewer"), ("prc", 3, "3rd neighbours"), ("is", 99, "Inception Score")):
         with pytest.raises(ValueError, match=words):
-            Comparison(Judges([metric]), real).rows(_noise(count, 0), 0, 0)
-    biased = Comparison(Judges(["fid"]), real, Rules(allow_few=True)).rows(_noise(3, 0), 0, 0)
+            Comparison(Extractors([metric]), real).rows(_noise(count, 0), 0, 0)
+    biased = Comparison(Extractors(["fid"]), real, Rules(allow_few=True)).rows(_noise(3, 0), 0, 0)
     assert "biased: few for 3 features" in biased[0].metric
     with pytest.raises(ValueError, match="fid compare with real pictures: give --reference"):
-        Comparison(Judges(["fid", "is"]), None)
+        Comparison(Extractors(["fid", "is"]), None)
 
 
-def test_rows_carry_honest_names_and_hashes(colour_judges: None) -> None:
+def test_rows_carry_honest_names_and_hashes(colour_extractors: None) -> None:
     names = comparison.parse_metrics("fid,kid,prc,is,fd-effnet-lite0,kid-effnet-lite0,prc-effnet-lite0,fid")
-    rows = Comparison(Judges(names), _noise(100, 1)).rows(_noise(100, 0, shift=5), 8, 3, 0.25)
+    rows = Comparison(Extractors(names), _noise(100, 1)).rows(_noise(100, 0, shift=5), 8, 3, 0.25)
     found = {row.metric.split(" (")[0]: row for row in rows}
     assert list(found) == [
         "FID",
@@ -136,41 +135,41 @@ def test_rows_carry_honest_names_and_hashes(colour_judges: None) -> None:
     assert {(row.nfe, row.idle_steps, row.seed, row.num_samples) for row in rows} == {(8, 0.25, 3, 100)}
     same = found["FID"].reference_hash == found["KID"].reference_hash
     assert same
-    assert len({row.reference_hash for row in rows}) == 3  # two judges, and the score has no reference
+    assert len({row.reference_hash for row in rows}) == 3  # two extractors, and the score has no reference
     assert "100 generated, 100 reference" in rows[0].metric
 
 
-def test_a_reference_is_looked_at_once(tmp_path: Path) -> None:
+def test_features_of_a_reference_are_computed_once(tmp_path: Path) -> None:
     calls = []
 
-    def see(images: Tensor) -> Seen:
+    def network(images: Tensor) -> Features:
         calls.append(len(images))
         return _colours(images)
 
-    first, second = Judge("Eye", 3, "weights1", see), Judge("Eye", 3, "weights2", see)
-    seen = look_once(first, _noise(5, 0), batch=4, folder=tmp_path)
+    first, second = FeatureExtractor("Net", 3, "weights1", network), FeatureExtractor("Net", 3, "weights2", network)
+    found = first.cached_features(_noise(5, 0), batch=4, folder=tmp_path)
     assert calls == [4, 1]
-    assert torch.equal(look_once(first, _noise(5, 0), folder=tmp_path).features, seen.features)
+    assert torch.equal(first.cached_features(_noise(5, 0), folder=tmp_path).features, found.features)
     assert len(calls) == 2
-    look_once(second, _noise(5, 0), folder=tmp_path)  # other weights
-    look_once(first, _noise(5, 1), folder=tmp_path)  # other pictures
-    look_once(first, _noise(4, 0), folder=tmp_path)  # another count
+    second.cached_features(_noise(5, 0), folder=tmp_path)  # other weights
+    first.cached_features(_noise(5, 1), folder=tmp_path)  # other pictures
+    first.cached_features(_noise(4, 0), folder=tmp_path)  # another count
     assert len(calls) == 5
-    (file,) = tmp_path.glob(f"seen-eye-weights1-{_noise(5, 0).fingerprint()}-5.safetensors")
+    (file,) = tmp_path.glob(f"features-net-weights1-{_noise(5, 0).fingerprint()}-5.safetensors")
     file.write_bytes(b"torn")
-    assert torch.equal(look_once(first, _noise(5, 0), folder=tmp_path).features, seen.features)
+    assert torch.equal(first.cached_features(_noise(5, 0), folder=tmp_path).features, found.features)
 
 
 def test_features_that_are_no_numbers_make_no_number() -> None:
-    def broken(images: Tensor) -> Seen:
+    def broken(images: Tensor) -> Features:
         features = images.float().mean((-2, -1))
-        return Seen(torch.where(features > 1000, features, features / (features - features[2])))
+        return Features(torch.where(features > 1000, features, features / (features - features[2])))
 
     with pytest.raises(ValueError, match="Eye gave features that are no numbers for 1 of 5 pictures, first number 2"):
-        look(Judge("Eye", 3, "w", broken), _noise(5, 0))
+        FeatureExtractor("Net", 3, "w", broken).features(_noise(5, 0))
 
 
-def test_reference_batches(tmp_path: Path, colour_judges: None) -> None:
+def test_reference_batches(tmp_path: Path, colour_extractors: None) -> None:
     file = tmp_path / "batch.npz"
     images = _noise(60, 0).images.permute(0, 2, 3, 1).numpy()
     np.savez(file, images)
@@ -181,8 +180,8 @@ def test_reference_batches(tmp_path: Path, colour_judges: None) -> None:
         read_reference_batch(file, 16)
     np.savez(file, images, mu=np.full(3, 100.0), sigma=np.eye(3))
     pictures, statistics = read_reference_batch(file, 8)
-    stored = Comparison(Judges(["fid"]), pictures, statistics=statistics).rows(_noise(60, 2), 0, 0)[0]
-    own = Comparison(Judges(["fid"]), pictures).rows(_noise(60, 2), 0, 0)[0]
+    stored = Comparison(Extractors(["fid"]), pictures, statistics=statistics).rows(_noise(60, 2), 0, 0)[0]
+    own = Comparison(Extractors(["fid"]), pictures).rows(_noise(60, 2), 0, 0)[0]
     assert "stored mean and covariance" in stored.metric
     assert stored.value > own.value
     assert stored.reference_hash != own.reference_hash
@@ -207,10 +206,10 @@ def test_inception_by_a_file_of_random_weights(tmp_path: Path, monkeypatch: pyte
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         net = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth"))
     torch.save(net.state_dict(), tmp_path / "weights.pth")
-    judge = judges.inception(tmp_path / "weights.pth")
-    seen = look(judge, _noise(2, 0))
-    assert seen.features.shape == (2, judge.width)
-    assert seen.logits is not None
-    assert seen.logits.shape == (2, 1008)
-    assert torch.allclose(seen.features, net(_noise(2, 0).images)[0], atol=1e-5)
-    assert judge.fingerprint != judges.effnet().fingerprint
+    network = extractors.inception(tmp_path / "weights.pth")
+    found = network.features(_noise(2, 0))
+    assert found.features.shape == (2, network.width)
+    assert found.logits is not None
+    assert found.logits.shape == (2, 1008)
+    assert torch.allclose(found.features, net(_noise(2, 0).images)[0], atol=1e-5)
+    assert network.fingerprint != extractors.effnet().fingerprint

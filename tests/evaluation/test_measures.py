@@ -9,11 +9,14 @@ import pytest
 import torch
 from pipeline_world import trained_looking
 
-from mmprime.engine import Canvas, Codec, Span
+from mmprime.engine import Canvas, Codec, Span, masking_of
 from mmprime.evaluation import Measure, read_rows, require_same, stamp, table, to_json
-from mmprime.evaluation.likelihood import Effort, Sizes, choose, estimate, measures, ratio, tasks, uniform_nats
-from mmprime.evaluation.quantities import Quantity
+from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, measures, ratio, uniform_nats
+from mmprime.evaluation.quantities import Bounds, Quantity
+from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
 from mmprime.models import DiTConfig, PrimeDiT
+
+NESTED = masking_of("nested")
 
 
 @pytest.fixture
@@ -30,9 +33,12 @@ def _data(canvas: Canvas, count: int) -> torch.Tensor:
 def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
     sizes = Sizes(torch.tensor([8, 8, 8]), pixel_values=48, text_words=torch.tensor([2, 2, 2]))
-    rows = {(r.metric, r.unit): r for r in measures(model, canvas, _data(canvas, 3), "nested", sizes=sizes)}
-    for law in ("nested", "independent", "token_synchronous"):
-        image, text = f"nelbo image|text continuous {law}", f"nelbo text|image continuous {law}"
+    rows = {
+        (r.metric, r.unit): r
+        for r in measures(model, canvas, ScoredRows(_data(canvas, 3), sizes=sizes), Bounds("nested"))
+    }
+    for masking in ("nested", "independent", "token_synchronous"):
+        image, text = f"nelbo image|text continuous {masking}", f"nelbo text|image continuous {masking}"
         assert rows[image, "nats/token"].value == pytest.approx(math.log(16), rel=1e-5)
         assert rows[image, "bits/code"].value == pytest.approx(4, rel=1e-5)
         assert rows[image, "bits/dimension (of codes)"].value == pytest.approx(4 * 4 / 48, rel=1e-5)
@@ -42,7 +48,7 @@ def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
         assert rows[text, "bits/byte"].value == pytest.approx(6 * 4 / 8, rel=1e-5)
         assert rows[text, "nats/token"].stderr == pytest.approx(0, abs=1e-5)
     joint = {metric: row for (metric, _), row in rows.items() if metric.startswith("joint_loss")}
-    assert joint.keys() == {f"joint_loss {task.name} nested" for task in tasks(canvas)}
+    assert joint.keys() == {f"joint_loss {task.name} nested" for task in scoring_tasks(canvas)}
     assert all("no bound" in row.unit for row in joint.values())
 
 
@@ -50,7 +56,10 @@ def test_padding_is_paid_for_and_not_counted(canvas: Canvas) -> None:
     """A uniform model pays ln C for each of 4 positions, of which 1, 2 and 3 are tokens of the text and its end."""
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
     sizes = Sizes(torch.tensor([8, 8, 8]), text_tokens=torch.tensor([1, 2, 3]))
-    rows = {(r.metric, r.unit): r for r in measures(model, canvas, _data(canvas, 3), "nested", sizes=sizes)}
+    rows = {
+        (r.metric, r.unit): r
+        for r in measures(model, canvas, ScoredRows(_data(canvas, 3), sizes=sizes), Bounds("nested"))
+    }
     text, joint = "nelbo text|image continuous nested", "nelbo joint continuous nested"
     found = rows[text, "nats/token (text and end)"]
     assert found.value == pytest.approx(2 * math.log(64), rel=1e-5)
@@ -62,29 +71,37 @@ def test_padding_is_paid_for_and_not_counted(canvas: Canvas) -> None:
     assert rows[joint, "nats/token (codes, text and end)"].value == pytest.approx(3 * both / 18, rel=0.1)
     assert rows["joint_loss text|image nested", "nats/token (text and end), no bound"].value > 2 * math.log(64) * 0.9
     assert rows["nelbo image|text continuous nested", "nats/token"].value == pytest.approx(math.log(16), rel=1e-5)
-    for task, nats in zip(tasks(canvas), (4 * math.log(16), 4 * math.log(64), both)):
+    for task, nats in zip(scoring_tasks(canvas), (4 * math.log(16), 4 * math.log(64), both)):
         assert uniform_nats(canvas, task) == pytest.approx(nats)
 
 
 def test_precision_is_that_of_what_is_printed(canvas: Canvas) -> None:
     """Half of the positions are padding, so the error per token is twice that per position."""
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
-    task, quantity = choose(tasks(canvas), ["text|image"])[0], Quantity("nelbo", "nested")
+    task, quantity = choose_tasks(scoring_tasks(canvas), ["text|image"])[0], Quantity("nelbo", NESTED)
     y0, sizes = _data(canvas, 400), Sizes(text_tokens=torch.full((400,), 2))
-    once = estimate(model, canvas, y0, task, quantity, Effort(batch=20)).nats
+    once = estimate(model, canvas, ScoredRows(y0), task, quantity, Effort(batch=20)).nats
     _, error = ratio(once, torch.full_like(once, 2))
     assert error is not None
-    found = estimate(model, canvas, y0, task, quantity, Effort(batch=20, precision=1.3 * error), None, sizes).nats
-    reached = ratio(found, torch.full_like(found, 2))[1]
+    found = estimate(
+        model, canvas, ScoredRows(y0, sizes=sizes), task, quantity, Effort(batch=20, precision=1.3 * error)
+    )
+    reached = found.per_token[1]
     assert reached is not None
     assert reached <= 1.3 * error
-    assert len(found) > 120  # about 400/1.3²; were padding counted, a quarter of that would do
+    assert len(found.nats) > 120  # about 400/1.3²; were padding counted, a quarter of that would do
 
 
 def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
     rows = list(
-        measures(model, canvas, _data(canvas, 64), "nested", [2, 8], ["nested"], only=["image|text"], effort=Effort(8))
+        measures(
+            model,
+            canvas,
+            ScoredRows(_data(canvas, 64)),
+            Bounds("nested", ["nested"], [2, 8], tasks=["image|text"]),
+            Effort(8),
+        )
     )
     finite = {row.metric: row for row in rows if "T=" in row.metric and row.unit == "nats/token"}
     assert finite.keys() == {"nelbo image|text T=2 nested", "nelbo image|text T=8 nested"}
@@ -98,11 +115,11 @@ def test_finite_bounds_stand_beside_the_continuous_one(canvas: Canvas) -> None:
 @pytest.mark.parametrize(
     ("quantity", "expected"),
     [
-        (Quantity("nelbo", "nested"), 3),
-        (Quantity("nelbo", "nested", 64), 3),  # a draw looks at one of the 64 steps
-        (Quantity("joint_loss", "nested"), 3),
-        (Quantity("nll", order="raster"), 4),
-        (Quantity("nll", order="coarse_first"), 8),
+        (Quantity("nelbo", NESTED), 3),
+        (Quantity("nelbo", NESTED, 64), 3),  # a draw looks at one of the 64 steps
+        (Quantity("joint_loss", NESTED), 3),
+        (Quantity("nll", NESTED, order="raster"), 4),
+        (Quantity("nll", NESTED, order="coarse_first"), 8),
     ],
     ids=lambda value: value.name("x") if isinstance(value, Quantity) else "",
 )
@@ -117,22 +134,25 @@ def test_nfe_is_what_was_really_forwarded(canvas: Canvas, quantity: Quantity, ex
         def passes(self, y: torch.Tensor, cond: object) -> torch.Tensor:
             return torch.full((len(y),), passes)
 
-    model, task = Watched(canvas, DiTConfig(preset="nano", depth=1)), choose(tasks(canvas), ["image|text"])[0]
-    found = estimate(model, canvas, _data(canvas, 6), task, quantity, Effort(samples=3, batch=4))
+    model, task = (
+        Watched(canvas, DiTConfig(preset="nano", depth=1)),
+        choose_tasks(scoring_tasks(canvas), ["image|text"])[0],
+    )
+    found = estimate(model, canvas, ScoredRows(_data(canvas, 6)), task, quantity, Effort(samples=3, batch=4))
     assert Watched.rows == 6 * expected
     assert found.nfe == passes * expected
 
 
 def test_standard_error_is_the_spread_of_repetitions(canvas: Canvas) -> None:
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
-    task = choose(tasks(canvas), ["image|text"])[0]
+    task = choose_tasks(scoring_tasks(canvas), ["image|text"])[0]
     y0 = _data(canvas, 1).expand(200, -1)  # one example over and over: the spread is that of the estimator alone
-    quantity, effort = Quantity("nelbo", "nested", 4), Effort(batch=1)
-    nats = estimate(model, canvas, y0, task, quantity, effort).nats
+    quantity, effort = Quantity("nelbo", NESTED, 4), Effort(batch=1)
+    nats = estimate(model, canvas, ScoredRows(y0), task, quantity, effort).nats
     _, error = ratio(nats, torch.full_like(nats, 4))
     blocks = nats.view(20, 10).mean(-1) / 4
     assert error == pytest.approx(float(blocks.std()) / math.sqrt(20), rel=0.5)
-    again = estimate(model, canvas, y0[:40], task, quantity, effort).nats
+    again = estimate(model, canvas, ScoredRows(y0[:40]), task, quantity, effort).nats
     assert torch.equal(again, nats[:40])
 
 
@@ -144,12 +164,12 @@ def test_ratio_of_unequal_sizes() -> None:
 
 def test_mistakes_are_named(canvas: Canvas) -> None:
     model = PrimeDiT(canvas, DiTConfig(preset="nano", depth=1))
-    with pytest.raises(ValueError, match="unknown law 'random'"):
-        list(measures(model, canvas, _data(canvas, 1), "nested", laws=["random"]))
+    with pytest.raises(ValueError, match="unknown masking 'random'"):
+        list(measures(model, canvas, ScoredRows(_data(canvas, 1)), Bounds("nested", ["random"])))
     with pytest.raises(ValueError, match=r"no task 'sound'.*image\|text"):
-        list(measures(model, canvas, _data(canvas, 1), "nested", only=["sound"]))
+        list(measures(model, canvas, ScoredRows(_data(canvas, 1)), Bounds("nested", tasks=["sound"])))
     with pytest.raises(ValueError, match="no example"):
-        list(measures(model, canvas, _data(canvas, 1)[:0], "nested"))
+        list(measures(model, canvas, ScoredRows(_data(canvas, 1)[:0]), Bounds("nested")))
 
 
 def test_rows_as_table_and_json(tmp_path: Path) -> None:
@@ -179,6 +199,21 @@ def test_rows_are_stamped_and_those_of_other_data_are_not_compared() -> None:
     require_same(stamped, "model_hash", "command")
     with pytest.raises(ValueError, match="'a' has data_hash 1, 'b' has 2"):
         require_same(stamped, "data_hash")
+
+
+def test_rows_of_older_files_are_read_in_the_words_of_newer_ones(tmp_path: Path) -> None:
+    rows = [
+        Measure("nelbo text T=4 independent places 1,2.5 by time", 1.0, None, "nats/token", 3, 1, 0),
+        Measure("KID-EffNet-Lite0 (60 generated, 50 reference)", 1.0, None, "squared distance", 3, 1, 0),
+        Measure("FD-EffNet-Lite0", 1.0, None, "squared distance", 3, 1, 0),
+        Measure("two places in text", 1.0, None, "share", 3, 1, 0),
+    ]
+    (tmp_path / "rows.json").write_text(to_json(rows))
+    read = read_rows(tmp_path / "rows.json")
+    assert [row.metric for row in read] == ["nelbo text T=4 independent levels 1,2.5 by time"] + [
+        row.metric for row in rows[1:]
+    ]
+    assert [row.unit for row in read] == ["nats/token", "squared MMD", "squared distance", "share"]
 
 
 def test_a_value_that_is_not_finite_is_no_row() -> None:

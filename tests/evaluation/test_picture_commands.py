@@ -1,4 +1,4 @@
-"""The commands samples, imagenet, tokenizer and captions on untrained models, with judges that see colours only."""
+"""The commands samples, imagenet, tokenizer and captions on untrained models, with features that are colours only."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, writ
 from torch import Tensor
 
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
-from mmprime.data.shards import Sample, Unit, build_dataset, canonical_json
+from mmprime.data.shards import Entry, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.evaluation import Measure, require_same
 from mmprime.evaluation.datasets import fitting, load_scored
-from mmprime.evaluation.images import extractors as judges
+from mmprime.evaluation.images import extractors
 from mmprime.evaluation.images.captions import choose_captions
-from mmprime.evaluation.images.extractors import Judge, Seen
+from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct
+from mmprime.evaluation.images.sampling import choose_prompts
 from mmprime.generation.pipeline import from_pretrained
 from mmprime.models import DiTConfig, PrimeDiT, save_model
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
 
-def _colours(images: Tensor) -> Seen:
+def _colours(images: Tensor) -> Features:
     mean = images.float().mean((-2, -1))
-    return Seen(mean, mean)
+    return Features(mean, mean)
 
 
 @pytest.fixture(autouse=True)
-def colour_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(judges, "effnet", lambda: Judge("EffNet-Lite0", 3, "e" * 16, _colours))
+def colour_extractors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(extractors, "effnet", lambda: FeatureExtractor("EffNet-Lite0", 3, "e" * 16, _colours))
     monkeypatch.setenv("MMPRIME_CACHE", str(tmp_path / "cache"))
     for name in ("MMPRIME_INCEPTION", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -56,14 +57,14 @@ def _folder(folder: Path, count: int, size: int = 32, first: int = 0) -> Path:
 def _dataset(folder: Path, size: int = 32, names: tuple[str, ...] = NAMES) -> Path:
     """Vendors a, b (train) and c (val_vendor), each with a drawing of every caption."""
 
-    def make(vendor: str, split: str, seed: int) -> list[tuple[str, Sample]]:
+    def make(vendor: str, split: str, seed: int) -> list[tuple[str, Entry]]:
         made = []
         for number, caption in enumerate(names):
             buffer = io.BytesIO()
             _noise(seed + number, size).save(buffer, "PNG")
             about = {"caption": caption, "tags": [], "vendor": vendor, "split": split}
             made.append(
-                (split, Sample(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
+                (split, Entry(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
             )
         return made
 
@@ -126,7 +127,7 @@ def test_a_model_against_a_split_at_several_steps(tmp_path: Path) -> None:
     assert rows[0].value != rows[1].value
     again = _run(samples, *common, "--steps", "4", "--guidance", 1)
     assert again[0].value == pytest.approx(rows[1].value, rel=1e-9)
-    naive = _run(samples, *common, "--steps", "64", "--guidance", 0, "--plan", "ancestral")[0]
+    naive = _run(samples, *common, "--steps", "64", "--guidance", 0, "--sampler", "ancestral")[0]
     assert naive.idle_steps == pytest.approx(1 - naive.nfe / 64)
     assert naive.idle_steps > 0.3  # at most 32 sub-tokens come in 64 steps
     with pytest.raises(ValueError, match="2 pictures are fewer"):
@@ -141,8 +142,8 @@ def test_captions_longer_than_the_span_are_left_out(tmp_path: Path, capsys: pyte
     captions = [long, "red apple", long, "blue car"]
     assert fitting(pipe, captions) == [1, 3]
     assert f"left out: 1 captions of more than 15 tokens, such as {long!r}" in capsys.readouterr().err
-    assert len(load_scored(pipe, data, "train", 1000).y0) == 2 * len(CAPTIONS)  # of two vendors
-    prompts = samples._prompts(pipe, [*captions], 5, 0)
+    assert len(load_scored(pipe, data, "train", 1000).y) == 2 * len(CAPTIONS)  # of two vendors
+    prompts = choose_prompts(pipe, captions, 5, 0)
     assert prompts is not None
     assert set(prompts) == {"red apple", "blue car"}
     assert long not in choose_captions([long, *CAPTIONS], 3, 0, CAPTIONS)
@@ -243,20 +244,17 @@ def test_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmprime.evaluation.images import alignment, features
+    from mmprime.evaluation.images import alignment
 
-    class Eye(torch.nn.Module):
-        fingerprint = "eye"
+    def pooled(images: Tensor) -> Features:
+        return Features(torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1))
 
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
-
-    monkeypatch.setattr(features, "EfficientNetLite0", Eye)
+    monkeypatch.setattr(extractors, "effnet", lambda: FeatureExtractor("pooled", 12, "p" * 16, pooled))
     monkeypatch.setattr(alignment, "STEPS", 5)
     plain = alignment.sentences_of
     monkeypatch.setattr(alignment, "sentences_of", lambda captions: plain(captions, "bag of words"))
     model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
-    rows = _run(captions, "--model", model, "--data", data, "--num", 4, "--steps", 2, "--judge", "alignment")
+    rows = _run(captions, "--model", model, "--data", data, "--num", 4, "--steps", 2, "--by", "alignment")
     assert rows[0].metric.endswith("bag of words among 5 captions, generated")
     assert (rows[0].num_samples, rows[0].nfe) == (4, 3)
     assert rows[1].metric.endswith("real drawings of c")

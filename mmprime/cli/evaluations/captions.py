@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import console
-from .samples import idle_share, steps_unused
+from .. import console, sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,72 +28,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
     parser.add_argument("--steps", type=console.positive, default=32)
     console.add_guidance_arguments(parser, 3.0)
-    parser.add_argument("--plan", choices=console.PLANS)
+    sampling.add_sampler(parser, sampling.AS_TRAINED)
     parser.add_argument("--temperature", type=console.temperature, default=1.0)
-    parser.add_argument("--judge", choices=("nearest", "alignment"), default="nearest")
+    parser.add_argument("--by", choices=("nearest", "alignment"), default="nearest")
     parser.add_argument(
         "--save", type=console.out_folder, metavar="DIR", help="also write the generated pictures, one file each"
     )
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
-    """Caption accuracy by the judge asked for, with what it makes of real drawings, and chance."""
+    """Caption accuracy in the way asked for, with what it makes of real drawings, and chance."""
     from mmprime.data import ImageDataset
     from mmprime.engine import Guidance, mix
     from mmprime.evaluation import stamp
     from mmprime.evaluation.datasets import fitting
     from mmprime.evaluation.images.alignment import hold_out
     from mmprime.evaluation.images.captions import choose_captions
-    from mmprime.evaluation.images.features import EfficientNetLite0, cached, extract
+    from mmprime.evaluation.images.extractors import effnet
+    from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash
+    from mmprime.evaluation.sample_cost import idle_share, steps_unused, trained_sampler
     from mmprime.generation.pipeline import from_pretrained
-    from mmprime.generation.sampling import Draw
+    from mmprime.generation.sampling import SamplingConfig
 
-    guidance = Guidance(options.guidance, options.guidance_schedule)
-    judge = EfficientNetLite0()
+    guidance, named = Guidance(options.guidance, options.guidance_schedule), sampling.sampler(options.sampler)
+    extractor = effnet()
     pipe = from_pretrained(options.model)
-    data = judged_set(pipe, options.data)
+    data = gallery_set(pipe, options.data)
     real = ImageDataset.load(data)
-    seen = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
-    wanted = choose_captions(seen, options.num, options.seed, {seen[place] for place in fitting(pipe, seen)})
+    known = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
+    wanted = choose_captions(known, options.num, options.seed, {known[index] for index in fitting(pipe, known)})
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
-    draw = Draw(options.steps, options.plan, guidance, options.temperature, seed=seeds, progress=True)
-    if options.judge == "alignment":
-        hold_out(real.vendors, real.splits)  # says what is missing before anything is drawn
-    found = pipe.generate(wanted, 1, draw)
-    images = (found.images.cpu() * 255).round().byte()
+    sampler = named or trained_sampler(pipe, "image")
+    config = SamplingConfig(sampler, options.steps, guidance, options.temperature, seed=seeds, progress=True)
+    if options.by == "alignment":
+        hold_out(real.vendors, real.splits)  # says what is missing before anything is sampled
+    result = pipe.generate(wanted, 1, config)
     if options.save:
-        save_each(options.save, found.images)
-    features = cached(real.images, judge.fingerprint, lambda: extract(judge, real.images, progress=True))
-    print(f"{len(wanted)} pictures in {found.seconds:.1f} s of sampling; {len(real)} real drawings of {data}")
-    judged = by_nearest if options.judge == "nearest" else by_alignment
-    rows = judged(real, features, extract(judge, images), wanted, options.seed)
-    nfe = float(found.nfe.double().mean())
-    rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle_share(draw, steps_unused(draw, found.rank)))
-    how = {"sampler": options.plan or pipe.law, "guidance": str(guidance)}
-    return stamp(rows, data_hash=data_hash(data), **how)
+        save_each(options.save, result.images)
+    features = extractor.cached_features(PictureArray(real.images), progress=True).features
+    print(f"{len(wanted)} pictures in {result.seconds:.1f} s of sampling; {len(real)} real drawings of {data}")
+    generated = extractor.features(PictureArray((result.images.cpu() * 255).round().byte())).features
+    decided = by_nearest if options.by == "nearest" else by_alignment
+    rows = decided(real, features, generated, wanted, options.seed)
+    idle = idle_share(config, steps_unused(config, result.rank))
+    rows[0] = replace(rows[0], nfe=float(result.nfe.double().mean()), idle_steps=idle)
+    name = " ".join(options.sampler or [pipe.card.masking])
+    return stamp(rows, data_hash=data_hash(data), sampler=name, guidance=str(guidance))
 
 
-def judged_set(pipe: Pipeline, asked: str | None) -> str:
-    """The captioned images to judge against: those asked for, or the bundled ones for a model of their codes.
+def gallery_set(pipe: Pipeline, asked: str | None) -> str:
+    """The captioned images to compare with: those asked for, or the bundled ones for a model of their codes.
 
     Raises ValueError for another model: what it was trained on are codes, which are no pictures to compare with.
     """
     if asked is not None:
         return asked
-    if pipe.data is not None and pipe.data.resolve() == Path(console.DEFAULT_CODES).resolve():
+    if pipe.card.data is not None and pipe.card.data.resolve() == Path(console.DEFAULT_CODES).resolve():
         return console.DEFAULT_IMAGES
-    trained = "does not say what it was trained on" if pipe.data is None else f"was trained on {pipe.data}"
-    raise ValueError(f"the model {trained}; give --data DIR, the captioned images to judge its drawings against")
+    trained = "does not say what it was trained on" if pipe.card.data is None else f"was trained on {pipe.card.data}"
+    raise ValueError(f"the model {trained}; give --data DIR, the captioned images to compare its drawings with")
 
 
-def by_nearest(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list[str], seed: int) -> list[Measure]:
-    """The judge is the nearest real drawing; features (n, d) of the real, drawn (m, d) of the generated."""
+def by_nearest(real: ImageDataset, features: Tensor, generated: Tensor, wanted: list[str], seed: int) -> list[Measure]:
+    """The caption of the nearest real drawing; features (n, d) of the real drawings, generated (m, d)."""
     from mmprime.evaluation import Measure
     from mmprime.evaluation.images.captions import Gallery
 
     gallery = Gallery(features, real.captions, real.vendors)
-    reached = gallery.accuracy(drawn, wanted)
+    reached = gallery.accuracy(generated, wanted)
     common = ("share", len(wanted), 0, seed)
     rows = [Measure("caption accuracy, generated", reached.value, reached.stderr, *common)]
     if len(set(real.vendors)) > 1:
@@ -104,8 +106,10 @@ def by_nearest(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list
     return rows
 
 
-def by_alignment(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: list[str], seed: int) -> list[Measure]:
-    """The judge is an alignment of drawings and captions, trained on all vendors but the held-out one."""
+def by_alignment(
+    real: ImageDataset, features: Tensor, generated: Tensor, wanted: list[str], seed: int
+) -> list[Measure]:
+    """By an alignment of drawings and captions, trained on all vendors but the held-out one."""
     from mmprime.evaluation import Measure, stamp
     from mmprime.evaluation.images.alignment import fit_once, hold_out, retrieval, sentences_of
 
@@ -114,9 +118,9 @@ def by_alignment(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: li
     others = [index for index, vendor in enumerate(real.vendors) if vendor == outside]
     sentences = sentences_of(real.captions)
     model, digest = fit_once(features[inside], [real.captions[index] for index in inside], sentences)
-    reached = retrieval(model, drawn, wanted, sentences)
+    reached = retrieval(model, generated, wanted, sentences)
     trusted = retrieval(model, features[others], [real.captions[index] for index in others], sentences)
-    name = f"caption retrieval by alignment with {sentences.judge} among {len(sentences.texts)} captions"
+    name = f"caption retrieval by alignment with {sentences.encoder} among {len(sentences.texts)} captions"
     rows = [
         Measure(f"{name}, generated", reached.value, reached.stderr, "share", reached.count, 0, seed),
         Measure(f"{name}, real drawings of {outside}", trusted.value, trusted.stderr, "share", trusted.count, 0, seed),
@@ -127,7 +131,7 @@ def by_alignment(real: ImageDataset, features: Tensor, drawn: Tensor, wanted: li
 
 def save_each(folder: str, images: Any) -> None:
     """Each picture as a file of its own, at its own size."""
-    from mmprime.generation import images as rendering
+    from mmprime.generation.images import save_picture, to_picture
 
     for number, image in enumerate(images):
-        rendering.save_picture(Path(folder) / f"{number:05d}.png", rendering.to_picture(image))
+        save_picture(Path(folder) / f"{number:05d}.png", to_picture(image))

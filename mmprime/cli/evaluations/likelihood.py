@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mmprime.evaluation.names import ESTIMATORS, JOINT_LOSS_NOTE, ORDERS
+
 from .. import console
 
 if TYPE_CHECKING:
     from mmprime.evaluation import Measure
 
 HELP = "bounds on the negative log-likelihood"
-NOTES = (console.JOINT_LOSS_NOTE,)
+NOTES = (JOINT_LOSS_NOTE,)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[4, 16, 64],
         help="T of finite-T bounds, e.g. 4,16,64",
     )
-    numbers.add_argument("--laws", type=_among(console.LAWS), default=list(console.LAWS), help="of continuous bounds")
     numbers.add_argument(
-        "--estimators", type=_among(console.ESTIMATORS), default=["count"],
-        help="of continuous bounds: count (hidden sub-tokens uniform, default), time (stratified t)",
+        "--maskings", type=console.list_of(str), help="of continuous bounds, e.g. nested,independent (default: all)"
+    )
+    numbers.add_argument(
+        "--estimators", type=_among(ESTIMATORS), default=["count"],
+        help="of continuous bounds: count (masked sub-tokens uniform, default), time (stratified t)",
     )  # fmt: skip
     numbers.add_argument(
-        "--place-powers", type=console.powers, metavar="P,P",
-        help="also bounds under α = 1 - t^P for each digit place, e.g. 1,2 (default: the model's, if it has some)",
+        "--level-powers", type=console.powers, metavar="P,P",
+        help="also bounds under α = 1 - t^P for each digit level, e.g. 1,2 (default: the model's, if it has some)",
     )  # fmt: skip
     numbers.add_argument(
-        "--orders", type=_among(console.ORDERS), default=[],
-        help=f"exact likelihood of fixed orders, a forward pass for each token: {','.join(console.ORDERS)}",
+        "--orders", type=_among(ORDERS), default=[],
+        help=f"exact likelihood of fixed orders, a forward pass for each token: {','.join(ORDERS)}",
     )  # fmt: skip
     effort = parser.add_argument_group("effort")
     effort.add_argument("--limit", type=console.positive, default=256, help="examples of each split, drawn by --seed")
@@ -62,32 +66,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[Measure]:
     """All numbers on each split."""
+    from mmprime.engine import MASKINGS
     from mmprime.evaluation.datasets import data_of, hash_of, load_scored, splits_of
     from mmprime.evaluation.likelihood import Effort, measures
+    from mmprime.evaluation.quantities import Bounds
     from mmprime.generation.pipeline import from_pretrained
 
+    maskings = options.maskings or list(MASKINGS)
+    console.require_names(maskings, MASKINGS, "--maskings")
     effort = Effort(options.samples, options.seed, options.batch, options.precision, progress=True)
     pipe = from_pretrained(options.model)
+    bounds = Bounds(
+        pipe.card.masking,
+        maskings,
+        options.steps,
+        estimators=options.estimators,
+        orders=options.orders,
+        level_powers=options.level_powers or pipe.card.level_powers,
+        tasks=options.tasks,
+        boxes=options.region,
+    )
     data = data_of(pipe, options.data)
     rows: list[Measure] = []
     for split in splits_of(data, options.split):
         scored = load_scored(pipe, data, split, options.limit, options.seed)
-        found = measures(
-            pipe.model,
-            pipe.canvas,
-            scored.y0,
-            pipe.law,
-            options.steps,
-            options.laws,
-            estimators=options.estimators,
-            orders=options.orders,
-            boxes=options.region,
-            place_powers=options.place_powers or pipe.place_powers,
-            only=options.tasks,
-            sizes=scored.sizes,
-            cond=scored.cond,
-            effort=effort,
-        )
+        found = measures(pipe.model, pipe.canvas, scored, bounds, effort)
         rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=hash_of(data)) for row in found]
     return rows
 

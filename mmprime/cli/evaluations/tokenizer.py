@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import console
-from .samples import add_metric_arguments, rules_of
+from .pictures import add_metric_arguments, rules_of
 
 if TYPE_CHECKING:
     from mmprime.evaluation import Measure
@@ -36,24 +36,24 @@ def run(options: argparse.Namespace) -> list[Measure]:
 
     from mmprime.data import ImageDataset
     from mmprime.evaluation import Measure, stamp
-    from mmprime.evaluation.datasets import choose, splits_of
-    from mmprime.evaluation.images.comparison import Comparison, Judges, parse_metrics
+    from mmprime.evaluation.datasets import choose_rows, splits_of
+    from mmprime.evaluation.images.comparison import Comparison, Extractors, parse_metrics
     from mmprime.evaluation.images.reconstruction import reconstruct
-    from mmprime.evaluation.images.sets import Pictures
+    from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash, model_hash
     from mmprime.tokenizers import ImageTokenizer
 
     asked = [] if options.metric == "none" else parse_metrics(options.metric)
     if odd := sorted(set(asked) - set(METRICS)):
         raise ValueError(f"--metric {odd[0]} is not one of a tokenizer; there are none, {', '.join(METRICS)}")
-    judges = Judges(asked, options.inception) if asked else None
+    extractors = Extractors(asked, options.inception) if asked else None
     tokenizer = ImageTokenizer.load(options.tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[Measure] = []
     for split in splits_of(options.data, options.split):
         images = ImageDataset.load(options.data, split).images
         if options.limit is not None:
-            images = images[choose(len(images), options.limit, options.seed)]
-        comparison = None if judges is None else Comparison(judges, Pictures(images), rules_of(options))
+            images = images[choose_rows(len(images), options.limit, options.seed)]
+        comparison = None if extractors is None else Comparison(extractors, PictureArray(images), rules_of(options))
         if comparison is not None:
             comparison.check(len(images))
         found = reconstruct(tokenizer, images, options.batch, progress=True)
@@ -65,6 +65,6 @@ def run(options: argparse.Namespace) -> list[Measure]:
             Measure(f"{split}: code perplexity", found.perplexity, None, "codes", count, 0, options.seed),
         ]
         if comparison is not None:
-            scored = comparison.rows(Pictures(found.images), 0, options.seed)
+            scored = comparison.rows(PictureArray(found.images), 0, options.seed)
             rows += [replace(row, metric=f"{split}: r{row.metric}") for row in scored]
     return stamp(rows, data_hash=data_hash(options.data), model_hash=model_hash(options.tokenizer))

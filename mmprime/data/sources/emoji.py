@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmprime.io import bar
 
 from ..pictures import read_picture
-from ..shards import Sample, Unit, build_dataset, canonical_json, digest
+from ..shards import Entry, Unit, build_dataset, canonical_json, digest
 from .emoji_icons import NAME_SOURCES, NAMED_BY, PACKAGES, EmojiSource, Icon, group_names
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _render_encoded(size: int, icon: Icon) -> tuple[str, bytes]:
 
 def vendor_samples(
     vendor: str, icons: list[Icon], size: int, workers: int = 1, progress: bool = False
-) -> Iterator[tuple[str, Sample]]:
+) -> Iterator[tuple[str, Entry]]:
     """Render one vendor's icons; yield (split, sample), leaving out images seen before."""
     job = functools.partial(_render_encoded, size)
     rendered: Iterable[tuple[str, bytes]]
@@ -125,7 +125,7 @@ def vendor_samples(
             "split": split,
         }
         key = f"{vendor}_{emoji.hexcode.lower()}"
-        yield split, Sample(key, {"webp": webp, "json": canonical_json(about)})
+        yield split, Entry(key, {"webp": webp, "json": canonical_json(about)})
 
 
 def prepare_emoji(
@@ -146,7 +146,7 @@ def prepare_emoji(
     if unknown := sorted(set(vendors) - set(VENDORS)):
         raise ValueError(f"unknown vendors {unknown}; choose from {list(VENDORS)}")
 
-    def maker(vendor: str) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(vendor: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: vendor_samples(vendor, source.icons(vendor), size, workers, progress)
 
     units = [Unit(v, vendor_recipe(source, v, size), maker(v), {"vendor": v}) for v in vendors]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..images import UNIT_IMAGES
-from ..shards import Sample, Unit, build_dataset, canonical_json, digest
+from ..shards import Entry, Unit, build_dataset, canonical_json, digest
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 FILES = {"train": "train", "val": "t10k"}
@@ -38,14 +38,14 @@ def read_idx(file: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _samples(images: np.ndarray, labels: np.ndarray, split: str, start: int) -> Iterator[tuple[str, Sample]]:
+def _samples(images: np.ndarray, labels: np.ndarray, split: str, start: int) -> Iterator[tuple[str, Entry]]:
     from PIL import Image
 
     for number, (image, label) in enumerate(zip(images, labels.tolist()), start):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, "PNG")
         about = {"caption": CLASSES[label], "tags": [], "vendor": "", "label": label, "split": split}
-        yield split, Sample(f"{split}_{number:05d}", {"png": buffer.getvalue(), "json": canonical_json(about)})
+        yield split, Entry(f"{split}_{number:05d}", {"png": buffer.getvalue(), "json": canonical_json(about)})
 
 
 def prepare_fashion(package: str | Path, out: str | Path, progress: bool = False) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def prepare_fashion(package: str | Path, out: str | Path, progress: bool = False
     Raises ValueError for a file that is missing or damaged, or pictures and labels that do not fit.
     """
 
-    def maker(*arguments: Any) -> Callable[[], Iterable[tuple[str, Sample]]]:
+    def maker(*arguments: Any) -> Callable[[], Iterable[tuple[str, Entry]]]:
         return lambda: _samples(*arguments)
 
     units = []

@@ -63,7 +63,7 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
     return mass
 
 
-def draw(
+def sample_cells(
     grid: Tensor, y: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a whole cell for each token from p(cell | y): exact in float64.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..canvas import Canvas
 from ..order import Order
-from ..schedule import Regions, Schedule
+from ..schedule import RegionSchedule, Schedule
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,19 @@ class Masking(ABC):
     @property
     def counts(self) -> bool:
         """Whether the continuous bound is estimated by counts of masked units."""
-        return not self.by_time and not isinstance(self.schedule, Regions)
+        return not self.by_time and not isinstance(self.schedule, RegionSchedule)
 
     def check(self, canvas: Canvas) -> None:
         """Raises ValueError when digits of a token have schedules of their own and must not."""
         schedule = self.schedule
-        if self.one_schedule and isinstance(schedule, Regions) and not schedule.constant_on(canvas.token_of):
+        if self.one_schedule and isinstance(schedule, RegionSchedule) and not schedule.constant_on(canvas.token_of):
             raise ValueError(
                 f"masking {self.name!r} needs one schedule for all digits of a token; use masking 'independent'"
             )
 
     def state_by_count(self, canvas: Canvas, order: Order, u: Tensor) -> tuple[Tensor, Tensor]:
         """u (B, 1) in [0, 1) -> masked (B, N) and the rates (B, N) of a state of the continuous process."""
-        if isinstance(self.schedule, Regions):
+        if isinstance(self.schedule, RegionSchedule):
             order = order.in_time(self.schedule)
         masked, weight = mask_by_count(order, u, [canvas.mask()])
         return masked, self.rate_by_count(canvas, masked, weight)

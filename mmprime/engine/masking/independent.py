@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..canvas import Canvas
-from ..schedule import Regions
+from ..schedule import RegionSchedule
 from .base import Masking, Reveals
 
 SUMMED_DIGITS = 3  # of digits that come independently: 2^S - 1 sets of S digits
@@ -37,12 +37,12 @@ class IndependentMasking(Masking):
 
     @property
     def counts(self) -> bool:
-        regions = isinstance(self.schedule, Regions)
+        regions = isinstance(self.schedule, RegionSchedule)
         return not self.by_time and (not regions or self._powers is not None)
 
     @property
     def _powers(self) -> Tensor | None:
-        return self.schedule.powers if isinstance(self.schedule, Regions) else None
+        return self.schedule.powers if isinstance(self.schedule, RegionSchedule) else None
 
     def rate_by_count(self, canvas: Canvas, masked: Tensor, weight: Tensor) -> Tensor:
         if self._powers is None:

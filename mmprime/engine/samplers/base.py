@@ -272,6 +272,6 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
-def entropy(probs: Tensor) -> Tensor:
+def entropy_nats(probs: Tensor) -> Tensor:
     """(m, K) -> (m,) nats."""
     return -torch.special.xlogy(probs, probs).sum(-1)

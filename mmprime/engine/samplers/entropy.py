@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Memory, Paced, View, entropy
+from .base import Memory, Paced, View, entropy_nats
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Entropy(Paced):
     name: ClassVar[str] = "entropy"
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return -entropy(probs)[:, None]
+        return -entropy_nats(probs)[:, None]
 
     def score(self, view: View) -> Tensor:
         return view.feature[..., 0]

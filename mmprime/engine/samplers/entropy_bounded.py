@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, OfUnit, Reveal, View, entropy
+from .base import Memory, OfUnit, Reveal, View, entropy_nats
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EntropyBounded(OfUnit):
             raise ValueError(f"gamma must be >= 0 nats, got {self.gamma}")
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return entropy(probs)[:, None]
+        return entropy_nats(probs)[:, None]
 
     def select(self, view: View) -> Reveal:
         nats = view.feature[..., 0].clamp(min=0).masked_fill(~view.candidate, torch.inf)

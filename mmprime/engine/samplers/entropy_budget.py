@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, OfUnit, Reveal, View, check_steps, entropy
+from .base import Memory, OfUnit, Reveal, View, check_steps, entropy_nats
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EntropyBudget(OfUnit):
         check_steps(self.steps)
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return entropy(probs)[:, None]
+        return entropy_nats(probs)[:, None]
 
     def select(self, view: View) -> Reveal:
         if view.step >= self.steps:

@@ -93,8 +93,8 @@ class Regions(Planned):
         for part in parts:
             step = torch.tensor([0, *part.steps(self.steps)])
             away = replace(start, absent=start.absent | ~part.mask & ~start.given)
-            own = replace(part.order, steps=len(step) - 1).plan(away).rank
-            rank = torch.where(free & part.mask, step[own.clamp(min=0)], rank)
+            ranks = replace(part.order, steps=len(step) - 1).plan(away).rank
+            rank = torch.where(free & part.mask, step[ranks.clamp(min=0)], rank)
         return Plan(rank, self.steps).compact()
 
     def _parts(self, canvas: Canvas, free: Tensor) -> list[Region]:
@@ -122,30 +122,31 @@ def disjoint(canvas: Canvas, regions: Sequence[Region]) -> list[Region]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two regions are called {twice[0]!r}")
     taken = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
-    found: list[Region] = []
+    parts: list[Region] = []
     for region in regions:
         canvas.check(region.mask)
         if not bool(region.mask.any()):
             raise ValueError(f"region {region.name!r} is empty")
-        for other in regions[: len(found)]:
+        for other in regions[: len(parts)]:
             common = (region.mask & other.mask).nonzero()
             if len(common) and region.rules != other.rules:
                 raise ValueError(
                     f"regions {other.name!r} and {region.name!r} overlap (at sub-token {int(common[0])}) with "
                     "different rules; let them be apart, or give both the same"
                 )
-        found.append(replace(region, mask=region.mask & ~taken))
+        parts.append(replace(region, mask=region.mask & ~taken))
         taken |= region.mask
-    return [region for region in found if bool(region.mask.any())]
+    return [region for region in parts if bool(region.mask.any())]
 
 
 def temperatures(canvas: Canvas, regions: Sequence[Region], default: float) -> float | Tensor:
     """The temperature of each sub-token (N,) float64, or `default` when no region has its own."""
-    own = [(region.mask, region.temperature) for region in disjoint(canvas, regions) if region.temperature is not None]
-    if not own:
+    parts = disjoint(canvas, regions)
+    heated = [(region.mask, region.temperature) for region in parts if region.temperature is not None]
+    if not heated:
         return default
     heat = torch.full((canvas.num_subtokens,), default, dtype=torch.float64)
-    for mask, temperature in own:
+    for mask, temperature in heated:
         heat[mask] = temperature
     return heat
 
@@ -155,11 +156,11 @@ def guidance_scales(canvas: Canvas, regions: Sequence[Region], default: float | 
 
     Raises ValueError on a region with guidance that holds a part of a token only: logits are of whole tokens.
     """
-    own = [(region, region.guidance) for region in disjoint(canvas, regions) if region.guidance is not None]
-    if not own:
+    guided = [(region, region.guidance) for region in disjoint(canvas, regions) if region.guidance is not None]
+    if not guided:
         return Guidance.of(default)
     scale = Guidance.of(default).scales(canvas)
-    for region, guidance in own:
+    for region, guidance in guided:
         inside = torch.zeros(canvas.num_tokens, dtype=torch.int64).index_add_(0, canvas.token_of, region.mask.long())
         if bool(((inside > 0) & (inside < canvas.token_of.bincount())).any()):
             raise ValueError(f"region {region.name!r}: guidance is for whole tokens, not for some of their digits")

@@ -51,7 +51,8 @@ def sampler_of(name: str, options: Mapping[str, Any] | None = None, steps: int |
     known, values = _options(name), {}
     for key, value in (options or {}).items():
         if key not in known:
-            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {', '.join(known) or 'none'}")
+            others = ", ".join(option for option in known if option != "steps")
+            raise ValueError(f"sampler {name!r} has no option {key!r}; it has {others or 'none'}")
         values[key] = _value(name, key, value, _default(known[key]))
     if steps is not None and "steps" in known:
         values.setdefault("steps", steps)
@@ -141,8 +142,8 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
 def _part(default: Sampler, name: str) -> Sampler:
     """A sampler that is an option of another: of the kind of the default, with its pace."""
     kind = CountPlanned if isinstance(default, CountPlanned) else Paced
-    found = sampler_of(name)
-    if not isinstance(found, CountPlanned | Paced) or not isinstance(found, kind):
+    inner = sampler_of(name)
+    if not isinstance(inner, CountPlanned | Paced) or not isinstance(inner, kind):
         raise ValueError(f"there are {', '.join(other for other in SAMPLERS if issubclass(SAMPLERS[other], kind))}")
     assert isinstance(default, CountPlanned | Paced)
-    return replace(found, pace=default.pace)
+    return replace(inner, pace=default.pace)

