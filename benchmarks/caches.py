@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Plan, Policy, Run, Span, begin, nelbo
+from mmprime.engine import BaseDenoiser, Canvas, Condition, Plan, Policy, Run, Span, begin, nelbo
 from mmprime.engine.denoiser import token_grid
 from mmprime.engine.heads.softmax import log_posterior
 from mmprime.engine.samplers.registry import Request, build
@@ -29,7 +29,7 @@ from mmprime.models import CachedDiT, PrimeDiT
 
 
 @dataclass
-class Witness:
+class Witness(BaseDenoiser):
     """A cached denoiser that keeps what it was asked last, for the exact model to be asked the same."""
 
     cached: CachedDiT

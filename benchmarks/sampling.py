@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmprime.engine import Canvas, Codec, Condition, Plan, Policy, Span, stream
+from mmprime.engine import BaseDenoiser, Canvas, Codec, Condition, Plan, Policy, Span, stream
 from mmprime.engine.rng import categorical
 from mmprime.engine.samplers.registry import Request, build
 from mmprime.models import DiTConfig, PrimeDiT, autocast
@@ -39,7 +39,7 @@ PLAIN_STEPS = {("text", 1): 4, ("text", 16): 1, ("image", 1): 32, ("image", 16):
 
 
 @dataclass
-class Metered:
+class Metered(BaseDenoiser):
     """A denoiser that counts the seconds and floating-point operations (of matrix products) of trunk and head."""
 
     model: PrimeDiT
