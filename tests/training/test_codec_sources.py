@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmprime.cli.prepare import main, parser
+from mmprime.codecs import load_codec, save_codec
 from mmprime.data import prepare_text
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.codecs import load_codec, save_codec
 from mmprime.models import DiTConfig, PrimeDiT, load_model, save_model
 from mmprime.tokenizers import ImageTokenizer, ImageTokenizerConfig, TextTokenizer
 from mmprime.training.codec_sources import (
