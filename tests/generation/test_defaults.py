@@ -67,7 +67,7 @@ def test_a_sampler_that_words_cannot_say_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([], "an object with an entry for each span"),
+        ([], "a JSON object is needed"),
         ({"sound": {}}, "no span 'sound'"),
         ({"text": 3}, "an entry is an object"),
         ({"text": {"plan": "p2"}}, "no key 'plan'"),
