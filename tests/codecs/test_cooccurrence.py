@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmprime.codecs import ppmi_vectors
+from mmprime.codecs.cooccurrence import count_vectors, ppmi_vectors
 from mmprime.engine import Codec
 
 
@@ -50,6 +50,17 @@ def test_shape_length_and_codes_that_never_occur() -> None:
     assert vectors.shape == (20, 20)
     assert torch.allclose(vectors[:16].norm(dim=-1), torch.ones(16), atol=1e-5)
     assert torch.equal(vectors[16:], torch.zeros(4, 20))
+
+
+def test_rare_contexts_are_smoothed() -> None:
+    """PPMI with context masses to the power 0.75, by hand: cosines of the rows of two codes from a 3 x 4 table."""
+    counts = torch.tensor([[40.0, 2, 1, 7], [3, 9, 1, 7], [1, 1, 6, 90]], dtype=torch.float64)
+    mass = counts.sum(0) ** 0.75
+    positive = (counts / counts.sum(1, keepdim=True) / (mass / mass.sum())).log().clamp(min=0)
+    left, values, _ = torch.linalg.svd(positive, full_matrices=False)
+    expected = torch.nn.functional.normalize(left * values.sqrt(), dim=-1)
+    found = count_vectors(counts, dim=3).double()
+    assert torch.allclose(found @ found.T, expected @ expected.T, atol=1e-4)
 
 
 def test_deterministic_and_quiet() -> None:
