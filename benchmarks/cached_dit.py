@@ -9,7 +9,7 @@ the current block (dual cache) or all from its start on (prefix cache). refresh 
 
 Sources: Wu et al., "Fast-dLLM", arXiv 2505.22618 (prefix and dual cache); Liu et al., "dLLM-Cache", arXiv 2506.06295
 (refresh interval). Under attention in both directions all of this is approximate;
-benchmarks/notes/2026-11-24-speed.md has the measured error.
+`python benchmarks/caches.py` measures the error, benchmarks/notes/2026-11-24-speed.md has what it found.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
 
-from .dit import PrimeDiT
-from .layers import AttentionScope, positions, put
+from mmprime.models import PrimeDiT
+from mmprime.models.layers import AttentionScope, positions, put
 
 _ROW = "cache_row"
 
