@@ -1,8 +1,8 @@
 """Masked discrete diffusion over the digits of tokens: text and image codes in one model (MDM-Prime).
 
-    from mmprime import from_pretrained, SamplingConfig
-    pipe = from_pretrained("assets/models/emoji_t2i")
-    pipe.generate("red apple", num=4, config=SamplingConfig(steps=8, seed=1)).images
+from mmprime import from_pretrained, SamplingConfig
+pipe = from_pretrained("assets/models/emoji_t2i")
+pipe.generate("red apple", num=4, config=SamplingConfig(steps=8, seed=1)).images
 """
 
 from importlib import import_module

@@ -61,7 +61,7 @@ def generate(options: argparse.Namespace) -> None:
     )
     if specs:
         config = with_regions(config, located(pipe, specs, options), options)
-    warn(half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on))
+    warn(half_known_warning(config, pipe.canvas, pipe.card.trained_on))
     if reads:
         write_captions(pipe, options, config)
     elif pictures:
@@ -80,9 +80,7 @@ def region_specs(options: argparse.Namespace) -> list[RegionSpec]:
     return specs + [parse_region(words, f"region {len(specs) + n + 1}") for n, words in enumerate(options.region)]
 
 
-def with_regions(
-    config: SamplingConfig, parts: tuple[Region, ...], options: argparse.Namespace
-) -> SamplingConfig:
+def with_regions(config: SamplingConfig, parts: tuple[Region, ...], options: argparse.Namespace) -> SamplingConfig:
     """Sample by regions. Raises ValueError on another sampler beside them."""
     from mmprime.engine.samplers import Regions
 
@@ -214,9 +212,7 @@ def write_captions(pipe: Pipeline, options: argparse.Namespace, config: Sampling
     report_texts(pipe, options, result)
 
 
-def write_texts(
-    pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig, specs: list[RegionSpec]
-) -> None:
+def write_texts(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig, specs: list[RegionSpec]) -> None:
     """Continue the prompt, or fill its blanks."""
     if options.prompt is None:
         raise ValueError("a text model needs a --prompt")

@@ -21,10 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprime.generation.prompts import require_prompt
 from mmprime.io import warn, write_text
 
 from . import console, sampling
-from .generation_request import add_prompt, require_prompt
+from .generation_request import add_prompt
 
 if TYPE_CHECKING:
     from mmprime.generation.pipeline import Pipeline
@@ -65,7 +66,7 @@ def trace(options: argparse.Namespace, command: str) -> None:
     pipe = from_pretrained(options.model)
     pictures = pipe.canvas.has("image")
     config = replace(given(pipe.config_for("image" if pictures else "text")), trace=True, progress=True)
-    warn(half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on))
+    warn(half_known_warning(config, pipe.canvas, pipe.card.trained_on))
     result: Result = _pictures(pipe, options, config) if pictures else _texts(pipe, options, config)
     curves = step_curves(result, pipe.canvas)
     about = {**_about(pipe, config, options), "command": command}
@@ -83,7 +84,8 @@ def trace(options: argparse.Namespace, command: str) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.prompt is None and options.label is None:
         raise ValueError("nothing is asked: give --prompt or --label")
-    require_prompt(options.prompt)
+    if options.prompt is not None:
+        require_prompt(options.prompt)
     if options.num > MOST:
         raise ValueError(f"--num {options.num}: at most {MOST} are traced at once, each is shown by itself")
     if Path(options.out).exists() and not Path(options.out).is_dir():
@@ -146,9 +148,7 @@ def _write_pictures(out: Path, result: Result, pipe: Pipeline, options: argparse
     return [out / "strip.png", out / "film.gif", out / "order.png"]
 
 
-def _write_page(
-    file: Path, result: Result, pipe: Pipeline, about: dict[str, Any], curves: Sequence[StepCurve]
-) -> Path:
+def _write_page(file: Path, result: Result, pipe: Pipeline, about: dict[str, Any], curves: Sequence[StepCurve]) -> Path:
     from mmprime.generation.trace_page import page, text_tokens
 
     nats, confidence = (_in_words(curve) for curve in curves)

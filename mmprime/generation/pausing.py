@@ -116,6 +116,4 @@ def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
         config = replace(config, sampler=replace(config.sampler, parts=parts))
     kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
     cond = part("cond.") or None
-    return Paused(
-        tensors["y0"], part("state."), config, tensors.get("absent"), cond, tuple(about["prompts"]), kept
-    )
+    return Paused(tensors["y0"], part("state."), config, tensors.get("absent"), cond, tuple(about["prompts"]), kept)

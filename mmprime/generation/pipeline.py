@@ -111,8 +111,8 @@ class Pipeline:
     ) -> Pictures:
         """Repaint a box (x0, y0, x1, y1) of the code grid (x1, y1 excluded) of one image (3, H, W).
 
-        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box stay as they are,
-        and so do the pixels there. Raises ValueError on a box outside the grid.
+        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box
+        stay as they are, and so do the pixels there. Raises ValueError on a box outside the grid.
         """
         _require_some(num)
         config, absent = self.config_for("image", config), None
@@ -221,10 +221,10 @@ class Pipeline:
 
         Raises ValueError when the canvas has no such span.
         """
-        own = self.sampling[self.canvas.span(span).name]
+        default = self.sampling[self.canvas.span(span).name]
         if config is None or isinstance(config.sampler, Sampler):
-            return config or own
-        return replace(config, sampler=own.sampler, steps=config.steps or own.steps)
+            return config or default
+        return replace(config, sampler=default.sampler, steps=config.steps or default.steps)
 
     # ---------------------------------------------------------------- in and out
 
@@ -273,9 +273,7 @@ class Pipeline:
         y = y.masked_fill(masked, MASK_ID).expand(num, -1)
         return self._texts(sample_rows(self.model, self.canvas, y, self.config_for("text", config), absent), absent)
 
-    def _pictures(
-        self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None
-    ) -> Pictures:
+    def _pictures(self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None) -> Pictures:
         """kept: an image and the box outside which its pixels stay."""
         span, tokenizer = self.canvas.span("image"), self._images()
         digits = self.canvas.view(result.y, "image")

@@ -131,14 +131,14 @@ COMMANDS = [
     ["generate"], ["trace"], ["evaluate", "likelihood"], ["evaluate", "samples"], ["evaluate", "tokenizer"],
     ["evaluate", "calibration"], ["evaluate", "imagenet"], ["report", "table"], ["report", "agree"], ["report", "nfe"],
     ["report", "loss"], ["report", "calibration"], ["prepare", "text"], ["prepare", "folder"], ["prepare", "codes"],
-    ["prepare", "bpe"], ["prepare", "codec"], ["prepare", "schedule"], ["prepare", "shards-check"], ["study", "table"],
+    ["prepare", "bpe"], ["prepare", "codec"], ["prepare", "shards-check"], ["study", "table"],
     ["study", "plot"], ["train", "--dry-run"], ["draw_toy"], [],
 ]  # fmt: skip
 OPTIONS = [
     "--prompt", "--label", "--image", "--region", "--regions", "--resume-from", "--model", "--num", "--steps", "--seed",
     "--guidance", "--guidance-schedule", "--sampler", "--temperature", "--top-p", "--new-tokens", "--blank-tokens",
-    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--maskings", "--estimators", "--orders",
-    "--level-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
+    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--maskings", "--estimators",
+    "--orders", "--level-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
     "--reference", "--tokenizer", "--by", "--unit", "--within", "--images", "--size", "--vocab-size", "--per",
     "--device",
     "--split-fraction", "--licence", "--source", "--digits", "--radices", "--dim", "--rows", "--ratios", "--iterations",

@@ -11,8 +11,7 @@ import torch
 from pipeline_world import CAPTIONS, TEXT_LENGTH, WORDS, tiny_image_tokenizer, write_text_image_model, write_text_model
 
 from mmprime.engine import MASK_ID, SAMPLERS, sampler_of
-from mmprime.generation import images
-from mmprime.generation import prompts
+from mmprime.generation import images, prompts
 from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig, half_known_warning
 from mmprime.tokenizers import TextTokenizer
@@ -77,7 +76,7 @@ def test_parts_of_tokens_are_strange_to_a_model_of_whole_ones(tmp_path: Path) ->
         edit_json(folder / "config.json", **{"trained_on": [], "masking": "token_synchronous"} | entries)
         pipe = from_pretrained(folder)
         config = pipe.config_for("text", SamplingConfig(None if name is None else sampler_of(name, options)))
-        return half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on)  # type: ignore[arg-type]
+        return half_known_warning(config, pipe.canvas, pipe.card.trained_on)
 
     assert "sampler 'nested' shows parts of tokens" in str(said("nested"))
     assert "sampler 'margin'" in str(said("margin"))

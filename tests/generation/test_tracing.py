@@ -46,7 +46,9 @@ def test_ranks_agree_with_frames(pipe: Pipeline, sampler: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("remdm", {"eta": 0.9}), ("p2", {}), ("corrector", {"strength": 5.0})])
-def test_remasked_digits_have_the_rank_of_their_last_reveal(pipe: Pipeline, name: str, options: dict[str, float]) -> None:
+def test_remasked_digits_have_the_rank_of_their_last_reveal(
+    pipe: Pipeline, name: str, options: dict[str, float]
+) -> None:
     found = pipe.generate("red apple", 2, SamplingConfig(sampler_of(name, options), 6, trace=True))
     check_against_frames(found, remasks=True)
     known = trace.frames(found) >= 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmprime.engine import Codec, ppmi_vectors
+from mmprime.codecs import ppmi_vectors
+from mmprime.engine import Codec
 
 
 def interchangeable(rows: int = 300, length: int = 30, groups: int = 4, twins: int = 4) -> torch.Tensor:
