@@ -63,9 +63,7 @@ def _dataset(folder: Path, size: int = 32, names: tuple[str, ...] = NAMES) -> Pa
             buffer = io.BytesIO()
             _noise(seed + number, size).save(buffer, "PNG")
             about = {"caption": caption, "tags": [], "vendor": vendor, "split": split}
-            made.append(
-                (split, Entry(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)}))
-            )
+            made.append((split, Entry(f"{vendor}_{number}", {"png": buffer.getvalue(), "json": canonical_json(about)})))
         return made
 
     plan = [("a", "train", 0), ("b", "train", 100), ("c", "val_vendor", 200)]

@@ -8,7 +8,8 @@ With a block size, a refresh is due when the sampler moves on to another block, 
 the current block (dual cache) or all from its start on (prefix cache). refresh = 1 computes everything.
 
 Sources: Wu et al., "Fast-dLLM", arXiv 2505.22618 (prefix and dual cache); Liu et al., "dLLM-Cache", arXiv 2506.06295
-(refresh interval). Under attention in both directions all of this is approximate; docs/speed.md has the measured error.
+(refresh interval). Under attention in both directions all of this is approximate;
+`python benchmarks/caches.py` measures the error, benchmarks/notes/2026-11-24-speed.md has what it found.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
-
-from .dit import PrimeDiT
-from .layers import AttentionScope, positions, put
+from mmprime.models import PrimeDiT
+from mmprime.models.layers import AttentionScope, positions, put
 
 _ROW = "cache_row"
 
