@@ -6,7 +6,7 @@ The plain loop is the ancestral sampler of MDM-Prime (arXiv 2505.18495) as its p
 of all tokens; codes that contradict a visible digit get -inf; a whole code is drawn for every token in float64; each
 digit's distribution over {masked, 0, ..., b-1} is (1 - α_s) on masked and (α_s - α_t) on the drawn one; masked digits
 take a draw from it, visible ones stay. No step is skipped. Its buffers are reused where they can be, its draws are
-inverse CDFs (cheaper than the usual Gumbel noise), and steps cost the same, so that a few of them are measured for all T.
+inverse CDFs (cheaper than the usual Gumbel noise), and steps cost the same, so that a few are measured for all T.
 
 Both run the same model with random weights, T steps, one after the other in turns; medians. Ratios of one run compare;
 seconds of different runs do not. Peak memory is that of a process of its own, above what it holds once the model is
