@@ -184,6 +184,13 @@ def test_no_code_branches_on_the_name_of_a_process():
     assert len(found) <= 1, "\n".join(found)
 
 
+def test_each_masking_process_names_the_sampler_of_its_order():
+    from mmprime.engine import MASKINGS, default_sampler
+
+    names = {name: default_sampler(name).name for name in MASKINGS}
+    assert names == {name: name for name in MASKINGS} | {"independent": "first_hitting"}
+
+
 # --------------------------------------------------------------------------- words
 
 # parts of identifiers, split at _ and capitals; and whole identifiers
