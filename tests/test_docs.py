@@ -50,8 +50,22 @@ def test_slow_blocks_run_and_print_what_is_shown(name: str, block: Block, folder
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_known_to_their_tools(command: str) -> None:
+def test_command_lines_are_known_to_their_commands(command: str) -> None:
     parse_command(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mmprime prepare bpe --data absent --speed 3 --out absent",
+        "mmprime prepare bpe --data absent",
+        "python tools/prepare.py bpe --data absent --vocab-size many --out absent",
+        "python tools/prepare.py pictures absent --out absent",
+    ],
+)
+def test_a_path_that_is_absent_hides_no_other_mistake(command: str) -> None:
+    with pytest.raises(AssertionError, match=r"--speed 3|--out|many|pictures"):
+        parse_command(command)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -140,6 +154,7 @@ def test_the_printed_table_is_the_recorded_one() -> None:
     assert len(shown) > 3
     assert all(line.split() in printed for line in shown)
     command = recorded[0].command.split(" --json")[0].replace("'", '"')
+    command = re.sub(r"^python tools/(\w+)\.py", r"mmprime \1", command)
     assert command in {c for b in PAGES["results.md"].blocks for c in b.commands()}
 
 
