@@ -1,12 +1,12 @@
-"""What the approximate caches cost and gain: time against error, on a trained model, in one run.
+"""What the approximate caches cost and gain: time against error, on a trained model, in one rollout.
 
     python benchmarks/caches.py [--model assets/models/sotu --batch 8 --steps 64 --blocks 16 --repeats 3]
 
 Each row is the same request, the same random numbers, another cache. At every step of the cached run the exact model
-looks at the same state, and the laws of the tokens that are shown at that step are compared: total variation and KL
-from the exact law to the cached one, mean over all shown tokens, and how often both have the same likeliest code.
+looks at the same state, and the distributions of the tokens that are revealed at that step are compared: total variation and KL
+from the exact one to the cached one, mean over all these tokens, and how often both have the same likeliest code.
 "same tokens" are those that come out as without a cache; two runs with other random numbers have the last row's share
-in common. NELBO is the exact model's of the texts drawn (token-synchronous, continuous): lower is not better, equal is.
+in common. NELBO is the exact model's of the texts sampled (token-synchronous, continuous): lower is not better, equal is.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Plan, Policy, Run, Span, begin, nelbo
+from cached_dit import CachedDiT
+from mmprime.engine import BaseDenoiser, Canvas, Condition, Rollout, Span, begin, nelbo, sampler_of
 from mmprime.engine.denoiser import token_grid
 from mmprime.engine.heads.softmax import log_posterior
-from mmprime.engine.samplers.registry import Request, build
 from mmprime.generation.pipeline import from_pretrained
-from mmprime.models import CachedDiT, PrimeDiT
+from mmprime.models import PrimeDiT
 
 
 @dataclass
-class Witness:
+class Witness(BaseDenoiser):
     """A cached denoiser that keeps what it was asked last, for the exact model to be asked the same."""
 
     cached: CachedDiT
@@ -55,43 +55,43 @@ class Bench:
     canvas: Canvas
     options: argparse.Namespace
 
-    def plan(self, sampler: str) -> Plan | Policy:
-        options = {"size": self.options.blocks} if sampler == "blocks" else {}
-        return build(sampler, Request(self.canvas, self.options.batch, self.options.steps, self.options.seed), options)
-
-    def run(self, sampler: str, cached: CachedDiT | None, seed: int, witness: bool = False) -> Run:
-        """A run before its first step."""
+    def rollout(self, name: str, cached: CachedDiT | None, seed: int, witness: bool = False) -> Rollout:
+        """A rollout before its first step."""
         denoiser: Any = cached or self.model
-        cond = None if cached is None else cached.condition(self.options.batch)
+        batch = self.options.batch
+        cond = None if cached is None else cached.condition(batch)
         if witness and cached is not None:
             denoiser = Witness(cached)
-        return begin(denoiser, self.canvas, self.plan(sampler), generator=seed, batch=self.options.batch, cond=cond)
+        sampler = sampler_of(name, {"size": self.options.blocks} if name == "blocks" else {}, self.options.steps)
+        return begin(
+            denoiser, self.canvas, sampler, generator=seed, plan_generator=self.options.seed, batch=batch, cond=cond
+        )
 
-    def seconds(self, sampler: str, cached: CachedDiT | None) -> tuple[float, Run]:
-        run = self.run(sampler, cached, self.options.seed)
+    def seconds(self, sampler: str, cached: CachedDiT | None) -> tuple[float, Rollout]:
+        rollout = self.rollout(sampler, cached, self.options.seed)
         start = time.perf_counter()
-        while run.step():
+        while rollout.step():
             pass
-        return time.perf_counter() - start, run
+        return time.perf_counter() - start, rollout
 
     def errors(self, sampler: str, cached: CachedDiT) -> tuple[float, float, float]:
-        """Mean total variation, mean KL in nats, share of equal likeliest codes, over the tokens shown."""
-        run = self.run(sampler, cached, self.options.seed, witness=True)
+        """Mean total variation, mean KL in nats, share of equal likeliest codes, over the tokens revealed."""
+        rollout = self.rollout(sampler, cached, self.options.seed, witness=True)
         found = []
-        while run.step():
-            found.append(self._compare(run, run.denoiser.last))  # type: ignore[attr-defined]
+        while rollout.step():
+            found.append(self._compare(rollout, rollout.denoiser.last))  # type: ignore[attr-defined]
         distance, divergence, same = torch.cat(found, 1).mean(1).tolist()
         return distance, divergence, same
 
     @torch.no_grad()
-    def _compare(self, run: Run, last: dict[str, Tensor]) -> Tensor:
-        """(3, tokens shown at this step)."""
+    def _compare(self, rollout: Rollout, last: dict[str, Tensor]) -> Tensor:
+        """(3, tokens revealed at this step)."""
         (span,) = self.canvas.spans
-        now = self.canvas.view(run.rank == run.number, span.name)[last["row"]].any(-1)
-        shown = self.canvas.view(last["y"], span.name)[now]
+        now = self.canvas.view(rollout.rank == rollout.number, span.name)[last["row"]].any(-1)
+        visible = self.canvas.view(last["y"], span.name)[now]
         exact = self.model(last["y"], self.canvas)
         p, q = (
-            log_posterior(token_grid(self.model, hidden[now], span, now.nonzero()[:, 1]), shown).flatten(1).double()
+            log_posterior(token_grid(self.model, hidden[now], span, now.nonzero()[:, 1]), visible).flatten(1).double()
             for hidden in (exact, last["hidden"])
         )
         gap = torch.where(p.exp() > 0, p - q, 0.0)
@@ -103,14 +103,14 @@ class Bench:
             ]
         )
 
-    def bound(self, run: Run) -> tuple[float, float]:
-        """The exact model's NELBO of what was drawn: nats a token, and its standard error over the texts."""
+    def bound(self, rollout: Rollout) -> tuple[float, float]:
+        """The exact model's NELBO of what was sampled: nats a token, and its standard error over the texts."""
         with torch.no_grad():
             nats = nelbo(
                 self.model,
                 self.canvas,
-                run.y,
-                law="token_synchronous",
+                rollout.y,
+                masking="token_synchronous",
                 samples=8,
                 generator=torch.Generator().manual_seed(1),
             )
@@ -122,7 +122,7 @@ def table(bench: Bench, sampler: str, caches: dict[str, dict[str, Any]]) -> None
     """Print the rows of one sampler."""
     built = {name: CachedDiT(bench.model, **options) for name, options in caches.items()}
     times: dict[str, list[float]] = {name: [] for name in ["none", *built]}
-    runs: dict[str, Run] = {}
+    runs: dict[str, Rollout] = {}
     for _ in range(bench.options.repeats):
         for name in times:
             spent, runs[name] = bench.seconds(sampler, built.get(name))
@@ -139,7 +139,7 @@ def table(bench: Bench, sampler: str, caches: dict[str, dict[str, Any]]) -> None
         nats, error = bench.bound(runs[name])
         print(f"| {name} | {middle:.2f} | {base / middle:.2f} | {100 * share:.0f} % | {distance:.4f} ", end="")
         print(f"| {divergence:.4f} | {100 * best:.1f} % | {100 * equal:.0f} % | {nats:.3f} ± {error:.3f} |", flush=True)
-    other = bench.run(sampler, None, bench.options.seed + 1)
+    other = bench.rollout(sampler, None, bench.options.seed + 1)
     while other.step():
         pass
     equal = float((other.y == runs["none"].y).double().mean())

@@ -29,9 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmprime.engine import Canvas, Codec, Condition, Plan, Policy, Span, stream
+from mmprime.engine import BaseDenoiser, Canvas, Codec, Condition, Span, sampler_of, stream
 from mmprime.engine.rng import categorical
-from mmprime.engine.samplers.registry import Request, build
 from mmprime.models import DiTConfig, PrimeDiT, autocast
 
 CASES: dict[str, tuple[int, int | tuple[int, int]]] = {"text": (50_257, 512), "image": (16_384, (16, 16))}
@@ -39,7 +38,7 @@ PLAIN_STEPS = {("text", 1): 4, ("text", 16): 1, ("image", 1): 32, ("image", 16):
 
 
 @dataclass
-class Metered:
+class Metered(BaseDenoiser):
     """A denoiser that counts the seconds and floating-point operations (of matrix products) of trunk and head."""
 
     model: PrimeDiT
@@ -81,29 +80,28 @@ def plain(denoiser: Metered, canvas: Canvas, total: int, batch: int, steps: int)
     codec, radix = span.codec, max(span.codec.radices)
     y = torch.full((batch, canvas.num_subtokens), codec.mask_id)
     for step in range(steps):
-        hidden_before, hidden_after = 1 - step / total, 1 - (step + 1) / total  # 1 - α_t, 1 - α_s
-        shown = canvas.view(y, span.name).flatten(0, 1)  # (M, S)
+        masked_before, masked_after = 1 - step / total, 1 - (step + 1) / total  # 1 - α_t, 1 - α_s
+        visible = canvas.view(y, span.name).flatten(0, 1)  # (M, S)
         weights = denoiser.logits(denoiser(y, canvas).flatten(0, 1), span)
-        for place in range(codec.num_digits):
-            clash = (shown[:, place, None] >= 0) & (shown[:, place, None] != codec.digits[:, place])
+        for level in range(codec.num_digits):
+            clash = (visible[:, level, None] >= 0) & (visible[:, level, None] != codec.digits[:, level])
             weights.masked_fill_(clash, -torch.inf)
         weights = weights.double()
         weights.sub_(weights.amax(-1, keepdim=True)).exp_()
         torch.cumsum(weights, -1, out=weights)
         u = torch.rand(len(weights), 1, dtype=torch.float64) * weights[:, -1:]
         code = torch.searchsorted(weights, u, right=True)[:, 0].clamp(max=codec.num_codes - 1)
-        law = F.one_hot(codec.encode(code), radix + 1).double() * (hidden_before - hidden_after)
-        law[..., radix] = hidden_after
-        value = categorical(law.flatten(0, 1), torch.rand(shown.numel(), dtype=torch.float64)).view_as(shown)
-        drawn = torch.where(value == radix, codec.mask_id, value)
-        y = torch.where(shown >= 0, shown, drawn).view_as(y)
+        probs = F.one_hot(codec.encode(code), radix + 1).double() * (masked_before - masked_after)
+        probs[..., radix] = masked_after
+        value = categorical(probs.flatten(0, 1), torch.rand(visible.numel(), dtype=torch.float64)).view_as(visible)
+        sampled = torch.where(value == radix, codec.mask_id, value)
+        y = torch.where(visible >= 0, visible, sampled).view_as(y)
 
 
 def ours(denoiser: Metered, canvas: Canvas, sampler: str, total: int, batch: int, steps: int) -> int:
     """At most `steps` steps of the engine's sampler; the forward passes of the first example."""
-    plan: Plan | Policy = build(sampler, Request(canvas, batch, total, 0))
     run = None
-    for run in stream(denoiser, canvas, plan, generator=1, batch=batch):
+    for run in stream(denoiser, canvas, sampler_of(sampler, steps=total), generator=1, batch=batch):
         if run.number == steps:
             break
     return 0 if run is None else int(run.nfe[0])

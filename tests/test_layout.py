@@ -184,34 +184,20 @@ def test_no_code_branches_on_the_name_of_a_process():
     assert len(found) <= 1, "\n".join(found)
 
 
+def test_each_masking_process_names_the_sampler_of_its_order():
+    from mmprime.engine import MASKINGS, default_sampler
+
+    names = {name: default_sampler(name).name for name in MASKINGS}
+    assert names == {name: name for name in MASKINGS} | {"independent": "first_hitting"}
+
+
 # --------------------------------------------------------------------------- words
 
 # parts of identifiers, split at _ and capitals; and whole identifiers
-PARTS = set(
-    [
-        "law",
-        "laws",
-        "place",
-        "places",
-        "leader",
-        "leaders",
-        "prices",
-        "draw",
-        "draws",
-        "drawing",
-        "rendering",
-        "scoring",
-        "loading",
-        "holes",
-        "doctor",
-        "retrofit",
-        "judge",
-        "judges",
-        "eye",
-        "eyes",
-        "shown",
-    ]
-)
+PARTS = frozenset(
+    ("law", "laws", "place", "places", "leader", "leaders", "prices", "draw", "draws", "drawing", "rendering",
+     "scoring", "loading", "holes", "doctor", "retrofit", "judge", "judges", "eye", "eyes", "shown")
+)  # fmt: skip
 NAMES = {"found", "own", "there", "told", "reach", "Reach", "Only", "Course", "Look", "Choice"}
 PROSE = re.compile(
     r"\b(laws?|leaders?|doctor|retrofit\w*|judges?|judged|digit places?|places? of (a|the) digits?|hidden or shown"

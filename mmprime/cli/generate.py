@@ -61,7 +61,7 @@ def generate(options: argparse.Namespace) -> None:
     )
     if specs:
         config = with_regions(config, located(pipe, specs, options), options)
-    warn(half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on))
+    warn(half_known_warning(config, pipe.canvas, pipe.card.trained_on))
     if reads:
         write_captions(pipe, options, config)
     elif pictures:

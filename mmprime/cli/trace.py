@@ -65,7 +65,7 @@ def trace(options: argparse.Namespace, command: str) -> None:
     pipe = from_pretrained(options.model)
     pictures = pipe.canvas.has("image")
     config = replace(given(pipe.config_for("image" if pictures else "text")), trace=True, progress=True)
-    warn(half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on))
+    warn(half_known_warning(config, pipe.canvas, pipe.card.trained_on))
     result: Result = _pictures(pipe, options, config) if pictures else _texts(pipe, options, config)
     curves = step_curves(result, pipe.canvas)
     about = {**_about(pipe, config, options), "command": command}

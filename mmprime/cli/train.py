@@ -62,7 +62,7 @@ def _train(trainer: Any, config: Any) -> int:
         counts = {name: sum(p.numel() for p in group) for name, group in trainer.groups.items()}
         sizes = ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
         print(f"{config.run.dir}: {trainer.task.num_examples:,} examples, {sizes}, on {trainer.device}", flush=True)
-        for line in getattr(trainer.task, "notices", ()):
+        for line in trainer.task.notices:
             print(line, flush=True)
     outcome = trainer.run()
     if outcome.signal is not None:
@@ -70,8 +70,8 @@ def _train(trainer: Any, config: Any) -> int:
     directory = Path(config.run.dir) / "model"
     trainer.export(directory)
     if main_process:
-        if hasattr(trainer.task, "conclude"):
-            print(trainer.task.conclude(outcome.metrics))
+        if conclusion := trainer.task.conclude(outcome.metrics):
+            print(conclusion)
         print(f"model: {directory}")
     distributed.stop(trainer.world)
     return console.DONE

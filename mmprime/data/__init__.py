@@ -1,6 +1,6 @@
 """Data: webdataset shards with an accountable index; captioned images, their VQ codes, and text.
 
-Floor 2: knows the engine only. Tokenizers arrive as arguments, never as imports.
+Tokenizers arrive as arguments, never as imports.
 """
 
 from .check import Report, check_dataset

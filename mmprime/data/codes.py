@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmprime.io import parse_json
 
-from .images import ImageDataset, several
+from .images import Captioned, ImageDataset, several
 from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
@@ -56,30 +56,18 @@ def _array(files: dict[str, bytes], extension: str, where: str) -> np.ndarray:
         raise ValueError(f"{where}.{extension} is not a readable array: {error}") from error
 
 
-@dataclass
-class CodeDataset:
+@dataclass(kw_only=True)
+class CodeDataset(Captioned):
     """Codes of captioned images in memory.
 
-    codes: int32 (n, L), L = h·w in raster order; grid: (h, w); labels: int64 (n,) with -1 where unlabelled, or None;
-    tokenizer_fingerprint: of the tokenizer that made (and alone can decode) the codes; more_captions: further captions
-    of each image, empty if no image has any.
+    codes: int32 (n, L), L = h·w in raster order; grid: (h, w); tokenizer_fingerprint: of the tokenizer that made (and
+    alone can decode) the codes.
     """
 
     codes: Tensor
     grid: tuple[int, int]
     num_codes: int
-    labels: Tensor | None
-    captions: list[str]
-    tags: list[list[str]]
-    vendors: list[str]
-    keys: list[str]
-    splits: list[str]
-    classes: list[str]
     tokenizer_fingerprint: str
-    more_captions: list[list[str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None) -> CodeDataset:
@@ -119,18 +107,15 @@ class CodeDataset:
                 raise ValueError(f"{entry['file']} packs {examples} examples, its index says {entry['examples']}")
         all_labels = torch.from_numpy(np.concatenate(labels))
         return cls(
-            torch.from_numpy(np.concatenate(codes)),
-            (height, width),
-            num_codes,
-            all_labels if bool((all_labels >= 0).any()) else None,
-            metas["captions"],
-            metas["tags"],
-            metas["vendors"],
-            metas["keys"],
-            splits,
-            list(index.get("classes", ())),
-            index["tokenizer_fingerprint"],
-            several(more),
+            codes=torch.from_numpy(np.concatenate(codes)),
+            grid=(height, width),
+            num_codes=num_codes,
+            tokenizer_fingerprint=index["tokenizer_fingerprint"],
+            labels=all_labels if bool((all_labels >= 0).any()) else None,
+            splits=splits,
+            classes=list(index.get("classes", ())),
+            more_captions=several(more),
+            **metas,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,15 @@ def several(more: list[list[str]]) -> list[list[str]]:
     return more if any(more) else []
 
 
-@dataclass
-class ImageDataset:
-    """Captioned images in memory.
+@dataclass(kw_only=True)
+class Captioned:
+    """What is known about n images.
 
-    images: uint8 (n, 3, H, W); labels: int64 (n,) with -1 where unlabelled, or None if nothing is labelled;
-    captions, tags, vendors, keys, splits: one entry an image; classes: names of the labels (may be empty).
-    more_captions: further captions of each image; empty if no image has any.
+    captions, tags, vendors, keys, splits: one entry an image; labels: int64 (n,) with -1 where unlabelled, or None if
+    nothing is labelled; classes: names of the labels (may be empty); more_captions: further captions of each image;
+    empty if no image has any.
     """
 
-    images: Tensor
     captions: list[str]
     tags: list[list[str]]
     vendors: list[str]
@@ -69,6 +68,13 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.keys)
 
+
+@dataclass(kw_only=True)
+class ImageDataset(Captioned):
+    """Captioned images in memory. images: uint8 (n, 3, H, W)."""
+
+    images: Tensor
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of every image."""
@@ -76,18 +82,11 @@ class ImageDataset:
 
     def select(self, positions: Sequence[int]) -> ImageDataset:
         """The images at these positions, in this order."""
-        pick = list(positions)
-        return ImageDataset(
-            self.images[pick],
-            [self.captions[i] for i in pick],
-            [self.tags[i] for i in pick],
-            [self.vendors[i] for i in pick],
-            None if self.labels is None else self.labels[pick],
-            [self.keys[i] for i in pick],
-            [self.splits[i] for i in pick],
-            self.classes,
-            several([self.more_captions[i] for i in pick]) if self.more_captions else [],
-        )
+        pick, each = list(positions), ("captions", "tags", "vendors", "keys", "splits")
+        more = several([self.more_captions[i] for i in pick]) if self.more_captions else []
+        labels = None if self.labels is None else self.labels[pick]
+        parts = {name: [getattr(self, name)[i] for i in pick] for name in each}
+        return replace(self, images=self.images[pick], labels=labels, more_captions=more, **parts)
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None) -> ImageDataset:
@@ -120,15 +119,15 @@ class ImageDataset:
                 splits.append(entry["split"])
         labels = [int(record.get(index.get("label", "label"), -1)) for record in records]
         return cls(
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-            [str(record.get("caption", "")) for record in records],
-            [list(record.get("tags", ())) for record in records],
-            [str(record.get("vendor", "")) for record in records],
-            torch.tensor(labels) if any(label >= 0 for label in labels) else None,
-            keys,
-            splits,
-            list(index.get("classes", ())),
-            several([captions_of(record)[1:] for record in records]),
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+            captions=[str(record.get("caption", "")) for record in records],
+            tags=[list(record.get("tags", ())) for record in records],
+            vendors=[str(record.get("vendor", "")) for record in records],
+            labels=torch.tensor(labels) if any(label >= 0 for label in labels) else None,
+            keys=keys,
+            splits=splits,
+            classes=list(index.get("classes", ())),
+            more_captions=several([captions_of(record)[1:] for record in records]),
         )
 
 

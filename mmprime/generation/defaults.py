@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Guidance, Sampler, default_sampler, sampler_of
 from mmprime.engine.samplers import options_of
-from mmprime.io import write_text
+from mmprime.io import read_json, write_text
 
-from .sampling import SamplingConfig
+from .sampling import SamplingConfig, steps_of
 
 FILE = "generation_config.json"
 IMAGE_GUIDANCE = 3.0
@@ -55,23 +56,16 @@ def read_sampling(
 
     Raises ValueError naming the file on an entry that is none, or is of a span that the canvas has not.
     """
-    found = default_sampling(canvas, masking, level_powers)
+    configs = default_sampling(canvas, masking, level_powers)
     file = Path(directory) / FILE
-    if not file.is_file():
-        return found
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(entries, dict):
-            raise ValueError(f"must be an object with an entry for each span, not {str(entries)[:60]!r}")
-        for name, entry in entries.items():
+    for name, entry in read_json(file).items() if file.is_file() else ():
+        try:
             canvas.span(name)
             config = sampling_of(entry)
-            found[name] = (
-                config if config.sampler else SamplingConfig(**{**vars(config), "sampler": found[name].sampler})
-            )
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}") from error
-    return found
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+        configs[name] = config if config.sampler else replace(config, sampler=configs[name].sampler)
+    return configs
 
 
 def write_sampling(directory: str | Path, configs: Mapping[str, SamplingConfig]) -> None:
@@ -97,7 +91,9 @@ def sampling_of(entry: Mapping[str, Any]) -> SamplingConfig:
     if isinstance(scale, list):
         scale = torch.tensor(scale, dtype=torch.float64)
     guidance = None if scale is None else Guidance(scale, schedule)
-    return SamplingConfig(None if name is None else sampler_of(name, options), guidance=guidance, **given)
+    return SamplingConfig(
+        None if name is None else sampler_of(name, options, given.get("steps")), guidance=guidance, **given
+    )
 
 
 def entry_of(config: SamplingConfig) -> dict[str, Any]:
@@ -108,7 +104,7 @@ def entry_of(config: SamplingConfig) -> dict[str, Any]:
     return {
         "sampler": sampler and sampler.name,
         "options": options_of(sampler) if sampler else {},
-        "steps": config.steps,
+        "steps": config.steps or (sampler and steps_of(sampler)),
         "guidance": scale.tolist()
         if isinstance(scale, Tensor)
         else dict(scale)

@@ -37,7 +37,7 @@ def load_image(path: str | Path, side: int) -> Tensor:
 
 
 def shape_warning(path: str | Path, side: int) -> str | None:
-    """What is odd about a picture for a model of (side, side) pixels: that it is a sheet of several, or far from square.
+    """What is odd about a picture for a model of (side, side) pixels: a sheet of several pictures, or far from square.
 
     Raises ValueError as `picture_size` does.
     """

@@ -25,7 +25,8 @@ _BLANKS = r"_{3,}"
 
 @dataclass(frozen=True)
 class Infill:
-    """ids: of the text, `MASK_ID` where it is to be sampled; stands_for: token -> (its word or `___`, number of the blank or 0)."""
+    """ids: of the text, `MASK_ID` where it is to be sampled; stands_for: token -> (its word or `___`, number of the
+    blank or 0)."""
 
     ids: list[int]
     stands_for: dict[int, tuple[str, int]]

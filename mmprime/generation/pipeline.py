@@ -111,8 +111,8 @@ class Pipeline:
     ) -> Pictures:
         """Repaint a box (x0, y0, x1, y1) of the code grid (x1, y1 excluded) of one image (3, H, W).
 
-        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box stay as they are,
-        and so do the pixels there. Raises ValueError on a box outside the grid.
+        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box
+        stay as they are, and so do the pixels there. Raises ValueError on a box outside the grid.
         """
         _require_some(num)
         config, absent = self.config_for("image", config), None

@@ -26,6 +26,7 @@ from mmprime.engine import (
     Trace,
     begin,
     default_sampler,
+    masking_of,
     mix,
     sampler_of,
     seeded,
@@ -76,10 +77,16 @@ class SamplingConfig:
         return sampler if self.steps is None else with_steps(sampler, self.steps)
 
 
-def half_known_warning(sampler: Sampler, canvas: Canvas, trained_on: Sequence[str]) -> str | None:
+def steps_of(sampler: Sampler) -> int | None:
+    """Its number of steps; None where it decides it itself."""
+    return getattr(sampler, "steps", None)
+
+
+def half_known_warning(config: SamplingConfig, canvas: Canvas, trained_on: Sequence[str]) -> str | None:
     """What is wrong with sampling so, though it can be done: half-known tokens for a model that never saw one."""
-    several = any(span.codec.num_digits > 1 for span in canvas.spans)
-    if set(trained_on) != {"token_synchronous"} or not several or sampler.whole_tokens:
+    sampler, several = config.chosen(_DEFAULT), any(span.codec.num_digits > 1 for span in canvas.spans)
+    known = {masking_of(name).whole_tokens for name in trained_on}
+    if known != {True} or not several or sampler.whole_tokens:
         return None
     return (
         f"the model was trained on whole tokens only, and sampler {sampler.name!r} shows parts of tokens; "
@@ -112,8 +119,8 @@ class Paused:
 
 @dataclass(frozen=True)
 class Result(Sample):
-    """A sample (y, rank, nfe, idle_steps and, where asked for, its trace), the seconds it took, and what to go on from if
-    the rollout was stopped before its end."""
+    """A sample (y, rank, nfe, idle_steps and, where asked for, its trace), the seconds it took, and what to go on from
+    if the rollout was stopped before its end."""
 
     seconds: float = 0.0
     paused: Paused | None = None
@@ -155,7 +162,7 @@ def sample_rows(
     seeds = _seeds(config.seed, len(y))
     start = time.perf_counter()
     parts = torch.arange(len(y)).split(AT_ONCE)
-    steps = getattr(config.chosen(_DEFAULT), "steps", None)
+    steps = steps_of(config.chosen(_DEFAULT))
     left = ticks("sampling", "step", None if steps is None else len(parts) * steps, config.progress)
     rollouts: list[Rollout] = []
     histories: list[list[Tensor]] = []
@@ -199,7 +206,7 @@ def resume_rows(
         y = y.masked_fill(paused.absent.to(y.device), MASK_ID)
     seeds = [mix(seed, _EDIT_STREAM, paused.step) for seed in _seeds(config.seed, len(y))]
     sampler = config.chosen(_DEFAULT)
-    left = max(1, getattr(sampler, "steps", 1) - paused.step)
+    left = max(1, (steps_of(sampler) or 1) - paused.step)
     sampler = sampler.rest if isinstance(sampler, Regions) else sampler
     config = replace(config, seed=seeds, sampler=with_steps(sampler, left), steps=None)
     return sample_rows(model, canvas, y, config, paused.absent, paused.cond)

@@ -1,7 +1,8 @@
 """A traced text as one HTML file: a slider of steps, and every token as far as it is known at that step.
 
-The page (`templates/`) needs no network (its Content-Security-Policy forbids any: its one style and one script are named
-by hash) and works by keyboard. What comes from a model or a user is escaped, in the markup and in the data of the script.
+The page (`templates/`) needs no network (its Content-Security-Policy forbids any: its one style and one script are
+named by hash) and works by keyboard. What comes from a model or a user is escaped, in the markup and in the script's
+data.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ INK, UNKNOWN, KNOWN = (26, 26, 26), (232, 232, 232), (126, 203, 240)
 
 @dataclass(frozen=True)
 class Digit:
-    """A digit as it ended: value, and the rank, entropy (nats) and confidence of its reveal; None where it was given."""
+    """A digit as it ended: value; rank, entropy (nats) and confidence of its reveal, None where it was given."""
 
     value: int
     rank: int

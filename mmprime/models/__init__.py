@@ -1,7 +1,6 @@
 """The network: a transformer that embeds digits and predicts whole tokens."""
 
 from .attention import attention
-from .cached import CachedDiT
 from .checkpoint import load_model, save_model
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -11,7 +10,6 @@ from .transplant import transplant
 
 __all__ = [
     "PRESETS",
-    "CachedDiT",
     "DiTConfig",
     "Preset",
     "PrimeDiT",

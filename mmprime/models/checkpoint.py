@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.io import read_json, sha256, whole_folder
@@ -110,7 +111,7 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
         if architecture.depth != depth:
             raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInit():
             model = PrimeDiT(canvas, architecture)
     except RuntimeError as error:  # of torch, on sizes beyond 64 bits
         raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
@@ -118,6 +119,19 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
     _check_fit(directory / WEIGHTS, model.state_dict(), shapes)
     return model, canvas
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out how weights start: on shapes `torch.nn.init` and factors do nothing, and computing what they would
+    takes seconds of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func is Tensor.mul and args[0].is_meta and isinstance(args[1], float):
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def _weight(path: Path, name: str, stored: Tensor) -> Tensor:

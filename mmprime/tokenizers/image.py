@@ -15,7 +15,7 @@ from mmprime.io import read_json, sha256, whole_folder
 
 from .config import ImageTokenizerConfig
 from .image_net import Decoder, Encoder
-from .quantizers import build_quantizer
+from .quantizers import Quantizer, StoredVQ, build_quantizer, stored_quantizer
 
 _FORMAT = 1
 
@@ -35,13 +35,19 @@ class ImageTokenizer(nn.Module):
         ValueError: if the numbers of ``config`` do not fit together.
     """
 
-    def __init__(self, config: ImageTokenizerConfig) -> None:
+    def __init__(self, config: ImageTokenizerConfig, quantizer: Quantizer | None = None) -> None:
         super().__init__()
         config.check()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = build_quantizer(config)
+        self.quantizer = quantizer or build_quantizer(config)
         self.decoder = Decoder(config)
+
+    def train(self, mode: bool = True) -> ImageTokenizer:
+        """A code book that was loaded is trained on from here."""
+        if mode and isinstance(self.quantizer, StoredVQ):
+            self.quantizer = self.quantizer.learner()
+        return super().train(mode)
 
     @property
     def num_codes(self) -> int:
@@ -164,7 +170,7 @@ class ImageTokenizer(nn.Module):
         config, expected = _read_config(directory / "config.json")
         if expected is not None and sha256(weights) != expected:
             raise ValueError(f"{weights}: its sha256 is not the one in config.json; damaged, or of another tokenizer")
-        model = cls(config)
+        model = cls(config, stored_quantizer(config))
         model._load_essential_state(load_file(weights), str(directory))
         return model.eval()
 

@@ -158,6 +158,48 @@ class VQ(Quantizer):
         book.embed_avg.copy_(book.embed * book.cluster_size[..., None])
 
 
+class _Book(nn.Module):
+    """embed (1, C, d), under the name it has in the library."""
+
+    def __init__(self, num_codes: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("embed", torch.zeros(1, num_codes, dim))
+        self.embed: Tensor
+
+
+class StoredVQ(Quantizer):
+    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding, for its library takes
+    long to import and decoding does without it."""
+
+    def __init__(self, config: ImageTokenizerConfig) -> None:
+        super().__init__()
+        self.num_codes, self._config = config.num_codes, config
+        self.inner = nn.ModuleDict({"_codebook": _Book(config.num_codes, config.code_dim)})
+        self._learner: list[VQ] = []  # in a list it is no part of the state
+
+    def forward(self, vectors: Tensor) -> Quantized:
+        return self.learner()(vectors)
+
+    def learner(self) -> VQ:
+        """The same code book, to be trained on."""
+        book = self._embed
+        if not self._learner:
+            learner = VQ(self._config).eval()
+            learner.inner._codebook.embed.copy_(book)
+            learner.restore_transient()
+            self._learner.append(learner)
+        return self._learner[0].to(book.device)
+
+    def codebook(self) -> Tensor:
+        return self._embed[0]
+
+    @property
+    def _embed(self) -> Tensor:
+        book = self.inner["_codebook"]
+        assert isinstance(book, _Book)
+        return book.embed
+
+
 class FSQ(Quantizer):
     """Finite scalar quantization; code = Σ_j level_j · Π_{i<j} L_i, so the last dimension is the most significant."""
 
@@ -225,6 +267,11 @@ def build_quantizer(config: ImageTokenizerConfig) -> Quantizer:
     config.check()
     kinds: dict[str, type[VQ] | type[FSQ] | type[LFQ]] = {"vq": VQ, "fsq": FSQ, "lfq": LFQ}
     return kinds[config.quantizer](config)
+
+
+def stored_quantizer(config: ImageTokenizerConfig) -> Quantizer:
+    """A quantizer to load weights into, which is not trained further."""
+    return StoredVQ(config) if config.quantizer == "vq" else build_quantizer(config)
 
 
 def code_usage(codes: Tensor, num_codes: int) -> tuple[float, float]:

@@ -1,7 +1,9 @@
-"""Floor 3: what turns a task and a config into trained weights.
+"""What turns a task and a config into trained weights.
 
-``schema``/``config`` typed configs · ``task`` what can be trained · ``loop`` the Trainer · ``data_order`` and ``rng``
-pure functions of (seed, step) · ``checkpoint`` and ``ema`` what survives a kill · ``resume``, ``changes`` how a start
-goes on · ``run_folder`` the folder's records · ``distributed`` several processes · ``log`` JSONL, TensorBoard,
-progress · ``*_task`` the tasks. Importing this package imports nothing else.
+``schema``, ``config``, ``config_checks``, ``renamed`` typed configs · ``build`` their names become objects · ``task``,
+``tasks`` what can be trained · ``trainer``, ``step`` the loop · ``objective``, ``conditions``, ``model`` a diffusion
+model's · ``corpus``, ``examples`` its data, ``codec_sources`` its codecs · ``data_order``, ``rng`` pure functions of
+(seed, step) · ``optim`` optimizers and averaged weights · ``state``, ``checkpoint`` what survives a kill · ``changes``
+how a start goes on · ``run_folder``, ``log``, ``samples`` records · ``distributed``, ``signals`` processes. Importing
+this package imports nothing else.
 """

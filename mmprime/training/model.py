@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -21,10 +21,8 @@ from mmprime.models import DiTConfig, PrimeDiT, load_model, transplant
 
 from .codec_sources import neighbour_vectors
 from .config import ConfigError, nearest, resolve
+from .corpus import Corpus
 from .schema import CodecConfig, ModelConfig
-
-if TYPE_CHECKING:
-    from .corpus import Corpus
 
 
 def build_canvas(

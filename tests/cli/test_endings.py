@@ -142,7 +142,6 @@ MISSING = [
     ("prepare", "codes", "--images", "absent", "--tokenizer", ".", "--out", "out"),
     ("prepare", "bpe", "--data", "absent", "--out", "out"),
     ("prepare", "codec", "--data", "absent", "--out", "out"),
-    ("prepare", "schedule", "--model", "absent"),
     ("prepare", "shards-check", "absent"),
     ("demo", "--model", "absent"),
 ]

@@ -108,7 +108,7 @@ def test_a_damaged_index_is_told(tmp_path: Path, path: list[str | int], value: o
     with pytest.raises(ValueError, match=f"index.json: {said}"):
         read_index(tmp_path / "codes")
     (tmp_path / "codes/index.json").write_text("null")
-    with pytest.raises(ValueError, match="holds a NoneType"):
+    with pytest.raises(ValueError, match="this is a NoneType"):
         read_index(tmp_path / "codes")
 
 

@@ -70,7 +70,7 @@ def test_an_alignment_is_kept_by_what_made_it(tmp_path: Path, monkeypatch: pytes
 
 def test_the_held_out_vendor_is_the_one_never_trained_on() -> None:
     assert hold_out(["a", "b", "a", "c"], ["train", "train", "val_caption", "val_vendor"]) == "c"
-    with pytest.raises(ValueError, match=r"outside are \[\].*--judge nearest"):
+    with pytest.raises(ValueError, match=r"outside are \[\].*--by nearest"):
         hold_out(["a", "b"], ["train", "train"])
 
 

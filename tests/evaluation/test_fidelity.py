@@ -165,7 +165,7 @@ def test_features_that_are_no_numbers_make_no_number() -> None:
         features = images.float().mean((-2, -1))
         return Features(torch.where(features > 1000, features, features / (features - features[2])))
 
-    with pytest.raises(ValueError, match="Eye gave features that are no numbers for 1 of 5 pictures, first number 2"):
+    with pytest.raises(ValueError, match="Net gave features that are no numbers for 1 of 5 pictures, first number 2"):
         FeatureExtractor("Net", 3, "w", broken).features(_noise(5, 0))
 
 

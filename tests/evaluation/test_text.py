@@ -1,4 +1,4 @@
-"""Texts judged: exact numbers of a uniform judge, windows, closed forms of diversity, the command, plain text."""
+"""Texts scored: exact numbers of a uniform scorer, windows, closed forms of diversity, the command, plain text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmprime.cli.evaluations import text as command
 from mmprime.evaluation.datasets import hash_of, load_scored, splits_of
 from mmprime.evaluation.metric import read_rows
 from mmprime.evaluation.text import causal_lm, frontier
-from mmprime.evaluation.text.causal_lm import Judge, converted, windows
+from mmprime.evaluation.text.causal_lm import LanguageModelScorer, converted, windows
 from mmprime.evaluation.text.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
 from mmprime.generation.pipeline import from_pretrained
 
@@ -31,7 +31,7 @@ needs_matplotlib = pytest.mark.skipif(
 
 
 @pytest.fixture
-def judge_folder(tmp_path: Path) -> Path:
+def scorer_folder(tmp_path: Path) -> Path:
     """A byte-level GPT-2 of two tiny layers in transformers format, with random weights and windows of 31 tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -42,19 +42,19 @@ def judge_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config)
     model.transformer.wte.weight.data.normal_(std=0.5)
-    model.save_pretrained(tmp_path / "judge")
-    tokenizer.save_pretrained(tmp_path / "judge")
-    return tmp_path / "judge"
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    return tmp_path / "scorer"
 
 
-# ---------------------------------------------------------------------------------------------------- the judge
+# ---------------------------------------------------------------------------------------------------- the scorer
 
 
 @needs_transformers
-def test_uniform_judge_has_a_perplexity_of_its_vocabulary(judge_folder: Path) -> None:
-    judge = Judge.load(judge_folder)
-    judge.model.transformer.wte.weight.data.zero_()  # also the output layer: every token has 1 / 258
-    found = judge.score(["one text", "another, longer", "é" * 40, ""])
+def test_uniform_scorer_has_a_perplexity_of_its_vocabulary(scorer_folder: Path) -> None:
+    scorer = LanguageModelScorer.load(scorer_folder)
+    scorer.model.transformer.wte.weight.data.zero_()  # also the output layer: every token has 1 / 258
+    found = scorer.score(["one text", "another, longer", "é" * 40, ""])
     assert found.tokens.tolist() == [8, 15, 80, 0]
     assert found.bytes.tolist() == [8, 15, 80, 0]
     assert torch.allclose(found.nats, found.tokens.double() * math.log(258))
@@ -63,30 +63,30 @@ def test_uniform_judge_has_a_perplexity_of_its_vocabulary(judge_folder: Path) ->
 
 
 @needs_transformers
-def test_nats_are_those_of_one_row_at_a_time(judge_folder: Path) -> None:
-    judge = Judge.load(judge_folder)
+def test_nats_are_those_of_one_row_at_a_time(scorer_folder: Path) -> None:
+    scorer = LanguageModelScorer.load(scorer_folder)
     texts = ["a", "some words here", "now much longer than the others"]  # the last fills the window
-    ids = [[judge.start_id, *text.encode()] for text in texts]
+    ids = [[scorer.start_id, *text.encode()] for text in texts]
     expected = []
     for row in ids:
-        logits = judge.model(torch.tensor([row])).logits[0].log_softmax(-1)
+        logits = scorer.model(torch.tensor([row])).logits[0].log_softmax(-1)
         expected.append(-sum(float(logits[place, token].detach()) for place, token in enumerate(row[1:])))
-    found = judge.score(texts)
+    found = scorer.score(texts)
     assert found.nats.tolist() == pytest.approx(expected, rel=1e-5)
     total = sum(expected) / sum(len(text) for text in texts)
     assert found.perplexity[0] == pytest.approx(math.exp(total), rel=1e-5)
-    assert judge.start_id == 257  # no <|endoftext|>, no bos: the eos
+    assert scorer.start_id == 257  # no <|endoftext|>, no bos: the eos
 
 
 @needs_transformers
-def test_long_text_is_read_with_half_a_window_of_context(judge_folder: Path) -> None:
-    judge = Judge.load(judge_folder)
-    assert judge.window == 31
+def test_long_text_is_read_with_half_a_window_of_context(scorer_folder: Path) -> None:
+    scorer = LanguageModelScorer.load(scorer_folder)
+    assert scorer.window == 31
     text = "the quick brown fox jumps over the lazy dog"  # 43 tokens
     row = list(text.encode())
-    first = judge._nats([row[:31]])[0].sum()
-    second = judge._nats([row[12:43]])[0][19:].sum()
-    assert float(judge.score([text]).nats[0]) == pytest.approx(float(first + second))
+    first = scorer._nats([row[:31]])[0].sum()
+    second = scorer._nats([row[12:43]])[0][19:].sum()
+    assert float(scorer.score([text]).nats[0]) == pytest.approx(float(first + second))
 
 
 @pytest.mark.parametrize(("length", "window"), [(1, 4), (4, 4), (5, 4), (23, 4), (50, 7), (3, 1), (0, 4)])
@@ -98,40 +98,40 @@ def test_windows_score_every_token_once(length: int, window: int) -> None:
 
 
 @needs_transformers
-def test_bad_judges_are_refused_in_one_line(judge_folder: Path, tmp_path: Path) -> None:
+def test_bad_scorers_are_refused_in_one_line(scorer_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no language model in transformers format"):
-        Judge.load(tmp_path)
-    (judge_folder / "model.safetensors").rename(judge_folder / "pytorch_model.bin")
+        LanguageModelScorer.load(tmp_path)
+    (scorer_folder / "model.safetensors").rename(scorer_folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="weights in other formats are not loaded"):
-        Judge.load(judge_folder)
-    (judge_folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="judge cannot be read as a language model"):
-        Judge.load(judge_folder)
+        LanguageModelScorer.load(scorer_folder)
+    (scorer_folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="scorer cannot be read as a language model"):
+        LanguageModelScorer.load(scorer_folder)
 
 
 @needs_transformers
-def test_a_tokenizer_of_another_model_is_refused(judge_folder: Path) -> None:
-    judge = Judge.load(judge_folder)
-    judge.model.resize_token_embeddings(100)
+def test_a_tokenizer_of_another_model_is_refused(scorer_folder: Path) -> None:
+    scorer = LanguageModelScorer.load(scorer_folder)
+    scorer.model.resize_token_embeddings(100)
     with pytest.raises(ValueError, match="has 258 ids, its model 100"):
-        Judge(judge.model, judge.tokenizer, "small", "")
+        LanguageModelScorer(scorer.model, scorer.tokenizer, "small", "")
 
 
 @needs_transformers
-def test_nothing_to_judge_and_hash_of_the_judge(judge_folder: Path) -> None:
-    judge = Judge.load(judge_folder)
+def test_nothing_to_scorer_and_hash_of_the_scorer(scorer_folder: Path) -> None:
+    scorer = LanguageModelScorer.load(scorer_folder)
     with pytest.raises(ValueError, match="2 texts without a single token"):
-        judge.score(["", ""])
-    assert Judge.load(judge_folder).fingerprint == judge.fingerprint
-    file = judge_folder / "tokenizer.json"
+        scorer.score(["", ""])
+    assert LanguageModelScorer.load(scorer_folder).fingerprint == scorer.fingerprint
+    file = scorer_folder / "tokenizer.json"
     file.write_text(file.read_text() + " ")
-    assert Judge.load(judge_folder).fingerprint != judge.fingerprint
+    assert LanguageModelScorer.load(scorer_folder).fingerprint != scorer.fingerprint
 
 
 def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal_lm.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"transformers; it comes with the extra: pip install 'mmprime\[text-judge\]'"):
-        Judge.load()
+        LanguageModelScorer.load()
     with pytest.raises(ValueError, match="SmolLM2 is not installed"):
         causal_lm.smollm2_file()
 
@@ -142,7 +142,7 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_smollm2_knows_english_from_shuffled_english() -> None:
     real = "The state of the Union is strong, and the American people have good reason to look to the future with hope."
     converted(causal_lm.smollm2_file())
-    found = Judge.load().score([real, shuffled(real, 0)])
+    found = LanguageModelScorer.load().score([real, shuffled(real, 0)])
     assert 5 < float((found.nats / found.tokens).exp()[0]) < 60
     assert found.nats[1] > 1.5 * found.nats[0]
 
@@ -205,30 +205,30 @@ def ask(*arguments: Any) -> argparse.Namespace:
 @needs_transformers
 @needs_matplotlib
 def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
-    judge_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scorer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_text_model(tmp_path)
     real = tmp_path / "real.txt"
     real.write_text("so it was that nobody knew what to say about it " * 20)
     saved, plot = tmp_path / "texts.json", tmp_path / "frontier.png"
     sweep = ("--steps", "2,4", "--temperature", "0.5,1", "--num", 3)
-    given = ("--model", model, "--judge", judge_folder, "--data", real)
+    given = ("--model", model, "--scorer", scorer_folder, "--data", real)
     rows = command.run(ask(*given, *sweep, "--save", saved, "--plot", plot))
     by_name = {row.metric: row for row in rows if row.sampler is None}
     drawn = [row for row in rows if row.sampler is not None]
-    for what in ("generative perplexity (judge)", "unigram entropy of a text"):
+    for what in ("generative perplexity (scorer)", "unigram entropy of a text"):
         found = [(row.sampler, row.nfe, row.idle_steps) for row in drawn if row.metric == what]
         assert found == [(f"independent temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
         assert {f"{command.REAL}: {what}", f"{command.SHUFFLED}: {what}"} <= by_name.keys()
-    perplexity = next(row for row in drawn if row.metric == "generative perplexity (judge)")
+    perplexity = next(row for row in drawn if row.metric == "generative perplexity (scorer)")
     assert perplexity.data_hash is None
-    assert {row.reference_hash for row in rows} == {Judge.load(judge_folder).fingerprint}
-    assert by_name[f"{command.REAL}: generative perplexity (judge)"].data_hash == hash_of(real)
+    assert {row.reference_hash for row in rows} == {LanguageModelScorer.load(scorer_folder).fingerprint}
+    assert by_name[f"{command.REAL}: generative perplexity (scorer)"].data_hash == hash_of(real)
     same = [by_name[f"{name}: unigram entropy of a text"].value for name in (command.REAL, command.SHUFFLED)]
     assert same[0] == pytest.approx(same[1])
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert "entropy, nats/word" in capsys.readouterr().out
-    again = {row.metric: row for row in command.run(ask("--texts", saved, "--judge", judge_folder, "--data", real))}
+    again = {row.metric: row for row in command.run(ask("--texts", saved, "--scorer", scorer_folder, "--data", real))}
     assert again[f"2 steps, temperature 0.5: {perplexity.metric}"].value == pytest.approx(perplexity.value, rel=1e-5)
     tokens = command.run(ask(*given, "--steps", 2, "--temperature", 1, "--num", 2, "--units", "tokens"))
     assert any(row.unit == "nats/token" for row in tokens)
@@ -283,15 +283,15 @@ def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
 @needs_matplotlib
 def test_frontier_refuses_what_it_cannot_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = frontier.Point("1", (3.0, 0.1), (40.0, None), "16 steps")
-    with pytest.raises(ValueError, match="a plot is one of"):
-        frontier.draw([point], tmp_path / "plot.doc")
+    with pytest.raises(ValueError, match="is no figure"):
+        frontier.draw_frontier([point], tmp_path / "plot.doc")
     with pytest.raises(ValueError, match="no point"):
-        frontier.draw([], tmp_path / "plot.png")
-    frontier.draw([point], tmp_path / "plot.svg")
+        frontier.draw_frontier([], tmp_path / "plot.png")
+    frontier.draw_frontier([point], tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"mmprime\[plots\]"):
-        frontier.draw([point], tmp_path / "plot.png")
+        frontier.draw_frontier([point], tmp_path / "plot.png")
 
 
 # ---------------------------------------------------------------------------------------------------- other corpora
@@ -308,12 +308,12 @@ def test_plain_text_is_scored_like_a_dataset_of_it(tmp_path: Path) -> None:
     prepare_text([folder], tmp_path / "shards", 0)
     plain = load_scored(pipe, folder, splits_of(folder, "val")[0], 99)
     sharded = load_scored(pipe, tmp_path / "shards", "train", 99)
-    assert torch.equal(plain.y0, sharded.y0)
+    assert torch.equal(plain.y, sharded.y)
     assert plain.sizes.text_bytes is not None
-    assert plain.sizes.text_bytes.tolist() == [24] * len(plain.y0)  # a byte tokenizer
+    assert plain.sizes.text_bytes.tolist() == [24] * len(plain.y)  # a byte tokenizer
     assert splits_of(folder, "val") == ["corpus"]
     file = folder / "a.txt"
-    assert torch.equal(load_scored(pipe, file, splits_of(file, "val")[0], 99).y0, plain.y0[:2])
+    assert torch.equal(load_scored(pipe, file, splits_of(file, "val")[0], 99).y, plain.y[:2])
     assert len({hash_of(folder), hash_of(file), hash_of(tmp_path / "shards")}) == 3
     before = hash_of(folder)
     file.write_text(file.read_text() + ".")

@@ -131,7 +131,7 @@ COMMANDS = [
     ["generate"], ["trace"], ["evaluate", "likelihood"], ["evaluate", "samples"], ["evaluate", "tokenizer"],
     ["evaluate", "calibration"], ["evaluate", "imagenet"], ["report", "table"], ["report", "agree"], ["report", "nfe"],
     ["report", "loss"], ["report", "calibration"], ["prepare", "text"], ["prepare", "folder"], ["prepare", "codes"],
-    ["prepare", "bpe"], ["prepare", "codec"], ["prepare", "schedule"], ["prepare", "shards-check"], ["study", "table"],
+    ["prepare", "bpe"], ["prepare", "codec"], ["prepare", "shards-check"], ["study", "table"],
     ["study", "plot"], ["train", "--dry-run"], ["draw_toy"], [],
 ]  # fmt: skip
 OPTIONS = [

@@ -76,7 +76,7 @@ def test_parts_of_tokens_are_strange_to_a_model_of_whole_ones(tmp_path: Path) ->
         edit_json(folder / "config.json", **{"trained_on": [], "masking": "token_synchronous"} | entries)
         pipe = from_pretrained(folder)
         config = pipe.config_for("text", SamplingConfig(None if name is None else sampler_of(name, options)))
-        return half_known_warning(config.sampler, pipe.canvas, pipe.card.trained_on)  # type: ignore[arg-type]
+        return half_known_warning(config, pipe.canvas, pipe.card.trained_on)
 
     assert "sampler 'nested' shows parts of tokens" in str(said("nested"))
     assert "sampler 'margin'" in str(said("margin"))

@@ -94,7 +94,7 @@ REFUSED = [
     ("toy", "toy.sharpness=1.0", "toy"),
     ("toy", "run.seed=1", "toy"),
     ("tokenizer", "data.path=ROOT/drawings/shards", "data.path"),
-    ("tokenizer", "data.train_split=val", "data.train_split"),
+    ("tokenizer", "data.train_split=val; data.validation=[train]", "data.train_split"),
     ("tokenizer", "loss.l2=1.0", "loss.l2"),
     ("tokenizer", "tokenizer.commitment=0.5", "tokenizer.commitment"),
 ]
@@ -102,26 +102,27 @@ REFUSED = [
 
 @pytest.mark.parametrize(("task", "change", "key"), REFUSED, ids=[f"{t}-{c}" for t, c, _ in REFUSED])
 def test_what_a_run_learns_from_is_refused_and_can_be_allowed(copy, capsys, task, change, key):
+    changes = change.split("; ")
     with pytest.raises(ValueError, match=rf"(?s)else than the run began with: .*\b{key}\b.*: .* -> .*") as refusal:
-        copy(task, change)
+        copy(task, *changes)
     way_out = str(refusal.value).partition("'run.allow_changes=")[2].partition("'")[0]
     assert key in way_out
     capsys.readouterr()
-    assert copy(task, change, f"run.allow_changes={way_out}").at.step == 2
+    assert copy(task, *changes, f"run.allow_changes={way_out}").at.step == 2
     assert key in capsys.readouterr().out
     section = key.partition(".")[0]
-    assert copy(task, change, f"run.allow_changes=[{section}]").at.step == 2, "a section allows its keys"
+    assert copy(task, *changes, f"run.allow_changes=[{section}]").at.step == 2, "a section allows its keys"
 
 
 TOLD = [
     ("text", "train.lr=0.5", "train.lr: 0.001 -> 0.5"),
     ("text", "train.steps=5", "train.steps: 2 -> 5"),
     ("text", "train.log_every=7", "train.log_every: 20 -> 7"),
-    ("text", "run.threads=2", "run.threads: 0 -> 2"),
+    ("text", "run.threads=2", "run.threads: auto -> 2"),
     ("text", "samples.count=3", "samples.count: 16 -> 3"),
     ("text", "data.validate_examples=2", "data.validate_examples: 256 -> 2"),
     ("text", "model.attention=reference", "model.attention: auto -> reference"),
-    ("tokenizer", "data.validation=[train]", "data.validation: ['val'] -> ['train']"),
+    ("tokenizer", "data.validation=[]", "data.validation: ['val'] -> []"),
 ]
 
 

@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_class_names_are_in_the_model_folder(model: Path) -> None:
     assert json.loads((model / "config.json").read_text())["classes"] == NAMES
-    assert from_pretrained(model).classes == tuple(NAMES)
+    assert from_pretrained(model).card.classes == tuple(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class Blocks:
 def folder(tmp_path):
     images = torch.randint(0, 256, (12, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     dataset = ImageDataset(
-        images,
+        images=images,
         captions=[f"a red cat {i}" for i in range(12)],
         tags=[[]] * 12,
         vendors=["v"] * 12,
@@ -80,7 +80,7 @@ def test_padding_is_no_token_and_a_caption_that_fits_is_no_notice(folder):
 def several(folder):
     """Codes of four images with 1, 3, 0 and 2 captions."""
     dataset = ImageDataset(
-        torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
+        images=torch.zeros(4, 3, 8, 8, dtype=torch.uint8),
         captions=["a", "b", "", "eee"],
         tags=[[]] * 4,
         vendors=[""] * 4,
@@ -125,8 +125,9 @@ def test_training_draws_captions_and_validation_takes_the_first(several):
 
 def test_text_of_a_split_without_captions_is_refused(folder):
     codes = ImageDataset(
-        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["", " "], [[]] * 2, [""] * 2, None, ["a", "b"], ["train"] * 2, []
-    )
+        images=torch.zeros(2, 3, 8, 8, dtype=torch.uint8), captions=["", " "], tags=[[]] * 2, vendors=[""] * 2,
+        labels=None, keys=["a", "b"], splits=["train"] * 2, classes=[],
+    )  # fmt: skip
     write_codes(codes, Blocks(), folder / "bare")
     with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions"):
         load_corpus(config(folder, path=str(folder / "bare"), validation=[]), seed=0)

@@ -84,7 +84,7 @@ def test_accumulated_halves_equal_two_processes_share(tmp_path):
         trainer = Trainer(LineTask(), small_config(tmp_path / "b", accumulate=2))
         trainer.order.rank, trainer.order.world = rank, 2
         for micro in trainer.order.own_micro_batches():
-            trainer._backward(micro)
+            trainer.stepper._backward(micro)
         total = [a + p.grad for a, p in zip(total, trainer.task.modules.parameters())]
     for ours, parameter in zip(total, whole.task.modules.parameters()):
         factor = parameter.grad.norm() / ours.norm()  # the whole step was clipped
@@ -94,14 +94,14 @@ def test_accumulated_halves_equal_two_processes_share(tmp_path):
 def test_each_loss_reaches_its_own_group_only(tmp_path):
     task = LineTask()
     trainer = Trainer(task, small_config(tmp_path, grad_clip=0.0))
-    trainer._backward(0)
+    trainer.stepper._backward(0)
     together = task.modules["head"].weight.grad.clone()
     alone = LineTask()
     alone.parameter_groups = lambda: {"head": list(alone.modules["head"].parameters())}
     losses = alone.losses
     alone.losses = lambda *arguments: iter([next(losses(*arguments))])
     other = Trainer(alone, small_config(tmp_path, grad_clip=0.0))
-    other._backward(0)
+    other.stepper._backward(0)
     assert torch.equal(together, alone.modules["head"].weight.grad)
     assert task.modules["tail"].weight.grad.abs().sum() > 0
 

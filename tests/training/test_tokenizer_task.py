@@ -72,7 +72,8 @@ def test_a_run_writes_numbers_pictures_and_a_tokenizer(shards: Path, tmp_path: P
     assert 1 / 32 <= metrics["val/codes_used"] <= 1
     assert 1 <= metrics["val/code_perplexity"] <= 32 * metrics["val/codes_used"] + 1e-6
     grid = Image.open(tmp_path / "samples" / "reconstructions_000040.png")
-    assert grid.size == (16 * 16, 2 * 16 * math.ceil(len(images) / 16))
+    columns, rows = 16, 2 * math.ceil(len(images) / 16)
+    assert grid.size == (columns * 17 + 1, rows * 17 + 1)
 
     run.export(tmp_path / "model")
     saved = ImageTokenizer.load(tmp_path / "model")

@@ -202,7 +202,7 @@ def pieces(documents: Sequence[str], words: int, num: int, seed: int = 0) -> lis
 
     Raises ValueError when no document holds a word.
     """
-    from mmprime.evaluation.datasets import choose
+    from mmprime.evaluation.datasets import choose_rows
 
     found = []
     for text in documents:
@@ -212,7 +212,7 @@ def pieces(documents: Sequence[str], words: int, num: int, seed: int = 0) -> lis
                 found.append(text[own[0][0] : own[-1][1]])
     if not found:
         raise ValueError(f"{len(documents)} documents of real text without a word")
-    return [found[index] for index in choose(len(found), num, seed)]
+    return [found[index] for index in choose_rows(len(found), num, seed)]
 
 
 def _save(file: str, groups: Sequence[Group]) -> None:

@@ -46,6 +46,7 @@ class Masking(ABC):
 
     name: ClassVar[str]
     seed: ClassVar[int]  # words of random streams; never reused
+    sampler: ClassVar[str] = ""  # the sampler that reveals in its order, where that has another name
     whole_tokens: ClassVar[bool] = False  # a token is masked as a whole, or not at all
     one_schedule: ClassVar[bool] = True  # the digits of a token must share their schedule
 

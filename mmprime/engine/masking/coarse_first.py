@@ -26,6 +26,7 @@ class CoarseFirstMasking(IndependentMasking):
 
     name: ClassVar[str] = "coarse_first"
     seed: ClassVar[int] = 3
+    sampler: ClassVar[str] = "coarse_first"
     one_schedule: ClassVar[bool] = True
 
     def _keys(self, canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class IndependentMasking(Masking):
 
     name: ClassVar[str] = "independent"
     seed: ClassVar[int] = 0
+    sampler: ClassVar[str] = "first_hitting"
     one_schedule: ClassVar[bool] = False
 
     def _keys(self, canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:

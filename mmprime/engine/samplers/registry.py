@@ -73,8 +73,8 @@ def sampler_from_words(words: Sequence[str]) -> Sampler:
 
 def default_sampler(masking: str | Masking, steps: int = 16) -> Sampler:
     """The planned sampler that reveals in the order a model of this masking process was trained on."""
-    name = masking_of(masking).name
-    return sampler_of("first_hitting" if name == "independent" else name, steps=steps)
+    process = masking_of(masking)
+    return sampler_of(process.sampler or process.name, steps=steps)
 
 
 def with_steps(sampler: Sampler, steps: int) -> Sampler:

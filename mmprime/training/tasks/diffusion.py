@@ -43,6 +43,7 @@ class DiffusionTask(Task):
     """Train ``model`` on ``corpus`` over ``canvas``; see the module's head."""
 
     name = "diffusion"
+    modules: PrimeDiT
 
     def __init__(
         self,

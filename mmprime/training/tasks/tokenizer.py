@@ -35,6 +35,7 @@ class TokenizerTask(Task):
     """
 
     name = "tokenizer"
+    modules: nn.ModuleDict
     best_metric = "mse"
 
     def __init__(self, config: TokenizerRunConfig, device: torch.device | str = "cpu") -> None:

@@ -36,7 +36,7 @@ from mmprime.engine import (
     sample,
 )
 from mmprime.io import write_text
-from mmprime.models import save_model
+from mmprime.models import PrimeDiT, save_model
 
 from ..config import ConfigError
 from ..model import build_model, plain_codec
@@ -84,6 +84,7 @@ class ToyTask(Task):
     """
 
     name = "toy"
+    modules: PrimeDiT
     best_metric = "bound"
 
     def __init__(self, config: ToyRunConfig, device: torch.device | str = "cpu") -> None:

@@ -1,14 +1,12 @@
-"""Less work in the trunk: exact where only the last block is spared, approximate and bounded where caches are used."""
+"""Approximate caches: exact where always fresh, less work and independent of the batch where not."""
 
 import pytest
 import torch
-from model_world import make_canvas, make_model
+from model_world import make_model
 
-from mmprime.engine import Canvas, Codec, Plan, Run, Span, begin, sample
-from mmprime.engine.samplers.registry import Request, build
-from mmprime.models import CachedDiT, DiTConfig, PrimeDiT
-
-CANVAS = make_canvas()
+from benchmarks.cached_dit import CachedDiT
+from mmprime.engine import Canvas, Codec, Plan, Rollout, Span, begin, sample, sampler_of
+from mmprime.models import DiTConfig, PrimeDiT
 
 
 def line_model(length: int = 12) -> tuple[PrimeDiT, Canvas]:
@@ -17,10 +15,10 @@ def line_model(length: int = 12) -> tuple[PrimeDiT, Canvas]:
     return make_model(canvas), canvas
 
 
-def finished(run: Run) -> Run:
-    while run.step():
+def finished(rollout: Rollout) -> Rollout:
+    while rollout.step():
         pass
-    return run
+    return rollout
 
 
 @pytest.mark.parametrize("sampler", ["nested", "confidence", "remdm", "blocks"])
@@ -29,8 +27,7 @@ def test_a_cache_that_is_always_fresh_changes_nothing(sampler: str) -> None:
     cached = CachedDiT(model, refresh=1)
     options = {"size": 4} if sampler == "blocks" else {}
     exact, other = (
-        finished(begin(denoiser, canvas, build(sampler, Request(canvas, 3, 6, 0), options), generator=2, batch=3,
-                       cond=cond))
+        finished(begin(denoiser, canvas, sampler_of(sampler, options, 6), generator=2, batch=3, cond=cond))
         for denoiser, cond in ((model, None), (cached, cached.condition(3)))
     )  # fmt: skip
     assert torch.equal(exact.y, other.y)

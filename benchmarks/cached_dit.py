@@ -9,7 +9,7 @@ the current block (dual cache) or all from its start on (prefix cache). refresh 
 
 Sources: Wu et al., "Fast-dLLM", arXiv 2505.22618 (prefix and dual cache); Liu et al., "dLLM-Cache", arXiv 2506.06295
 (refresh interval). Under attention in both directions all of this is approximate;
-benchmarks/notes/2026-11-24-speed.md has the measured error.
+`python benchmarks/caches.py` measures the error, benchmarks/notes/2026-11-24-speed.md has what it found.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition
+from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
 
-from .dit import PrimeDiT
-from .layers import AttentionScope, positions, put
+from mmprime.models import PrimeDiT
+from mmprime.models.layers import AttentionScope, positions, put
 
 _ROW = "cache_row"
 
 
-class CachedDiT:
+class CachedDiT(BaseDenoiser):
     """A denoiser around a `PrimeDiT`, for one run at a time: give the run `cond=cached.condition(batch)`.
 
     refresh: steps from one full pass to the next, None for no limit. block: tokens of a block, None for no blocks;
@@ -42,7 +42,9 @@ class CachedDiT:
         if (refresh is None and block is None) or (prefix and block is None):
             raise ValueError("a cache needs a refresh interval or a block size, and a prefix cache a block size")
         self.model, self.refresh, self.block, self.prefix = model, refresh, block, prefix
-        self.logits = model.logits
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        return self.model.logits(hidden, span)
 
     def condition(self, batch: int, cond: Condition | None = None) -> Condition:
         """`cond` for a new run of `batch` examples; forgets the run before."""
@@ -61,7 +63,7 @@ class CachedDiT:
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         return self.hidden_at(y, canvas, cond, torch.ones(len(y), canvas.num_tokens, dtype=torch.bool, device=y.device))
 
-    def null_condition(self, cond: Condition) -> dict[str, Tensor]:
+    def null_condition(self, cond: Condition) -> Condition:
         raise ValueError("a cache holds one branch only: sample without guidance, or without the cache")
 
     @torch.no_grad()
@@ -77,8 +79,8 @@ class CachedDiT:
         for group in (fresh, ~fresh):
             some = group.nonzero()[:, 0]
             if len(some):
-                own = {name: value[some] for name, value in plain.items()}
-                out[some] = self._pass(row[some], y[some], canvas, own, active[some]).to(out.dtype)
+                cond_of = {name: value[some] for name, value in plain.items()}
+                out[some] = self._pass(row[some], y[some], canvas, cond_of, active[some]).to(out.dtype)
         self._computed += int(active.sum())
         self._offered += active.numel()
         return out
@@ -102,9 +104,9 @@ class CachedDiT:
         """(A, L): the tokens wanted, or with blocks all of the current one."""
         if self.block is None:
             return wanted
-        place, start = torch.arange(wanted.shape[1]), self._start[row][:, None]
+        position, start = torch.arange(wanted.shape[1]), self._start[row][:, None]
         stop = wanted.shape[1] if self.prefix else start + self.block
-        return wanted | ((place >= start) & (place < stop))
+        return wanted | ((position >= start) & (position < stop))
 
     def _changed(self, row: Tensor, y: Tensor, canvas: Canvas) -> Tensor:
         """(A, L): tokens that differ from when they were last computed."""
