@@ -24,9 +24,10 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,7 +177,13 @@ def run_command(command: str, overrides: str = "") -> str:
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
         if called is not None and overrides:
             command = f"{command.partition(' #')[0]} {overrides}"
-        done = subprocess.run(["bash", "-euc", f'mmprime() {{ python -m mmprime "$@"; }}\n{command}'], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            ["bash", "-euc", f'mmprime() {{ python -m mmprime "$@"; }}\n{command}'],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
     name, arguments = called
@@ -241,6 +248,23 @@ def _parse(name: str, arguments: list[str]) -> None:
         module.parser().parse_args(arguments)
     elif arguments or name != "draw_toy":
         module.parse(arguments)
+
+
+def files_entered(folder: Path, work: Callable[[], object]) -> set[str]:
+    """The Python files of a folder of which some function ran; imports do not count."""
+    entered: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and frame.f_code.co_name != "<module>" and path.startswith(f"{folder}/"):
+            entered.add(path[len(str(folder)) + 1 :])
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return entered
 
 
 def lines_of(text: str) -> list[str]:

@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_world import MARKER, ROOT, Block, Page, missing_line, parse_command, same_line
+from docs_world import MARKER, ROOT, Block, Page, files_entered, missing_line, parse_command, same_line
+from pipeline_world import write_text_image_model
 
+from mmprime.cli import generate
+from mmprime.engine.samplers import listing
 from mmprime.evaluation import read_rows, table
 
 PAGES = {path.name: Page(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
@@ -161,3 +164,45 @@ def test_the_printed_table_is_the_recorded_one() -> None:
 def test_documentation_holds_pages_and_pictures_alone() -> None:
     """Data of a measurement lies in benchmarks/."""
     assert {path.suffix for path in (ROOT / "docs").rglob("*") if path.is_file()} <= {".md", ".png"}
+
+
+def test_the_table_of_samplers_is_the_registry() -> None:
+    """Its first three columns are what `--sampler list` prints."""
+    expected = []
+    for line in listing().splitlines():
+        name, about, options = re.fullmatch(r"(\w+) +(.*?)(?:  \[(.*)\])?", line).groups()
+        words = [f"`{word}`" for word in re.split(r", (?=\w+=)", options)] if options else []
+        expected.append(f"| `{name}` | {about} | {', '.join(words)}")
+    source = PAGES["samplers.md"].path.read_text()
+    head = "| sampler | what it does | options and defaults | source | exact |"
+    shown = source[source.index(head) :].split("\n\n")[0].splitlines()[2:]
+    assert [line.rsplit(" | ", 2)[0] for line in shown] == expected
+
+
+def test_every_folder_of_the_package_is_on_the_maps() -> None:
+    folders = {path.parent.relative_to(ROOT / "mmprime").as_posix() for path in (ROOT / "mmprime").rglob("*.py")}
+    for name in ("README.md", "method.md"):
+        source = PAGES[name].path.read_text()
+        absent = {folder for folder in folders - {"."} if f"{folder.split('/')[-1]}/`" not in source}
+        assert not absent, name
+
+
+def test_a_prompt_goes_the_way_that_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the table run when a prompt becomes a picture; what runs and is not in it holds no request."""
+    source = PAGES["method.md"].path.read_text()
+    way = source[source.index("### A prompt's way") :].split("\n## ")[0]
+    shown = set(re.findall(r"`([a-z_0-9/]+\.py)`", way))
+    monkeypatch.chdir(tmp_path)
+    model = write_text_image_model(tmp_path / "model")
+    words = ["--model", str(model), "--prompt", "red apple", "--num", "1", "--sampler", "p2", "--steps", "2"]
+    generate.main(words)  # imports what is loaded late
+    entered = files_entered(ROOT / "mmprime", lambda: generate.main(words))
+    assert shown <= entered
+    inside = {name for name in entered - shown if name.startswith(("engine/", "generation/"))}
+    assert inside <= HELPERS
+
+
+HELPERS = {
+    "engine/samplers/base.py", "engine/samplers/regions.py", "engine/schedule.py", "engine/masking/__init__.py",
+    "generation/model_folder.py", "generation/prompts.py",
+}  # fmt: skip
