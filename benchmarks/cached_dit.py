@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
-
 from mmprime.models import PrimeDiT
 from mmprime.models.layers import AttentionScope, positions, put
 

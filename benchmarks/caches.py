@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from cached_dit import CachedDiT
 from torch import Tensor
 
-from cached_dit import CachedDiT
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Rollout, Span, begin, nelbo, sampler_of
 from mmprime.engine.denoiser import token_grid
 from mmprime.engine.heads.softmax import log_posterior
