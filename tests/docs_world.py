@@ -155,8 +155,8 @@ def module_of(name: str) -> ModuleType:
 
 
 def split_call(command: str) -> tuple[str, list[str]] | None:
-    """(NAME, arguments) of `mmprime NAME ARGUMENTS` and `python tools/NAME.py ARGUMENTS`; None for another command."""
-    words = shlex.split(command, comments=True)
+    """(NAME, arguments) of `mmprime NAME ARGUMENTS` and its other spellings; None for another command."""
+    words = shlex.split(command.replace("python -m mmprime ", "mmprime "), comments=True)
     if {"|", "||", "&&", ";"} & set(words):
         return None
     if len(words) > 1 and words[0] == "mmprime" and words[1].isidentifier():

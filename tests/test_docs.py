@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from docs_world import MARKER, ROOT, Block, Page, files_entered, missing_line, parse_command, same_line
 from pipeline_world import write_text_image_model
+from test_layout import PROSE
 
 from mmprime.cli import generate
 from mmprime.engine.samplers import listing
@@ -15,7 +16,10 @@ from mmprime.evaluation import read_rows, table
 
 PAGES = {path.name: Page(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 RUN = [(name, block) for name, page in PAGES.items() for block in page.blocks if block.is_run]
-COMMANDS = sorted({c for page in PAGES.values() for b in page.blocks if b.kind == "bash" for c in b.commands()})
+HEADERS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "benchmarks/studies").rglob("*.yaml")]
+COMMANDS = {c for page in PAGES.values() for b in page.blocks if b.kind == "bash" for c in b.commands()}
+COMMANDS |= {c for path in HEADERS for c in re.findall(r"^#   ((?:mmprime|python) .+)$", path.read_text(), re.M)}
+COMMANDS |= {f"python {c}" for c in re.findall(r"\$\(PY\) (-m mmprime .+)", (ROOT / "Makefile").read_text())}
 TIME = re.compile(r"\b(\d+|an?|few|twenty|half an?) (seconds|minutes?|hours?)\b", re.I)
 
 
@@ -52,7 +56,7 @@ def test_slow_blocks_run_and_print_what_is_shown(name: str, block: Block, folder
     runs(name, block, folders, slow=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_command_lines_are_known_to_their_commands(command: str) -> None:
     parse_command(command)
 
@@ -159,6 +163,17 @@ def test_the_printed_table_is_the_recorded_one() -> None:
     command = recorded[0].command.split(" --json")[0].replace("'", '"')
     command = re.sub(r"^python tools/(\w+)\.py", r"mmprime \1", command)
     assert command in {c for b in PAGES["results.md"].blocks for c in b.commands()}
+
+
+def test_pages_use_the_words_of_the_field() -> None:
+    """As the package does; names in code spans, such as those of extras, are left alone."""
+    notes = sorted((ROOT / "benchmarks").rglob("*.md"))
+    wrong = []
+    for path in [*(page.path for page in PAGES.values()), *notes, *HEADERS]:
+        source = path.read_text()
+        source = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S) if path.suffix == ".md" else source
+        wrong += [f"{path.relative_to(ROOT)}: {match[0]}" for match in PROSE.finditer(source)]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_documentation_holds_pages_and_pictures_alone() -> None:
