@@ -3,10 +3,11 @@
     python benchmarks/caches.py [--model assets/models/sotu --batch 8 --steps 64 --blocks 16 --repeats 3]
 
 Each row is the same request, the same random numbers, another cache. At every step of the cached run the exact model
-looks at the same state, and the distributions of the tokens that are revealed at that step are compared: total variation and KL
-from the exact one to the cached one, mean over all these tokens, and how often both have the same likeliest code.
+looks at the same state, and the distributions of the tokens that are revealed at that step are compared: total
+variation and KL from the exact one to the cached one, mean over all these tokens, and how often both have the same
+likeliest code.
 "same tokens" are those that come out as without a cache; two runs with other random numbers have the last row's share
-in common. NELBO is the exact model's of the texts sampled (token-synchronous, continuous): lower is not better, equal is.
+in common. NELBO is the exact model's of the texts (token-synchronous, continuous): lower is not better, equal is.
 """
 
 from __future__ import annotations

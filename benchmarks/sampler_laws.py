@@ -1,12 +1,13 @@
-"""How far the law of every sampler is from the law of the data, on a world small enough to list.
+"""How far the distribution of every sampler is from that of the data, on a world small enough to list.
 
     python benchmarks/sampler_laws.py [--draws 20000 --seed 0]
 
 The world is `mixed_world` of tests/oracle.py: three tokens of two digits in two spans, 45 configurations, and the
 perfect denoiser, so that all distance is the sampler's own: what it draws at one step as if independent, and what it
-prefers by values. Distance is total variation, half the sum of |p - q|. Plans: the law given `draws` plans, listed
-exactly, no sample is drawn. Policies: `draws` samples; "floor" is the distance of as many exact draws, what a perfect
-sampler would show. Settings that are exact in theory are checked: a plan to 1e-9, a policy to its floor.
+prefers by values. Distance is total variation, half the sum of |p - q|.
+Planned samplers: the distribution given `draws` plans, listed exactly, no sample is drawn. Adaptive ones: `draws`
+samples; "floor" is the distance of as many exact draws, what a perfect sampler would show. Settings that are exact in
+theory are checked: a planned one to 1e-9, an adaptive one to its floor.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 
 from mmprime.cli import console
-from mmprime.engine import Plan, generator_of, mix, sample
-from mmprime.engine.samplers.registry import SAMPLERS, Request, build, options_of
+from mmprime.engine import SAMPLERS, generator_of, mix, sample, sampler_of
+from mmprime.engine.plan import plan_streams
+from mmprime.engine.samplers import Planned, Start, options_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import oracle
@@ -63,8 +65,8 @@ class Found(NamedTuple):
     listed: bool
 
 
-def distance(law: Tensor) -> float:
-    return 0.5 * float((law - WORLD.p).abs().sum())
+def distance(probs: Tensor) -> float:
+    return 0.5 * float((probs - WORLD.p).abs().sum())
 
 
 def floor(draws: int, seed: int, repeats: int = 20) -> tuple[float, float]:
@@ -80,24 +82,25 @@ def floor(draws: int, seed: int, repeats: int = 20) -> tuple[float, float]:
 
 def measure(name: str, options: Mapping[str, Any], steps: int, draws: int, seed: int) -> Found:
     """The distance of one setting."""
-    law, nfe, listed = torch.zeros_like(WORLD.p), 0.0, False
+    sampler = sampler_of(name, options, steps)
+    probs, nfe = torch.zeros_like(WORLD.p), 0.0
     for part, start in enumerate(range(0, draws, _PART)):
-        batch = min(_PART, draws - start)
-        plan = build(name, Request(WORLD.canvas, batch, steps, mix(seed, part)), options)
-        listed = isinstance(plan, Plan)
-        if isinstance(plan, Plan):
-            law += batch * oracle.mixture(PERFECT, WORLD, plan.rank)
+        batch, part_seed = min(_PART, draws - start), mix(seed, part)
+        if isinstance(sampler, Planned):
+            none = torch.zeros(batch, WORLD.canvas.num_subtokens, dtype=torch.bool)
+            plan = sampler.plan(Start(WORLD.canvas, none, none, plan_streams(part_seed, batch)))
+            probs += batch * oracle.mixture(PERFECT, WORLD, plan.rank)
             nfe += float(plan.steps_used.sum())
             continue
-        record = sample(PERFECT, WORLD.canvas, plan, batch=batch, generator=mix(seed, part))
-        law += oracle.counts_of(WORLD.index(record.y), len(WORLD.p))
+        record = sample(PERFECT, WORLD.canvas, sampler, batch=batch, generator=part_seed)
+        probs += oracle.counts_of(WORLD.index(record.y), len(WORLD.p))
         nfe += float(record.nfe.sum())
-    return Found(distance(law / draws), nfe / draws, listed)
+    return Found(distance(probs / draws), nfe / draws, isinstance(sampler, Planned))
 
 
 def with_units(name: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The options with either unit, where the sampler takes one."""
-    units = ("digit", "token") if "unit" in options_of(name) else (None,)
+    units = ("digit", "token") if "unit" in options_of(sampler_of(name)) else (None,)
     yield from ({**options, "unit": unit} if unit else dict(options) for unit in units)
 
 
@@ -119,12 +122,12 @@ def main() -> None:
     parser.add_argument("--seed", type=console.whole, default=0)
     asked = parser.parse_args()
     noise = floor(asked.draws, asked.seed)
-    law: Callable[..., Found] = lambda *setting: measure(*setting, asked.draws, asked.seed)  # noqa: E731
+    found_of: Callable[..., Found] = lambda *setting: measure(*setting, asked.draws, asked.seed)  # noqa: E731
     print(f"{asked.draws:,} draws, seed {asked.seed}; floor {noise[0]:.4f} ± {noise[1]:.4f}\n")
     print(f"| sampler | {' | '.join(f'{steps} steps' for steps in STEPS)} | by |\n{'|---' * (len(STEPS) + 2)}|")
     for name, given in BY_STEPS:
         for options in with_units(name, given):
-            row = [law(name, options, steps) for steps in STEPS]
+            row = [found_of(name, options, steps) for steps in STEPS]
             check(name, options, row[-1], noise)
             cells = [f"{found.tv:.3f} (NFE {found.nfe:.2f})" for found in row]
             way = "listing" if row[0].listed else "draws"
@@ -133,7 +136,7 @@ def main() -> None:
     for name, choices in ADAPTIVE.items():
         for given in choices:
             for options in with_units(name, given):
-                found = law(name, options, max(STEPS))
+                found = found_of(name, options, max(STEPS))
                 check(name, options, found, noise)
                 print(f"| {words(name, options)} | {found.nfe:.2f} | {found.tv:.3f} |", flush=True)
     absent = set(SAMPLERS) - {name for name, _ in BY_STEPS} - set(ADAPTIVE)

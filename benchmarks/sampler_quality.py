@@ -1,11 +1,11 @@
-"""All samplers on a shipped model at equal numbers of forward passes, judged.
+"""All samplers on a shipped model at equal numbers of forward passes, and what the samples are worth.
 
     python benchmarks/sampler_quality.py image [--num 256 --steps 4,8,16,32 --out runs/sampler_quality_image.json]
     python benchmarks/sampler_quality.py text  [--num 48 ...]
 
-Pictures are drawn for captions seen in training, without guidance, so that steps are forward passes, and judged by
-EfficientNet-Lite0 against all drawings of the training split: kernel distance (unbiased), Fréchet distance (biased at
-so few pictures, the same for all rows), caption accuracy of the nearest drawing. Texts are judged by SmolLM2. Picture i
+Pictures are drawn for captions seen in training, without guidance, so that steps are forward passes, and compared by
+EfficientNet-Lite0 with all drawings of the training split: kernel distance (unbiased), Fréchet distance (biased at
+so few pictures, the same for all rows), caption accuracy of the nearest drawing. Texts are scored by SmolLM2. Picture i
 has the same caption and the same random streams in every row. Binary masking (token_synchronous) also at 64 steps.
 Samplers that decide the number of steps themselves run with the options below; their passes are what they took.
 What stands in the file of --out for the same model and --num is not drawn again, so that a stopped run goes on.
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from mmprime.cli import console
-from mmprime.engine import mix
+from mmprime.engine import mix, sampler_of
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.metric import show
 from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 from mmprime.generation.pipeline import Pipeline, from_pretrained
-from mmprime.generation.sampling import AT_ONCE, Draw
+from mmprime.generation.sampling import AT_ONCE, SamplingConfig
 from mmprime.io import write_text
 
 BY_STEPS = (
@@ -50,47 +50,47 @@ ADAPTIVE: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
 }
 BINARY, LONGEST = "token_synchronous", 64
-Judge = Callable[[Draw], list[Measure]]
+Quality = Callable[[SamplingConfig], list[Measure]]
 
 
-def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, Draw]]:
+def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, SamplingConfig]]:
     """What is asked, in words, and how it is drawn."""
     for name in BY_STEPS:
         for count in [*steps, *([LONGEST] if name == BINARY else [])]:
-            yield f"{name}, {count} steps", Draw(count, name)
+            yield f"{name}, {count} steps", SamplingConfig(name, count)
     for name in OF_TOKENS:
         for count in steps:
-            yield f"{name} unit=token, {count} steps", Draw(count, name, options={"unit": "token"})
+            yield f"{name} unit=token, {count} steps", SamplingConfig(sampler_of(name, {"unit": "token"}), count)
     for name, choices in ADAPTIVE[kind].items():
         for options in choices:
             words = " ".join(f"{key}={value}" for key, value in options.items())
-            yield f"{name} {words}", Draw(max(steps), name, options=options)
+            yield f"{name} {words}", SamplingConfig(sampler_of(name, options), max(steps))
 
 
-def picture_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
+def picture_quality(pipe: Pipeline, num: int, seed: int) -> Quality:
     """Draws pictures for captions seen in training."""
     from mmprime.evaluation.images.captions import choose_captions
-    from mmprime.evaluation.sample_quality import PictureJudge
+    from mmprime.evaluation.sample_quality import PictureQuality
 
-    judge, seeds = PictureJudge(console.DEFAULT_IMAGES), [mix(seed, number) for number in range(num)]
-    captions = choose_captions(judge.train_captions, num, seed)
+    quality, seeds = PictureQuality(console.DEFAULT_IMAGES), [mix(seed, number) for number in range(num)]
+    captions = choose_captions(quality.train_captions, num, seed)
 
-    def rows(draw: Draw) -> list[Measure]:
-        found = pipe.generate(captions, 1, replace(draw, seed=seeds, guidance=0.0))
-        return judge.rows(found.images, float(found.nfe.double().mean()), seed, captions)
+    def rows(config: SamplingConfig) -> list[Measure]:
+        result = pipe.generate(captions, 1, replace(config, seed=seeds, guidance=0.0))
+        return quality.rows(result.images, float(result.nfe.double().mean()), seed, captions)
 
     return rows
 
 
-def text_judge(pipe: Pipeline, num: int, seed: int) -> Judge:
+def text_quality(pipe: Pipeline, num: int, seed: int) -> Quality:
     """Draws texts."""
-    from mmprime.evaluation.sample_quality import TextJudge
+    from mmprime.evaluation.sample_quality import TextQuality
 
-    judge, seeds = TextJudge(), [mix(seed, number) for number in range(num)]
+    quality, seeds = TextQuality(), [mix(seed, number) for number in range(num)]
 
-    def rows(draw: Draw) -> list[Measure]:
-        found = pipe.continue_text("", num, draw=replace(draw, seed=seeds))
-        return judge.rows(found.texts, float(found.nfe.double().mean()), seed)
+    def rows(config: SamplingConfig) -> list[Measure]:
+        result = pipe.continue_text("", num, config=replace(config, seed=seeds))
+        return quality.rows(result.texts, float(result.nfe.double().mean()), seed)
 
     return rows
 
@@ -102,8 +102,8 @@ def tables(rows: list[Measure]) -> str:
     own: dict[str, dict[str, Measure]] = {}
     for row in rows:
         name, _, steps = (row.sampler or "").removesuffix(" steps").partition(", ")
-        place = paced.setdefault(name, {}).setdefault(int(steps), {}) if steps else own.setdefault(name, {})
-        place[row.metric] = row
+        cell = paced.setdefault(name, {}).setdefault(int(steps), {}) if steps else own.setdefault(name, {})
+        cell[row.metric] = row
     columns = sorted({steps for found in paced.values() for steps in found})
     parts = []
     for metric in metrics:
@@ -138,12 +138,12 @@ def main() -> None:
     stored = read_rows(out) if out.is_file() else []
     rows = [row for row in stored if row.model_hash == about["model_hash"] and row.num_samples == num]
     done = {row.sampler for row in rows}
-    judge: Judge | None = None
-    for name, draw in settings(options.kind, options.steps):
+    quality: Quality | None = None
+    for name, config in settings(options.kind, options.steps):
         if options.only not in name or name in done:
             continue
-        judge = judge or (picture_judge if image else text_judge)(from_pretrained(directory), num, options.seed)
-        rows += stamp(judge(draw), sampler=name, versions=versions(), **about)
+        quality = quality or (picture_quality if image else text_quality)(from_pretrained(directory), num, options.seed)
+        rows += stamp(quality(config), sampler=name, versions=versions(), **about)
         write_text(out, to_json(rows))
         print(
             name,

@@ -4,9 +4,9 @@
 
 The plain loop is the ancestral sampler of MDM-Prime (arXiv 2505.18495) as its paper describes it. A step of T: logits
 of all tokens; codes that contradict a visible digit get -inf; a whole code is drawn for every token in float64; each
-digit's law over {hidden, 0, ..., b-1} is (1 - α_s) on hidden and (α_s - α_t) on the drawn digit; hidden digits take a
-draw from it, visible ones stay. No step is skipped. Its buffers are reused where they can be, its draws are inverse
-CDFs (cheaper than the usual Gumbel noise), and steps cost the same, so that a few of them are measured for all T.
+digit's distribution over {masked, 0, ..., b-1} is (1 - α_s) on masked and (α_s - α_t) on the drawn one; masked digits
+take a draw from it, visible ones stay. No step is skipped. Its buffers are reused where they can be, its draws are
+inverse CDFs (cheaper than the usual Gumbel noise), and steps cost the same, so that a few are measured for all T.
 
 Both run the same model with random weights, T steps, one after the other in turns; medians. Ratios of one run compare;
 seconds of different runs do not. Peak memory is that of a process of its own, above what it holds once the model is
@@ -94,17 +94,17 @@ def plain(denoiser: Metered, canvas: Canvas, total: int, batch: int, steps: int)
         probs = F.one_hot(codec.encode(code), radix + 1).double() * (masked_before - masked_after)
         probs[..., radix] = masked_after
         value = categorical(probs.flatten(0, 1), torch.rand(visible.numel(), dtype=torch.float64)).view_as(visible)
-        sampled = torch.where(value == radix, codec.mask_id, value)
-        y = torch.where(visible >= 0, visible, sampled).view_as(y)
+        drawn = torch.where(value == radix, codec.mask_id, value)
+        y = torch.where(visible >= 0, visible, drawn).view_as(y)
 
 
 def ours(denoiser: Metered, canvas: Canvas, sampler: str, total: int, batch: int, steps: int) -> int:
     """At most `steps` steps of the engine's sampler; the forward passes of the first example."""
-    run = None
-    for run in stream(denoiser, canvas, sampler_of(sampler, steps=total), generator=1, batch=batch):
-        if run.number == steps:
+    rollout, chosen = None, sampler_of(sampler, steps=total)
+    for rollout in stream(denoiser, canvas, chosen, generator=1, plan_generator=0, batch=batch):
+        if rollout.number == steps:
             break
-    return 0 if run is None else int(run.nfe[0])
+    return 0 if rollout is None else int(rollout.nfe[0])
 
 
 @dataclass

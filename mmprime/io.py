@@ -211,11 +211,11 @@ def bar(items: Iterable[Item], what: str, unit: str, enabled: bool = True, total
     return tqdm(items, desc=what, unit=unit, total=total, leave=False, disable=None if enabled else True)
 
 
-def ticks(what: str, unit: str, total: int | None, enabled: bool = True) -> Any:
-    """Such a bar without items: `update()` it after each, `close()` it at the end."""
+def ticks(what: str, unit: str, total: int | None, enabled: bool = True, initial: int = 0) -> Any:
+    """Such a bar without items, `initial` of them done: `update()` it after each, `close()` it at the end."""
     from tqdm import tqdm
 
-    return tqdm(desc=what, unit=unit, total=total, leave=False, disable=None if enabled else True)
+    return tqdm(desc=what, unit=unit, total=total, initial=initial, leave=False, disable=None if enabled else True)
 
 
 def warn(message: str | None) -> None:

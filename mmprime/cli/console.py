@@ -231,12 +231,12 @@ numbers = list_of(positive)  # e.g. "4,16,64"
 def powers(text: str) -> list[float]:
     """An argparse type: numbers > 0, e.g. "1,2.5"."""
     try:
-        found = list_of(float)(text)
+        values = list_of(float)(text)
     except ValueError:
-        found = [math.nan]
-    if not all(0 < power < math.inf for power in found):
+        values = [math.nan]
+    if not all(0 < power < math.inf for power in values):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers > 0 such as 1,2.5")
-    return found
+    return values
 
 
 def require_names(names: Iterable[str], known: Iterable[str], option: str) -> None:

@@ -46,13 +46,13 @@ def demo(options: argparse.Namespace) -> None:
     pipe = from_pretrained(options.model)
     count = sum(weights.numel() for weights in pipe.model.parameters())
     print(f"model: {options.model}, {count:,} parameters, on {pipe.device}", flush=True)
-    draw_sheet(pipe, options)
+    make_sheet(pipe, options)
     read_caption(pipe, options)
     bound(pipe, options)
     print(f"all in {time.perf_counter() - start:.1f} s")
 
 
-def draw_sheet(pipe: Pipeline, options: argparse.Namespace) -> None:
+def make_sheet(pipe: Pipeline, options: argparse.Namespace) -> None:
     """Six prompts, one picture each."""
     from mmprime.generation import images
 
@@ -74,8 +74,8 @@ def read_caption(pipe: Pipeline, options: argparse.Namespace) -> None:
     config = replace(pipe.config_for("text"), seed=options.seed)
     result = pipe.caption(real.images[index : index + 1].float() / 255, READINGS, config)
     best = int(pipe.caption_nats(result, seed=options.seed).argmin())
-    drawing = f"a drawing of {real.captions[index]!r} ({options.split})"
-    print(f"read: {result.texts[best]!r}, the likeliest of {READINGS} readings, from {drawing}", flush=True)
+    source = f"a drawing of {real.captions[index]!r} ({options.split})"
+    print(f"read: {result.texts[best]!r}, the likeliest of {READINGS} readings, from {source}", flush=True)
 
 
 def bound(pipe: Pipeline, options: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def spiral() -> Any:
     return np.where((radius >= 20) & (radius <= 240), grey, 0).astype(np.uint8)
 
 
-def draw(arguments: list[str] | None) -> None:
+def write(arguments: list[str] | None) -> None:
     """Write the picture."""
     parser = console.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", type=console.out_file, default="assets/toy/spiral.png", metavar="FILE.png")
@@ -47,4 +47,4 @@ def draw(arguments: list[str] | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return console.run(lambda: draw(arguments))
+    return console.run(lambda: write(arguments))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mmprime.generation.prompts import require_prompt
+
 from . import console, sampling
 
 DEFAULT_OUT = "out/sample.png"
@@ -66,7 +68,8 @@ def check(options: argparse.Namespace) -> None:
         check_resumed(options)
     elif options.prompt is None and options.image is None and options.label is None:
         raise ValueError("nothing is asked: give --prompt, --image or --label")
-    require_prompt(options.prompt)
+    if options.prompt is not None:
+        require_prompt(options.prompt)
     if options.image is not None and options.box is None and options.prompt is not None:
         raise ValueError("--image with --prompt needs --region x0,y0,x1,y1, the box to repaint")
     if options.image is not None and not Path(options.image).is_file():
@@ -80,12 +83,6 @@ def check(options: argparse.Namespace) -> None:
     if options.resume_from is not None and not Path(options.resume_from).is_file():
         raise ValueError(f"no paused run at {options.resume_from}")
     console.require_model(options.model)
-
-
-def require_prompt(prompt: str | None) -> None:
-    """Raises ValueError on an empty one."""
-    if prompt is not None and not prompt.strip():
-        raise ValueError("the prompt is empty; say what to draw, e.g. --prompt 'a red apple'")
 
 
 def _step_or_region(text: str) -> int | str:

@@ -221,7 +221,7 @@ def run_calibration(options: argparse.Namespace) -> None:
     console.require_path(options.data, "--data")
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 
-    found = list(calibration.curves(options))
+    found = list(calibration.reliability_curves(options))
     rows = stamp(
         [row for curve in found for row in curve.rows],
         command=options.command_line,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmprime.engine import Sampler
     from mmprime.generation.sampling import SamplingConfig
 
+FORMER_NAME = "plan"  # of the option
 OF_MODEL = "default: as the model folder says in generation_config.json"
 AS_TRAINED = "default: in the order of the masking process the model was trained on"
 
@@ -29,7 +30,7 @@ def add_sampler(parser: Any, default: str = OF_MODEL) -> None:
         "--sampler", nargs="+", metavar=("NAME", "key=value"),
         help=f"order of revealing and its options; --sampler list prints them all ({default})",
     )  # fmt: skip
-    parser.add_argument("--plan", nargs="*", action=_Renamed, help=argparse.SUPPRESS)
+    parser.add_argument(f"--{FORMER_NAME}", nargs="*", action=_Renamed, help=argparse.SUPPRESS)
 
 
 def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
@@ -93,10 +94,10 @@ def given_sampling(options: argparse.Namespace) -> Callable[[SamplingConfig], Sa
     Guidance(scale or 0.0, schedule or "linear")
 
     def applied(config: SamplingConfig) -> SamplingConfig:
-        own = Guidance.of(config.guidance)
+        default = Guidance.of(config.guidance)
         if scale is None and schedule is None:
             return replace(config, **given)
-        guidance = Guidance(own.scale if scale is None else scale, schedule or own.schedule)
+        guidance = Guidance(default.scale if scale is None else scale, schedule or default.schedule)
         return replace(config, guidance=guidance, **given)
 
     return applied

@@ -47,7 +47,7 @@ def study(options: argparse.Namespace) -> None:
     from mmprime.studies.spec import Study
 
     chosen = Study.load(options.study)
-    {"run": run, "table": table, "plot": plot}[options.command](chosen, options)
+    {"run": run, "table": show_table, "plot": plot}[options.command](chosen, options)
 
 
 def run(chosen: Study, options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
         print("  " + "; ".join(f"{row.metric} {row.value:.4f}" for row in rows[:3]), flush=True)
 
 
-def table(chosen: Study, options: argparse.Namespace) -> None:
+def show_table(chosen: Study, options: argparse.Namespace) -> None:
     """Tables of each base: bounds, their differences to the first cell, and samples where some were drawn."""
     from mmprime.io import write_text
     from mmprime.studies.report import bounds, gaps, samples

@@ -21,10 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprime.generation.prompts import require_prompt
 from mmprime.io import warn, write_text
 
 from . import console, sampling
-from .generation_request import add_prompt, require_prompt
+from .generation_request import add_prompt
 
 if TYPE_CHECKING:
     from mmprime.generation.pipeline import Pipeline
@@ -83,7 +84,8 @@ def trace(options: argparse.Namespace, command: str) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.prompt is None and options.label is None:
         raise ValueError("nothing is asked: give --prompt or --label")
-    require_prompt(options.prompt)
+    if options.prompt is not None:
+        require_prompt(options.prompt)
     if options.num > MOST:
         raise ValueError(f"--num {options.num}: at most {MOST} are traced at once, each is shown by itself")
     if Path(options.out).exists() and not Path(options.out).is_dir():

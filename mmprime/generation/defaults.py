@@ -91,9 +91,8 @@ def sampling_of(entry: Mapping[str, Any]) -> SamplingConfig:
     if isinstance(scale, list):
         scale = torch.tensor(scale, dtype=torch.float64)
     guidance = None if scale is None else Guidance(scale, schedule)
-    return SamplingConfig(
-        None if name is None else sampler_of(name, options, given.get("steps")), guidance=guidance, **given
-    )
+    sampler = None if name is None else sampler_of(name, options, given.get("steps"))
+    return SamplingConfig(sampler, guidance=guidance, **given)
 
 
 def entry_of(config: SamplingConfig) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def load_tokenizers(
     text = TextTokenizer.load(paths["text"]) if "text" in paths else None
     image = ImageTokenizer.load(paths["image"]) if "image" in paths else None
     for name, tokenizer in (("text", text), ("image", image)):
-        if tokenizer is not None and wanted.get(name, own := tokenizer.fingerprint()) != own:
+        if tokenizer is not None and wanted.get(name, made := tokenizer.fingerprint()) != made:
             raise ValueError(
-                f"the {name} tokenizer at {paths[name]} ({own}) is not the one that the model at {directory} was "
+                f"the {name} tokenizer at {paths[name]} ({made}) is not the one that the model at {directory} was "
                 f"trained with ({wanted[name]}): its codes mean something else"
             )
     return text, None if image is None else image.to(device)
@@ -112,12 +112,12 @@ def _recorded(directory: Path, config: dict[str, Any]) -> dict[str, str]:
     """Fingerprints by span: those of config.json, else that of the codes the model was trained on."""
     from mmprime.data.shards import read_index
 
-    found = dict(config.get("fingerprints", {}))
+    fingerprints = dict(config.get("fingerprints", {}))
     data = directory / config["data"] if config.get("data") else None
-    if "image" not in found and data is not None:
+    if "image" not in fingerprints and data is not None:
         with suppress(ValueError):  # the data is not at hand, damaged or of another kind: the model works without it
-            found["image"] = read_index(data, "codes")["tokenizer_fingerprint"]
-    return found
+            fingerprints["image"] = read_index(data, "codes")["tokenizer_fingerprint"]
+    return fingerprints
 
 
 def _training_words(config: dict[str, Any], data: Path | None) -> frozenset[str]:

@@ -221,10 +221,10 @@ class Pipeline:
 
         Raises ValueError when the canvas has no such span.
         """
-        own = self.sampling[self.canvas.span(span).name]
+        default = self.sampling[self.canvas.span(span).name]
         if config is None or isinstance(config.sampler, Sampler):
-            return config or own
-        return replace(config, sampler=own.sampler, steps=config.steps or own.steps)
+            return config or default
+        return replace(config, sampler=default.sampler, steps=config.steps or default.steps)
 
     # ---------------------------------------------------------------- in and out
 

@@ -64,11 +64,11 @@ def class_label(asked: int | str, classes: Sequence[str], num_classes: int | Non
     known = f"this model has the {num_classes} classes 0 to {num_classes - 1}"
     if isinstance(asked, str):
         exact = [label for label, name in enumerate(classes) if name == asked]
-        found = exact or [label for label, name in enumerate(classes) if _plain(name) == _plain(asked)]
-        if len(found) > 1:
-            raise ValueError(f"label {asked!r} is the name of classes {', '.join(map(str, found))}; give the number")
-        if found:
-            return found[0]
+        labels = exact or [label for label, name in enumerate(classes) if _plain(name) == _plain(asked)]
+        if len(labels) > 1:
+            raise ValueError(f"label {asked!r} is the name of classes {', '.join(map(str, labels))}; give the number")
+        if labels:
+            return labels[0]
         if re.fullmatch("[0-9]+", asked) is None:
             near = difflib.get_close_matches(asked, classes, n=3, cutoff=0.5)
             names = f"nearest: {', '.join(near)}" if near else f"e.g. {', '.join(classes[:5])}"

@@ -82,15 +82,15 @@ def read_regions(path: str | Path) -> list[RegionSpec]:
     if not path.is_file():
         raise ValueError(f"no file of regions at {path}")
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        entries = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # yaml's errors have no common public base
         raise ValueError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}") from error
-    if isinstance(found, dict) and set(found) == {"regions"}:
-        found = found["regions"]
-    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+    if isinstance(entries, dict) and set(entries) == {"regions"}:
+        entries = entries["regions"]
+    if not isinstance(entries, list) or not entries or not all(isinstance(each, dict) for each in entries):
         raise ValueError(f"{path} holds no list of regions, each with keys like name, box, window")
     try:
-        return [RegionSpec.read(each, f"region {number + 1}") for number, each in enumerate(found)]
+        return [RegionSpec.read(each, f"region {number + 1}") for number, each in enumerate(entries)]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -182,10 +182,10 @@ def _written(spec: RegionSpec, canvas: Canvas, stands_for: Mapping[int, tuple[st
 
 def _several(value: Any, kind: type, count: int) -> tuple[Any, ...]:
     parts = value if isinstance(value, list | tuple) else [part.strip() for part in str(value).split(",")]
-    found = tuple(kind(str(part)) for part in parts)
-    if (count and len(found) != count) or not found:
-        raise ValueError(f"give {count or 'at least one'} with commas, got {len(found)}")
-    return found
+    values = tuple(kind(str(part)) for part in parts)
+    if (count and len(values) != count) or not values:
+        raise ValueError(f"give {count or 'at least one'} with commas, got {len(values)}")
+    return values
 
 
 def _truth(value: Any) -> bool:

@@ -35,7 +35,7 @@ from mmprime.engine.samplers import Regions, with_steps
 from mmprime.engine.samplers.regions import guidance_scales, temperatures
 from mmprime.io import ticks
 
-_PLAN_STREAM, _DRAW_STREAM, _EDIT_STREAM = 1, 2, 3
+_PLAN_STREAM, _VALUE_STREAM, _EDIT_STREAM = 1, 2, 3
 AT_ONCE = 64
 _DEFAULT = default_sampler("nested")  # where a pipeline has not put its own
 
@@ -167,8 +167,8 @@ def sample_rows(
     rollouts: list[Rollout] = []
     histories: list[list[Tensor]] = []
     for rows in parts:
-        own = [seeds[row] for row in rows.tolist()]
-        rollout = _begin(model, canvas, y[rows], config, own, absent, _pick(cond, rows), state)
+        picked = [seeds[row] for row in rows.tolist()]
+        rollout = _begin(model, canvas, y[rows], config, picked, absent, _pick(cond, rows), state)
         last, states = _last_step(config, rollout), []
         while rollout.number != last and rollout.step():
             left.update()
@@ -227,7 +227,7 @@ def _begin(
         canvas,
         config.chosen(_DEFAULT),
         y,
-        seeded(*(mix(seed, _DRAW_STREAM) for seed in seeds)),
+        seeded(*(mix(seed, _VALUE_STREAM) for seed in seeds)),
         plan_generator=seeded(*(mix(seed, _PLAN_STREAM) for seed in seeds)),
         guidance=guidance_scales(canvas, config.regions, config.guidance),
         temperature=temperatures(canvas, config.regions, config.temperature),

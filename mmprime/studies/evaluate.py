@@ -51,7 +51,7 @@ def evaluate_cell(trainer: Trainer, asked: CellEvaluation) -> tuple[list[Measure
         )
         quality = list(_sample_quality(task, asked)) if asked.num else []
         weights = tensor_hash(*[p.detach().float() for p in task.modules.parameters()])
-    rows = [*likelihoods, *quality, *idle_share(task.canvas, task.config.objective.masking, asked)]
+    rows = [*likelihoods, *quality, *idle_rows(task.canvas, task.config.objective.masking, asked)]
     size = sum(p.numel() for p in task.modules.parameters())
     rows.append(Measure("parameters", size, None, "count", 1, 0, trainer.config.run.seed))
     about = {"model_hash": weights, "data_hash": data_hash(task.config.data.path), "precision": "fp32"}
@@ -112,7 +112,7 @@ def _text_quality() -> TextQuality:
     return TextQuality()
 
 
-def idle_share(canvas: Canvas, masking: str, asked: CellEvaluation) -> list[Measure]:
+def idle_rows(canvas: Canvas, masking: str, asked: CellEvaluation) -> list[Measure]:
     """Of ancestral sampling on a uniform grid of T steps: the share of steps at which an example reveals nothing."""
     rows = []
     for steps in asked.steps:

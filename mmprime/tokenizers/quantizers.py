@@ -168,8 +168,8 @@ class _Book(nn.Module):
 
 
 class StoredVQ(Quantizer):
-    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding, for its library takes
-    long to import and decoding does without it."""
+    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding: its library takes
+    long to import, and decoding does without it."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()

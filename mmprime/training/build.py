@@ -23,10 +23,10 @@ from .trainer import Trainer
 def build_device(config: Config) -> torch.device:
     """The device ``run.device`` names (this process's own GPU under torchrun); the number of CPU threads is set, told,
     and put into the config."""
-    config.run.threads, told = choose_threads(config.run.threads, config.run.dir)
+    config.run.threads, message = choose_threads(config.run.threads, config.run.dir)
     torch.set_num_threads(config.run.threads)
     if os.environ.get("RANK", "0") == "0":
-        print(told, flush=True)
+        print(message, flush=True)
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
     device = find_device(config.run.device, "run.device")

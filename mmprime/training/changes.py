@@ -17,7 +17,7 @@ from .schema import Config
 FREE = (
     "run", "train", "samples", "fallback",
     "data.validation", "data.validate_examples", "data.path_env", "data.grid", "data.num_codes", "data.num_classes",
-    "model.init", "model.attention", "model.checkpointing", "toy.draws",
+    "model.init", "model.attention", "model.checkpointing", "toy.samples",
 )  # fmt: skip
 """Sections and keys that may differ; they are told all the same."""
 _ABSENT = "(none)"
@@ -36,7 +36,7 @@ class Change(NamedTuple):
 
 
 def find_changes(
-    stored: dict[str, Any], fingerprint: dict[str, str], config: Config, own: dict[str, str]
+    stored: dict[str, Any], fingerprint: dict[str, str], config: Config, current: dict[str, str]
 ) -> list[Change]:
     """All keys of all sections, and all fingerprints, other than in a ``stored`` config and its ``fingerprint``."""
     stored = copy.deepcopy(stored)
@@ -47,30 +47,30 @@ def find_changes(
         old, new = before.get(key, default.get(key, _ABSENT)), now.get(key, _ABSENT)
         if old != new:
             changes.append(Change(key, old, new))
-    for key in {**fingerprint, **own}:
-        old, new = fingerprint.get(key, _ABSENT), own.get(key, _ABSENT)
+    for key in {**fingerprint, **current}:
+        old, new = fingerprint.get(key, _ABSENT), current.get(key, _ABSENT)
         if old != new:
             changes.append(Change(key, old, new, content=True))
     return changes
 
 
-def refused(changes: list[Change], config: Config, own: dict[str, str]) -> list[Change]:
+def refused(changes: list[Change], config: Config, current: dict[str, str]) -> list[Change]:
     """The changes that need ``run.allow_changes`` and are not named there. Raises ConfigError for a name of nothing."""
     allowed = [new_name(key) for key in config.run.allow_changes]
-    keys = {*_flat(as_dict(config)), *own, *(change.key for change in changes)}
+    keys = {*_flat(as_dict(config)), *current, *(change.key for change in changes)}
     for name in allowed:
         if not any(_is_under(key, name) for key in keys):
             sections = {key.rpartition(".")[0] for key in keys} - {""}
             raise ConfigError(f"run.allow_changes names {name!r}, which is no key{nearest(name, keys | sections)}")
-    same = own.keys() - {change.key for change in changes if change.content}
-    found = []
+    same = current.keys() - {change.key for change in changes if change.content}
+    unnamed = []
     for change in changes:
         judged_by_content = not change.content and any(_is_under(change.key, key) for key in same)
         free = not change.content and any(_is_under(change.key, key) for key in FREE)
         named = change.key != "task" and any(_is_under(change.key, name) for name in allowed)
         if not (judged_by_content or free or named):
-            found.append(change)
-    return found
+            unnamed.append(change)
+    return unnamed
 
 
 def _is_under(key: str, name: str) -> bool:

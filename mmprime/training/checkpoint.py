@@ -14,7 +14,6 @@ of an empty folder, or not at all: a folder that held checkpoints of which none 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,9 @@ class Checkpoints:
         folder = self.path(step)
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            found = _manifest(folder)
-            if manifest != found:
-                odd = [n for n in (DATA, VALUES) if _entry(manifest, n) != found["files"][n]]
+            actual = _manifest(folder)
+            if manifest != actual:
+                odd = [n for n in (DATA, VALUES) if _entry(manifest, n) != actual["files"][n]]
                 raise ValueError(f"{' and '.join(odd) or MANIFEST} differs from the recorded size or SHA-256")
             content = json.loads((folder / VALUES).read_text(encoding="utf-8"))
             if content["step"] != step:
@@ -117,7 +116,7 @@ class Checkpoints:
         aside = path.with_name(f"{why}-{path.name}")
         if aside.exists():
             remove_folder(aside)
-        os.replace(path, aside)
+        path.rename(aside)
         return aside
 
 

@@ -193,10 +193,10 @@ def _confusion(recipe: Recipe) -> Source:
     text = folder / config.get("tokenizers", {}).get("text", "") if "text" in config.get("tokenizers", {}) else ""
     length = canvas.span("text").num_tokens if canvas.has("text") else 0
     corpus = _corpus(recipe.needs("data"), recipe.tokenizer or str(text), length)
-    for own in canvas.spans:
-        if corpus.num_codes.get(own.name) != own.codec.num_codes:
-            found = corpus.num_codes.get(own.name, "none")
-            raise ValueError(f"span {own.name!r}: the model has {own.codec.num_codes} codes, the data {found}")
+    for each in canvas.spans:
+        if corpus.num_codes.get(each.name) != each.codec.num_codes:
+            num_codes = corpus.num_codes.get(each.name, "none")
+            raise ValueError(f"span {each.name!r}: the model has {each.codec.num_codes} codes, the data {num_codes}")
     examples = corpus.train.subset(recipe.rows, recipe.seed)
     read = {
         "span": span.name, "data": corpus.fingerprint, "model": config["weights_sha256"][:16],

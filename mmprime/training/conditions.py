@@ -44,7 +44,7 @@ class Conditions:
         self.views = [_view(canvas, *mode) for mode in zip(self.names, self.given, self.absent)]
         self.tokens = torch.tensor([view.num_tokens(canvas) for view in self.views])
 
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+    def sample(self, batch: int, generator: torch.Generator) -> Tensor:
         """The mode of each example, (B,) int64."""
         return stratified(self.shares, batch, generator)
 

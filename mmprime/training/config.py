@@ -207,16 +207,16 @@ def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str
     """Raise ConfigError where a mapping, a list or a single value stands in the place of another of them."""
     for name in given:
         key = prefix + str(name)
-        wanted, found = schema._get_node(name), given._get_node(name)
-        if not isinstance(wanted, Node) or not isinstance(found, Node) or found._is_interpolation():
+        wanted, actual = schema._get_node(name), given._get_node(name)
+        if not isinstance(wanted, Node) or not isinstance(actual, Node) or actual._is_interpolation():
             continue
-        value: Any = OmegaConf.to_container(found, resolve=False) if isinstance(found, Container) else found._value()
+        value: Any = OmegaConf.to_container(actual, resolve=False) if isinstance(actual, Container) else actual._value()
         for kind, what in ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]")):
-            if isinstance(wanted, kind) != isinstance(found, kind) and not (value is None and wanted._is_optional()):
+            if isinstance(wanted, kind) != isinstance(actual, kind) and not (value is None and wanted._is_optional()):
                 what = what if isinstance(wanted, kind) else "a single value"
                 raise ConfigError(f"{source}: {key}={value}: must be {what}")
-        if isinstance(wanted, DictConfig) and isinstance(found, DictConfig):
-            _check_kinds(wanted, found, source, key + ".")
+        if isinstance(wanted, DictConfig) and isinstance(actual, DictConfig):
+            _check_kinds(wanted, actual, source, key + ".")
 
 
 def _first_line(error: Exception) -> str:

@@ -33,8 +33,8 @@ def resolve(path: str | Path) -> Path:
 def nearest(word: str, words: Iterable[str]) -> str:
     """``"; nearest: x"``, the valid word most like ``word``; empty if there are none to choose from."""
     choices = sorted(set(words))
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.0)
-    return f"; nearest: {found[0]}" if found else ""
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.0)
+    return f"; nearest: {match[0]}" if match else ""
 
 
 def check_values(config: Any) -> None:
@@ -130,9 +130,9 @@ def _check_range(key: str, value: Any, metadata: Any) -> None:
 
 def _inside(value: float, interval: str) -> bool:
     """Whether ``value`` lies in e.g. ``"[0, 1e9)"``; never for nan."""
-    found = INTERVAL.fullmatch(interval)
-    assert found is not None, interval
-    left, low, high, right = found[1], _limit(found[2]), _limit(found[3]), found[4]
+    match = INTERVAL.fullmatch(interval)
+    assert match is not None, interval
+    left, low, high, right = match[1], _limit(match[2]), _limit(match[3]), match[4]
     above = value >= low if left == "[" else value > low
     return above and (value <= high if right == "]" else value < high)
 

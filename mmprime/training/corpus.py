@@ -150,8 +150,8 @@ def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:
 
 
 def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:
-    captions = [text for own in texts for text in own]
-    count = torch.tensor([len(own) for own in texts])
+    captions = [text for several in texts for text in several]
+    count = torch.tensor([len(several) for several in texts])
     rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
     return Alternatives(rows, tokenizer.count_tokens(rows), captions, count.cumsum(0) - count, count)
 
@@ -160,7 +160,7 @@ def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length
     """A line for each split with captions that ``length`` tokens do not hold with their end: they are cut."""
     lines = []
     for split, dataset in sets.items():
-        captions = [*dataset.captions, *(text for own in dataset.more_captions for text in own)]
+        captions = [*dataset.captions, *(text for several in dataset.more_captions for text in several)]
         needed = {text: len(tokenizer.encode(text)) + 1 for text in set(captions)}
         if cut := [text for text in captions if needed[text] > length]:
             longest = max(cut, key=lambda text: needed[text])
@@ -178,13 +178,13 @@ def _tokenizer(config: DataConfig) -> TextTokenizer:
 
 
 def _check(config: DataConfig, grid: list[int], num_codes: int, num_classes: int | None) -> None:
-    for key, expected, found in (
+    for key, expected, actual in (
         ("grid", list(config.grid), grid),
         ("num_codes", config.num_codes, num_codes),
         ("num_classes", config.num_classes, num_classes),
     ):
-        if expected and found is not None and expected != found:
-            raise ConfigError(f"data.{key}={expected}, but {config.path} has {found}; set data.{key} to what it has")
+        if expected and actual is not None and expected != actual:
+            raise ConfigError(f"data.{key}={expected}, but {config.path} has {actual}; set data.{key} to what it has")
 
 
 def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
@@ -192,10 +192,10 @@ def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
         return
     from mmprime.tokenizers import ImageTokenizer
 
-    own = ImageTokenizer.load(resolve(config.image_tokenizer)).fingerprint()
-    if own != fingerprint:
+    named = ImageTokenizer.load(resolve(config.image_tokenizer)).fingerprint()
+    if named != fingerprint:
         raise ConfigError(
-            f"data.image_tokenizer={config.image_tokenizer} ({own}) did not make the codes of {config.path} "
+            f"data.image_tokenizer={config.image_tokenizer} ({named}) did not make the codes of {config.path} "
             f"({fingerprint}); encode the images again or name the right one"
         )
 
@@ -215,16 +215,16 @@ def validation_splits(config: DataConfig, available: Iterable[str]) -> list[str]
 
     Raises ConfigError, naming the key and what there is, for a split the dataset lacks or one that is trained on.
     """
-    there = sorted(available)
+    splits = sorted(available)
     chosen = config.validation
     named = [("train_split", config.train_split), *(("validation", name) for name in chosen or ())]
     for key, name in named:
-        if name not in there:
-            known = f"it has {', '.join(there) or 'none'}"
-            raise ConfigError(f"data.{key}: {config.path} has no split {name!r}; {known}{nearest(name, there)}")
+        if name not in splits:
+            known = f"it has {', '.join(splits) or 'none'}"
+            raise ConfigError(f"data.{key}: {config.path} has no split {name!r}; {known}{nearest(name, splits)}")
     if config.train_split in (chosen or ()):
         raise ConfigError(f"data.validation: {config.train_split!r} is data.train_split; nothing would be held out")
-    return [name for name in there if name != config.train_split] if chosen is None else list(chosen)
+    return [name for name in splits if name != config.train_split] if chosen is None else list(chosen)
 
 
 def without_validation(data: DataConfig, train: TrainConfig) -> None:

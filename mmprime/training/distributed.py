@@ -52,11 +52,11 @@ class World:
         One that only some processes have counts as zero elsewhere; one that none has stays None, so that the optimizer
         passes over it everywhere.
         """
-        found = list(parameters)
-        if self.size == 1 or not found:
+        listed = list(parameters)
+        if self.size == 1 or not listed:
             return
-        present = torch.tensor([float(p.grad is not None) for p in found], device=found[0].device)
-        reached = [p for p, count in zip(found, self.sum(present).tolist()) if count]
+        present = torch.tensor([float(p.grad is not None) for p in listed], device=listed[0].device)
+        reached = [p for p, count in zip(listed, self.sum(present).tolist()) if count]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
         for bucket in _buckets(gradients):
             flat = torch.cat([g.flatten() for g in bucket])
@@ -172,8 +172,8 @@ def _stored(run_dir: Path) -> int | None:
     for file in sorted(run_dir.glob("checkpoints/step_*/state.json"), reverse=True):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            found = content.get("values", content)["config"]["run"]["threads"]
+            threads = content.get("values", content)["config"]["run"]["threads"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        return found if isinstance(found, int) and found > 0 else None
+        return threads if isinstance(threads, int) and threads > 0 else None
     return None

@@ -31,7 +31,7 @@ class Alternatives:
     first: Tensor
     count: Tensor
 
-    def draw(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: torch.Generator) -> Tensor:
         """The number of a row for each example, each of its captions equally likely, (n,)."""
         pick = (torch.rand(len(self.count), generator=generator, dtype=torch.float64) * self.count).long()
         return self.first + pick.minimum(self.count - 1)
@@ -71,12 +71,12 @@ class Examples:
         alternatives = None if self.alternatives is None else self.alternatives.at(chosen)
         return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens, alternatives)
 
-    def draw(self, chosen: Tensor, generator: torch.Generator) -> Examples:
+    def sample(self, chosen: Tensor, generator: torch.Generator) -> Examples:
         """The examples of these numbers, each with one of its captions, drawn by ``generator``."""
         picked = self.at(chosen)
         if picked.alternatives is None:
             return picked
-        several, rows = picked.alternatives, picked.alternatives.draw(generator)
+        several, rows = picked.alternatives, picked.alternatives.sample(generator)
         captions = [several.captions[row] for row in rows.tolist()]
         codes = {**picked.codes, "text": several.rows[rows]}
         return Examples(codes, picked.labels, captions, several.tokens[rows])

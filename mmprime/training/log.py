@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmprime.io import split_lines, write_text
+from mmprime.io import split_lines, ticks, write_text
 
 
 class RunLog:
@@ -77,13 +77,10 @@ class Progress:
     """A bar counted in samples on a terminal; elsewhere plain lines, each with throughput and time left."""
 
     def __init__(self, steps: int, samples_per_step: int, step: int, enabled: bool) -> None:
-        from tqdm import tqdm
-
         self.enabled, self.steps, self.per_step = enabled, steps, samples_per_step
         self._began, self._first, self._mark = time.monotonic(), step, (time.monotonic(), step)
         total, initial = steps * samples_per_step, step * samples_per_step
-        off = None if enabled else True  # None: off unless stderr is a terminal
-        self.bar = tqdm(total=total, initial=initial, unit=" samples", unit_scale=True, disable=off, dynamic_ncols=True)
+        self.bar = ticks("training", " samples", total, enabled, initial)
 
     def advance(self) -> None:
         self.bar.update(self.per_step)

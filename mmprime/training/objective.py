@@ -54,7 +54,7 @@ def maskings_of(config: ObjectiveConfig) -> list[str]:
 class Objective:
     """The objective of a config on a canvas; see the module's head.
 
-    independent_spans: in the joint loss, each span of an example has a time of its own. masking: what is judged.
+    independent_spans: in the joint loss, each span of an example has a time of its own. masking: scored in validation.
     Raises ConfigError on shares that are no distribution, and on options that no kind in the blend has.
     """
 

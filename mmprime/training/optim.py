@@ -34,8 +34,8 @@ def check_lr_scale(config: TrainConfig, groups: Iterable[str]) -> None:
     known = list(groups)
     for name in config.lr_scale:
         if name not in known:
-            there = ", ".join(known)
-            raise ConfigError(f"train.lr_scale.{name}: this task has the groups {there}{nearest(name, known)}")
+            groups_known = ", ".join(known)
+            raise ConfigError(f"train.lr_scale.{name}: this task has the groups {groups_known}{nearest(name, known)}")
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:

@@ -8,6 +8,7 @@ KEYS = {
     "objective.law": "objective.masking",
     "objective.start_law": "objective.start_masking",
     "objective.place_powers": "objective.level_powers",
+    "toy.draws": "toy.samples",
 }
 
 

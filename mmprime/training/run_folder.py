@@ -66,15 +66,15 @@ class RunFolder:
     def describe(self) -> None:
         """Write config.yaml and versions.json."""
         write_text(self.directory / "config.yaml", as_yaml(self.config))
-        write_text(self.directory / "versions.json", json.dumps(versions(), indent=1) + "\n")
+        write_text(self.directory / "versions.json", json.dumps(environment(), indent=1) + "\n")
 
     def clear_leftovers(self) -> None:
         """Remove what killed writers left, with a line."""
         parts = (self.directory, self.directory / "checkpoints", self.directory / "codecs", self.directory / "samples")
-        found = [path for part in parts for path in clear_leftovers(part)]
-        if found:
-            names = ", ".join(path.name for path in found[:3]) + (", ..." if len(found) > 3 else "")
-            print(f"cleared {len(found)} unfinished files or folders of a killed process: {names}", flush=True)
+        leftovers = [path for part in parts for path in clear_leftovers(part)]
+        if leftovers:
+            names = ", ".join(path.name for path in leftovers[:3]) + (", ..." if len(leftovers) > 3 else "")
+            print(f"cleared {len(leftovers)} unfinished files or folders of a killed process: {names}", flush=True)
 
 
 @contextmanager
@@ -106,16 +106,16 @@ def opened(config: Config) -> Iterator[RunFolder]:
 
 
 @functools.cache
-def versions() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Of Python, packages and platform, and of the code where it is a git checkout, as this process began."""
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    entries: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            entries[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed as a package"
-    found["git"] = _git_state(PROJECT)
-    return found
+            entries[name] = "not installed as a package"
+    entries["git"] = _git_state(PROJECT)
+    return entries
 
 
 def _git_state(root: Path) -> dict[str, Any] | None:

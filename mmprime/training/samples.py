@@ -36,15 +36,15 @@ def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, Sampl
         raise ConfigError(f"samples.sampler={samples.sampler}: {error}") from error
     by_class = config.data.labels and shares.label_dropout > 0
     left_out = {"image": by_class or shares.text_absent > 0, "text": shares.image_absent > 0}
-    found = {}
+    configs = {}
     for name, default in default_sampling(canvas, goal.masking, goal.level_powers).items():
-        found[name] = SamplingConfig(
+        configs[name] = SamplingConfig(
             sampler or default.sampler,
             samples.steps,
             samples.guidance if left_out.get(name) else None,
             samples.temperature,
         )
-    return found
+    return configs
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class ObjectiveConfig:
     """What is minimised; see the engine's ``joint_loss`` and ``nelbo``."""
 
     kind: str = _choice("joint", "marginal", "finite")  # marginal: continuous NELBO; finite: NELBO at `steps`
-    masking: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # trained on, judged, sampled
+    masking: str = _choice("nested", "independent", "token_synchronous", "coarse_first")  # trained on, scored, sampled
     mixture: dict[str, float] = field(
         default_factory=dict, metadata=_each("[0, 1]")
     )  # maskings trained on, by share, instead of masking
@@ -181,7 +181,7 @@ class ToyConfig:
     codes: int = _number(4, "[2, 65536]")
     sharpness: float = _number(2.0, "[0, 100]")  # standard deviation of the log probabilities of the random table
     picture: str = _path()  # grey level is density; codes x codes pixels, tokens = 2 (row, column)
-    draws: int = _number(0, "[0, 1e8]")  # to estimate what has too many plans to enumerate; 0: exact values only
+    samples: int = _number(0, "[0, 1e8]")  # to estimate what has too many plans to enumerate; 0: exact values only
 
 
 @dataclass

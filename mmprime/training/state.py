@@ -56,8 +56,8 @@ class RunState:
         optimizers: dict[str, torch.optim.Optimizer] = {}
         for name, group in self.groups.items():
             optimizers[name] = build_optimizer([p for p in group if id(p) not in hidden], train)
-            if found := [p for p in group if id(p) in hidden and p.requires_grad]:
-                optimizers[f"{MUON}{name}"] = build_muon(found, train)
+            if matrices_of_group := [p for p in group if id(p) in hidden and p.requires_grad]:
+                optimizers[f"{MUON}{name}"] = build_muon(matrices_of_group, train)
         return optimizers
 
     def collect(self) -> State:
@@ -97,9 +97,9 @@ class RunState:
 
         Raises ValueError for a change of what the run learns from that ``run.allow_changes`` does not name.
         """
-        own = self.fingerprint()
-        changes = find_changes(values["config"], values["fingerprint"], self.config, own)
-        if odd := refused(changes, self.config, own):
+        current = self.fingerprint()
+        changes = find_changes(values["config"], values["fingerprint"], self.config, current)
+        if odd := refused(changes, self.config, current):
             names = ",".join(dict.fromkeys(change.key for change in odd))
             others = "; ".join(str(change) for change in changes if change not in odd)
             raise ValueError(

@@ -188,13 +188,13 @@ class Trainer:
     def _events(self) -> bool:
         """Validation and samples of this step, where due, on process 0; True at a new best."""
         step, improved = self.at.step, False
-        validate, draw = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
+        validate, sample = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
         if validate and self.world.is_main:
             improved = self._validate()
-        if draw and self.world.is_main:
+        if sample and self.world.is_main:
             with self._averaged():
                 self.task.write_samples(self.directory / "samples", step)
-        if validate or draw:
+        if validate or sample:
             self.world.barrier()
         self.at.events_step = step
         return improved
@@ -258,8 +258,8 @@ class Trainer:
                 changes = self.state.changes(newest.state[1])
                 self.state.restore(newest.state)
             except (ValueError, KeyError, TypeError) as error:
-                told = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
-                raise ValueError(f"{self.checkpoints.path(newest.step)}: {told}") from error
+                reason = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
+                raise ValueError(f"{self.checkpoints.path(newest.step)}: {reason}") from error
             lines.append(f"resuming {self.directory} at step {newest.step} of {self.train.steps}")
         if changes:
             lines.append("changed since the checkpoint: " + "; ".join(map(str, changes)))

@@ -1,16 +1,17 @@
-"""tools/evaluate.py and tools/demo.py: rows, and mistakes that cost one line and no number."""
+"""evaluate and demo: rows, and mistakes that cost one line and no number."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tools_world import drawings, here, model, run, text_model
 
-from mmprime.cli import console, demo, evaluate, prepare
-from mmprime.cli.evaluations.captions import judged_set
+from mmprime.cli import console, demo, evaluate
+from mmprime.cli.evaluations.captions import gallery_set
 from mmprime.data import prepare_text
 
 __all__ = ["drawings", "here", "model", "text_model"]  # fixtures
@@ -18,7 +19,7 @@ __all__ = ["drawings", "here", "model", "text_model"]  # fixtures
 
 def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = drawings / "codes"
-    arguments = ["likelihood", "--model", model, "--data", data, "--steps", "2", "--laws", "nested", "--limit", "2"]
+    arguments = ["likelihood", "--model", model, "--data", data, "--steps", "2", "--maskings", "nested", "--limit", "2"]
     assert run(evaluate, [*arguments, "--json", "r.json"]) == 0
     rows = json.loads(Path("r.json").read_text())
     names = {(row["metric"], row["unit"]) for row in rows}
@@ -33,23 +34,23 @@ def test_likelihood_rows(model: Path, drawings: Path, here: Path, capsys: pytest
     assert 1.05 < values[name, "bits/byte"] / bits < 1.15  # of 8 to 11 bytes; with padding counted it would be 1.6
     assert values[name, "perplexity (text and end) (bound)"] == pytest.approx(2**bits)
     assert all(row["stderr"] is not None and row["num_samples"] == 2 for row in rows)
-    assert all(row["command"].startswith("python tools/evaluate.py likelihood --model") for row in rows)
+    assert all(row["command"].startswith("mmprime evaluate likelihood --model") for row in rows)
     said = capsys.readouterr().out
     assert "no bound on the negative log-likelihood" in said
     assert not any("joint_loss" in metric and "perplexity" in unit for metric, unit in names)
 
 
-def test_likelihood_under_place_powers(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_likelihood_under_level_powers(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "a.txt").write_text("the state of the union is as it was " * 8)
-    arguments = ["likelihood", "--model", text_model, "--data", "a.txt", "--steps", "2", "--laws", "independent"]
-    assert run(evaluate, [*arguments, "--place-powers", "1,2.5", "--json", "r.json"]) == 0
+    arguments = ["likelihood", "--model", text_model, "--data", "a.txt", "--steps", "2", "--maskings", "independent"]
+    assert run(evaluate, [*arguments, "--level-powers", "1,2.5", "--json", "r.json"]) == 0
     names = {row["metric"] for row in json.loads(Path("r.json").read_text())}
     for time in ("continuous", "T=2"):
-        assert {f"a: nelbo text {time} independent", f"a: nelbo text {time} independent places 1,2.5"} <= names
+        assert {f"a: nelbo text {time} independent", f"a: nelbo text {time} independent levels 1,2.5"} <= names
     capsys.readouterr()
-    assert run(evaluate, [*arguments, "--place-powers", "1,2,3"]) == 2
-    assert "place powers [1.0, 2.0, 3.0]: one for each digit" in capsys.readouterr().err
-    assert evaluate.main(["likelihood", "--place-powers", "1,-2"]) == 2
+    assert run(evaluate, [*arguments, "--level-powers", "1,2,3"]) == 2
+    assert "level powers [1.0, 2.0, 3.0]: one for each digit" in capsys.readouterr().err
+    assert evaluate.main(["likelihood", "--level-powers", "1,-2"]) == 2
     assert "'1,-2' is no list of numbers > 0" in capsys.readouterr().err
 
 
@@ -123,7 +124,7 @@ def test_evaluation_mistakes(model: Path, drawings: Path, here: Path, capsys: py
         (score, "give --data PATH"),
         ([*score, "--data", data, "--split", "test"], "no split 'test'"),
         ([*score, "--data", data, "--tasks", "sound"], "no task 'sound'"),
-        ([*score, "--data", data, "--laws", "sorted"], "unknown 'sorted'"),
+        ([*score, "--data", data, "--maskings", "sorted"], "--maskings: unknown 'sorted'"),
         ([*score, "--data", here / "absent"], "absent"),
         (["likelihood", "--model", "absent"], "no model at absent"),
         (["samples", "--generated", ".", "--reference", "."], "--inception"),
@@ -144,32 +145,12 @@ def test_demo_without_a_model(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert list(here.iterdir()) == []
 
 
-def test_place_powers_are_searched_and_kept(text_model: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "a.txt").write_text("the state of the union is as it was " * 8)
-    before = {file: file.read_bytes() for file in text_model.iterdir()}
-    arguments = ["schedule", "--model", text_model, "--data", "a.txt", "--limit", "6", "--samples", "1"]
-    arguments += ["--iterations", "4", "--batch", "4", "--ratios", "0.5,1", "--steps", "4", "--out", "p.json"]
-    assert run(prepare, arguments) == 0
-    said = capsys.readouterr().out
-    assert "a: text, 6 examples, T = 4" in said
-    assert said.count("minus powers of 1") == 3
-    stored = json.loads(Path("p.json").read_text())
-    assert f"--place-powers {','.join(f'{power:.4g}' for power in stored['place_powers'])}" in said
-    assert (stored["steps"], stored["num_examples"], len(stored["path"])) == (4, 6, 4)
-    assert len(stored["model_hash"]) == 16
-    assert {file: file.read_bytes() for file in text_model.iterdir()} == before
-    assert run(prepare, [*arguments, "--ratios", "40"]) == 2
-    assert "between 1/16 and 16, got [40.0]" in capsys.readouterr().err
+def test_drawings_are_compared_with_what_the_model_was_trained_on() -> None:
+    def trained(data: str) -> SimpleNamespace:
+        return SimpleNamespace(card=SimpleNamespace(data=Path(data)))
 
-
-def test_captions_are_judged_against_what_the_model_was_trained_on() -> None:
-    class Trained:
-        data: Path | None = None
-
-    trained = Trained()
-    assert judged_set(trained, "mine") == "mine"
-    trained.data = Path(console.DEFAULT_MODEL) / "../../emoji_codes"  # as the shipped model says it
-    assert judged_set(trained, None) == console.DEFAULT_IMAGES
-    trained.data = Path("my/codes")
+    shipped = trained(f"{console.DEFAULT_MODEL}/../../emoji_codes")  # as the shipped model says it
+    assert gallery_set(shipped, "mine") == "mine"
+    assert gallery_set(shipped, None) == console.DEFAULT_IMAGES
     with pytest.raises(ValueError, match=r"was trained on my/codes; give --data DIR"):
-        judged_set(trained, None)
+        gallery_set(trained("my/codes"), None)

@@ -1,4 +1,4 @@
-"""tools/report.py: pivots of rows, refusals of rows that do not match, loss curves of logs, calibration of a model."""
+"""report: pivots of rows, refusals of rows that do not match, loss curves of logs, calibration of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_plots = pytest.mark.skipif(util.find_spec("matplotlib") is None, reason="m
 
 def row(value: float = 1.0, **fields: object) -> Measure:
     base = {"metric": "fid", "stderr": 0.25, "unit": "squared distance", "num_samples": 10, "nfe": 8, "seed": 0}
-    hashes = {"model_hash": "m1", "data_hash": "d1", "reference_hash": "r1", "command": "python tools/evaluate.py x"}
+    hashes = {"model_hash": "m1", "data_hash": "d1", "reference_hash": "r1", "command": "mmprime evaluate x"}
     return Measure(**{"value": value, **base, **hashes, **fields})  # type: ignore[arg-type]
 
 
@@ -62,7 +62,7 @@ def test_files_side_by_side(here: Path) -> None:
     assert cells(lines[0]) == ["metric", "unit", "NFE", "a/rows", "b/rows"]
     assert cells(lines[2]) == ["fid", "squared distance", "8", "12.35 ± 0.25", "11.000 ± 0.031"]
     assert cells(lines[3]) == ["kid", "x", "8", "0.5000", ""]
-    assert "- a/rows: `python tools/evaluate.py x` (model_hash m1, data_hash d1, reference_hash r1)" in lines
+    assert "- a/rows: `mmprime evaluate x` (model_hash m1, data_hash d1, reference_hash r1)" in lines
     assert "model_hash m2" in lines[-1]
 
 
@@ -212,7 +212,7 @@ def test_calibration_of_a_model(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows[0].value > 0.005  # random heads know nothing of the text
     assert sum(each.num_samples for each in rows[3:]) == rows[0].num_samples > 12
     assert {len(each.model_hash or "") for each in rows} == {len(each.data_hash or "") for each in rows} == {16}
-    assert rows[0].command.startswith("python tools/report.py calibration --model")
+    assert rows[0].command.startswith("mmprime report calibration --model")
     said = capsys.readouterr().out
     assert "share right at" not in said
     assert "calibration error beyond chance" in said

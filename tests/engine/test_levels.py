@@ -23,7 +23,7 @@ from mmprime.engine import (
     sample,
     sampler_of,
 )
-from mmprime.engine.schedule import Regions
+from mmprime.engine.schedule import RegionSchedule
 
 WORLD = oracle.mixed_world()
 CANVAS, WRONG, PERFECT = WORLD.canvas, oracle.wrong(WORLD), oracle.perfect(WORLD)
@@ -49,10 +49,10 @@ def test_each_digit_level_has_its_power_and_single_digits_have_one() -> None:
     power = torch.tensor([1, 1, 0.5, 3, 0.5, 3], dtype=torch.float64)
     assert torch.allclose(schedule.alpha(t), 1 - t**power)
     assert torch.allclose(schedule.weight(t), power / t)
-    assert isinstance(schedule, Regions)
+    assert isinstance(schedule, RegionSchedule)
     assert torch.equal(schedule.powers, power)
     mixed = Schedule.regions({"text": Schedule.linear(), "image": Schedule.cosine()}, canvas)
-    assert isinstance(mixed, Regions)
+    assert isinstance(mixed, RegionSchedule)
     assert mixed.powers is None
 
 

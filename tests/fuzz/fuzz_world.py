@@ -137,8 +137,8 @@ COMMANDS = [
 OPTIONS = [
     "--prompt", "--label", "--image", "--region", "--regions", "--resume-from", "--model", "--num", "--steps", "--seed",
     "--guidance", "--guidance-schedule", "--sampler", "--temperature", "--top-p", "--new-tokens", "--blank-tokens",
-    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--maskings", "--estimators", "--orders",
-    "--level-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
+    "--pause-at", "--out", "--trace", "--scale", "--data", "--split", "--tasks", "--maskings", "--estimators",
+    "--orders", "--level-powers", "--limit", "--samples", "--precision", "--batch", "--json", "--metric", "--generated",
     "--reference", "--tokenizer", "--by", "--unit", "--within", "--images", "--size", "--vocab-size", "--per",
     "--device",
     "--split-fraction", "--licence", "--source", "--digits", "--radices", "--dim", "--rows", "--ratios", "--iterations",

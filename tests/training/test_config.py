@@ -138,7 +138,7 @@ model.width=1000000000 [0,   model.depth=-1 [0,   model.heads=-1 [0,   model.dro
 model.codec.text.digits=0 [1,   model.codec.text.radices=[1,2] [2,   objective.steps=0 [1,
 objective.mask_power=0 (0,   objective.start_share=1.5 [0,   objective.mixture={nested:-1} [0,
 objective.blend={joint:nan} [0,   objective.level_powers=[0] (0,   toy.tokens=0 [1,   toy.codes=1 [2,
-toy.draws=-1 [0,   toy.sharpness=inf [0,
+toy.samples=-1 [0,   toy.sharpness=inf [0,
 """.replace("{a:", "{a: ")
     .replace("{nested:", "{nested: ")
     .replace("{joint:", "{joint: ")
@@ -250,8 +250,8 @@ def test_a_run_dir_that_cannot_be_made(toy, tmp_path, monkeypatch):
 def test_a_toy_world_too_large_to_hold(toy):
     with pytest.raises(ConfigError, match=r"toy.tokens=30, toy.codes=10: 10\^30 states"):
         ToyTask(load_config(toy, ["toy.tokens=30", "toy.codes=10"]))
-    with pytest.raises(ConfigError, match=r"toy.draws=1:"):
-        ToyTask(load_config(toy, ["toy.draws=1"]))
+    with pytest.raises(ConfigError, match=r"toy.samples=1:"):
+        ToyTask(load_config(toy, ["toy.samples=1"]))
 
 
 def test_earlier_names_are_read_and_told_once(toy):

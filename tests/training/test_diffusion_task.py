@@ -135,7 +135,7 @@ def test_each_mode_shows_hides_and_scores_what_its_name_says(tmp_path):
 
 def test_shares_of_modes_are_exact_in_a_batch(tmp_path):
     built = task(tmp_path)
-    counts = built.conditions.draw(100, torch.Generator().manual_seed(0)).bincount()
+    counts = built.conditions.sample(100, torch.Generator().manual_seed(0)).bincount()
     assert dict(zip(built.conditions.names, counts.tolist())) == pytest.approx(
         {"text_given": 50, "text_absent": 10, "image_given": 20, "joint": 20}, abs=1
     )

@@ -101,7 +101,7 @@ def test_each_of_several_captions_is_drawn_alike_often(several):
     assert corpus.classes == ["k", "l", "m"]
     assert corpus.notices[0] == "train: 1 of 4 examples have no caption and are left out"
     indices = torch.arange(3).repeat(3000)
-    drawn, again = (corpus.train.subset(3, 1).draw(indices, torch.Generator().manual_seed(0)) for _ in range(2))
+    drawn, again = (corpus.train.subset(3, 1).sample(indices, torch.Generator().manual_seed(0)) for _ in range(2))
     assert torch.equal(drawn.codes["text"], again.codes["text"])
     assert drawn.captions == [corpus.text_tokenizer.decode(row) for row in drawn.codes["text"].tolist()]
     assert drawn.text_tokens.tolist() == [len(caption) + 1 for caption in drawn.captions]

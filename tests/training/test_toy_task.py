@@ -48,7 +48,7 @@ def test_the_learned_bound_falls_towards_the_entropy_and_never_below(tmp_path, m
 @pytest.mark.parametrize("draws", [0, 4000])
 def test_level_powers_are_judged_by_their_own_bound(tmp_path, draws):
     settings = config(tmp_path, masking="independent", level_powers=[0.5, 3.0], steps=3)
-    settings.toy.draws = draws
+    settings.toy.samples = draws
     task = ToyTask(settings)
     with torch.no_grad():
         for p in task.modules.parameters():
@@ -111,7 +111,7 @@ def test_a_picture_is_the_table_and_its_entropy_is_known(tmp_path):
 @pytest.mark.parametrize("digits", [1, 2])
 def test_estimated_bounds_agree_with_exact_ones(tmp_path, monkeypatch, digits):
     torch.manual_seed(0)
-    task = ToyTask(picture_config(tmp_path, digits, draws=1000))
+    task = ToyTask(picture_config(tmp_path, digits, samples=1000))
     for head in task.modules.heads.values():
         torch.nn.init.normal_(head.linear.weight, std=0.3)
     with torch.no_grad():
@@ -143,8 +143,8 @@ def test_forwarding_equal_rows_once_changes_nothing(tmp_path):
 @pytest.mark.parametrize("digits", [1, 2])
 def test_a_learned_picture_prints_every_bound_above_the_entropy(tmp_path, monkeypatch, digits):
     torch.manual_seed(0)
-    monkeypatch.setattr("mmprime.training.tasks.toy.PICTURE_DRAWS", 50)
-    settings = picture_config(tmp_path, digits, draws=200)
+    monkeypatch.setattr("mmprime.training.tasks.toy.PICTURE_SAMPLES", 50)
+    settings = picture_config(tmp_path, digits, samples=200)
     train = dataclasses.replace(settings.train, steps=20, batch=32, samples_every=20, validate_every=20)
     settings = dataclasses.replace(settings, train=train)
     task = ToyTask(settings)
@@ -182,7 +182,7 @@ def test_pictures_and_codecs_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "grey.png").write_text("no picture")
     with pytest.raises(ConfigError, match="no picture that can be read"):
         ToyTask(settings)
-    with pytest.raises(ConfigError, match=r"too many plans; set e.g. toy.draws=4096"):
+    with pytest.raises(ConfigError, match=r"too many plans; set e.g. toy.samples=4096"):
         ToyTask(dataclasses.replace(config(tmp_path), toy=ToyConfig(tokens=5, codes=6)))
 
 

@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[Measure]:
     """The rows of every curve."""
-    return [row for curve in curves(options) for row in curve.rows]
+    return [row for curve in reliability_curves(options) for row in curve.rows]
 
 
-def curves(options: argparse.Namespace) -> Iterator[Curve]:
+def reliability_curves(options: argparse.Namespace) -> Iterator[Curve]:
     """One curve for each split and task. Raises ValueError when the data do not fit the model."""
     from mmprime.engine import MASKINGS, Rows
     from mmprime.evaluation.calibration import bin_predictions, calibration_rows, predict

@@ -38,7 +38,7 @@ _WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
-class Group:
+class TextGroup:
     """Texts sampled or read alike. curve: of the frontier, None for an anchor. about: fields of a Measure."""
 
     name: str
@@ -122,7 +122,7 @@ def _text_pipeline(directory: str) -> Pipeline:
     return pipe
 
 
-def _sample(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
+def _sample(pipe: Pipeline, options: argparse.Namespace) -> Iterator[TextGroup]:
     from mmprime.evaluation.sample_cost import idle_share, steps_unused, trained_sampler
     from mmprime.generation.sampling import SamplingConfig
 
@@ -139,10 +139,10 @@ def _sample(pipe: Pipeline, options: argparse.Namespace) -> Iterator[Group]:
             }
             name = f"{steps} steps, temperature {temperature:g}"
             print(f"{name}: {len(result.texts)} texts in {result.seconds:.1f} s of sampling")
-            yield Group(name, result.texts, about, f"{steps} steps", f"τ = {temperature:g}")
+            yield TextGroup(name, result.texts, about, f"{steps} steps", f"τ = {temperature:g}")
 
 
-def read_groups(file: str | Path) -> list[Group]:
+def read_groups(file: str | Path) -> list[TextGroup]:
     """Texts of a file: a JSON list of texts, or of {"text", "group"} as --save writes it; else blank lines between.
 
     Raises ValueError on an unreadable file, no text, or an entry that is no text.
@@ -166,7 +166,7 @@ def read_groups(file: str | Path) -> list[Group]:
         raise ValueError(f"{file} holds no text")
     about = {"nfe": 0.0, "model_hash": hash_files(file)}
     named = [(name, texts) for name, texts in by_name.items() if name not in (REAL, SHUFFLED)]
-    return [Group(name, texts, about, "texts", name) for name, texts in named]
+    return [TextGroup(name, texts, about, "texts", name) for name, texts in named]
 
 
 def _entries(content: str, file: Path) -> list[Any]:
@@ -183,7 +183,7 @@ def _entries(content: str, file: Path) -> list[Any]:
     return found
 
 
-def _anchors(groups: Sequence[Group], data: Path, options: argparse.Namespace) -> list[Group]:
+def _anchors(groups: Sequence[TextGroup], data: Path, options: argparse.Namespace) -> list[TextGroup]:
     from mmprime.data import load_documents
     from mmprime.engine import mix
     from mmprime.evaluation.datasets import hash_of, splits_of
@@ -194,7 +194,7 @@ def _anchors(groups: Sequence[Group], data: Path, options: argparse.Namespace) -
     texts = pieces(documents, max(1, round(median(lengths))), max(len(group.texts) for group in groups), options.seed)
     mixed = [shuffled(text, mix(options.seed, number)) for number, text in enumerate(texts)]
     about = {"nfe": 0.0, "data_hash": hash_of(data)}
-    return [Group(REAL, texts, about), Group(SHUFFLED, mixed, about)]
+    return [TextGroup(REAL, texts, about), TextGroup(SHUFFLED, mixed, about)]
 
 
 def pieces(documents: Sequence[str], words: int, num: int, seed: int = 0) -> list[str]:
@@ -215,7 +215,7 @@ def pieces(documents: Sequence[str], words: int, num: int, seed: int = 0) -> lis
     return [found[index] for index in choose_rows(len(found), num, seed)]
 
 
-def _save(file: str, groups: Sequence[Group]) -> None:
+def _save(file: str, groups: Sequence[TextGroup]) -> None:
     from mmprime.io import write_text
 
     entries = [{"group": group.name, "text": text} for group in groups for text in group.texts]
@@ -233,7 +233,7 @@ def _counter(pipe: Pipeline | None) -> Callable[[str], list[int]]:
 
 
 def _measured(
-    group: Group, scorer: LanguageModelScorer, count: Callable[[str], list[int]] | None
+    group: TextGroup, scorer: LanguageModelScorer, count: Callable[[str], list[int]] | None
 ) -> tuple[TextScores, Diversity]:
     from mmprime.evaluation.text.diversity import diversity, words
 
@@ -241,7 +241,7 @@ def _measured(
 
 
 def _rows(
-    group: Group, scored: TextScores, varied: Diversity, scorer: LanguageModelScorer, options: argparse.Namespace
+    group: TextGroup, scored: TextScores, varied: Diversity, scorer: LanguageModelScorer, options: argparse.Namespace
 ) -> Iterator[Measure]:
     """One group, the perplexity never without the rest. Sampled groups share names: sampler and NFE tell them apart."""
     from mmprime.evaluation import Measure
@@ -272,7 +272,9 @@ def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, A
     return {"model_hash": model_hash(model), "ema": averaged_by(model), "precision": "fp32"}
 
 
-def _summary(groups: Sequence[Group], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str) -> str:
+def _summary(
+    groups: Sequence[TextGroup], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
+) -> str:
     """A table of one line a group, the perplexity beside the rest."""
     from mmprime.evaluation.metric import markdown
 
@@ -292,7 +294,7 @@ def _with_error(value: float, error: float | None, digits: int) -> str:
 
 
 def _plot(
-    file: str, groups: Sequence[Group], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
+    file: str, groups: Sequence[TextGroup], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
 ) -> None:
     from mmprime.evaluation.text.frontier import Point, draw_frontier
 

@@ -98,8 +98,8 @@ class DiffusionTask(Task):
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        batch = self.train.draw(indices.cpu(), generator)
-        mode = self.conditions.draw(len(batch), generator)
+        batch = self.train.sample(indices.cpu(), generator)
+        mode = self.conditions.sample(len(batch), generator)
         cond = self._drop_labels(self._condition(batch), generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         rows = Rows(batch.y(self.canvas).to(self.device), given, absent, cond)
@@ -123,8 +123,8 @@ class DiffusionTask(Task):
                 if number == 0:
                     wanted |= {"nelbo_token_synchronous": whole, "joint_loss": joint}
                 for key, quantity in wanted.items():
-                    found: Estimate = estimate(self.modules, self.canvas, data, view, quantity, effort)
-                    value, error = found.per_token
+                    estimated: Estimate = estimate(self.modules, self.canvas, data, view, quantity, effort)
+                    value, error = estimated.per_token
                     metrics[f"{split}/{key}"] = value
                     metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
         return metrics
@@ -212,15 +212,15 @@ class DiffusionTask(Task):
         if len(self.conditions.names) == 1:
             return {}
         sizes = batch.text_tokens
-        found = {}
+        by_mode = {}
         for number, name in enumerate(self.conditions.names):
             if not (mine := mode == number).any():
                 continue
             view = self.conditions.views[number]
-            own = Sizes(text_tokens=None if sizes is None else sizes[mine])
-            value, _ = ratio(nats[mine], own.tokens(view, self.canvas, int(mine.sum())))
-            found[f"{self.objective.name}/{name}{own.counted(view)}"] = value
-        return found
+            sizes_of_mode = Sizes(text_tokens=None if sizes is None else sizes[mine])
+            value, _ = ratio(nats[mine], sizes_of_mode.tokens(view, self.canvas, int(mine.sum())))
+            by_mode[f"{self.objective.name}/{name}{sizes_of_mode.counted(view)}"] = value
+        return by_mode
 
     def _untrained(self, view: ScoringTask, examples: Examples) -> str:
         """The NELBO of a model that knows nothing, in words: ln C, for every position of a row."""

@@ -75,8 +75,9 @@ class TokenizerTask(Task):
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         yield "tokenizer", total, {name: float(term.detach()) for name, term in terms.items()}
         if fooling:
-            judge = self.modules["discriminator"]
-            yield "discriminator", hinge_discriminator(judge(images), judge(result.reconstruction.detach())), {}
+            discriminator = self.modules["discriminator"]
+            real, restored = discriminator(images), discriminator(result.reconstruction.detach())
+            yield "discriminator", hinge_discriminator(real, restored), {}
 
     def after_step(self) -> None:
         """Move the code book by what all processes saw in this step."""
@@ -125,8 +126,8 @@ class TokenizerTask(Task):
     def write_samples(self, directory: Path, step: int) -> None:
         """``reconstructions_STEP.png``: validation images (training ones where there are none) above their copies."""
         directory.mkdir(parents=True, exist_ok=True)
-        shown = list(self.validation.values()) or [self.images]
-        chosen = torch.cat([_spread(images, -(-32 // len(shown))) for images in shown])
+        splits = list(self.validation.values()) or [self.images]
+        chosen = torch.cat([_spread(images, -(-32 // len(splits))) for images in splits])
         originals = self._pixels(chosen)
         restored = self.tokenizer.decode(self.tokenizer.encode(originals))
         write_pairs(directory / f"reconstructions_{step:06d}.png", originals, restored)

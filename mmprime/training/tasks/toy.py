@@ -3,7 +3,7 @@
     H = -Σ_x p(x) ln p(x)  ≤  E_p[NELBO(x)]
 
 Training draws x ~ p; validation prints the learned bounds beside H: averaged over *all* states and plans with their
-chances where these are few, else estimated from draws x_i ~ p, each with one whole plan (-ln p(x), whose mean H is
+chances where these are few, else estimated from samples x_i ~ p, each with one whole plan (-ln p(x), whose mean H is
 known, serves as control variate).
 """
 
@@ -49,10 +49,10 @@ from .toy_table import picture_table, random_table, write_points
 MOST_PLANS, MOST_ROWS = 10_000, 1 << 19  # beyond these a bound is estimated, not enumerated
 CHUNK = 1 << 13  # states scored at a time
 JOINT_REPEATS = 4
-PICTURE_DRAWS = 4096
+PICTURE_SAMPLES = 4096
 
 
-class Estimate(NamedTuple):
+class TableMean(NamedTuple):
     """Nats per example and their standard error, 0 where the value is exact."""
 
     value: float
@@ -80,7 +80,7 @@ class ToyTask(Task):
     """Learn a table; see the module's head.
 
     states (K, L) codes of positive probability, table (K,) float64 their probabilities, entropy in nats.
-    Raises ConfigError on a picture that does not fit toy.tokens and toy.codes, or too many plans without toy.draws.
+    Raises ConfigError on a picture that does not fit toy.tokens and toy.codes, or too many plans without toy.samples.
     """
 
     name = "toy"
@@ -98,12 +98,12 @@ class ToyTask(Task):
         self.num_examples = len(self.table)
         self.y = self.canvas.pack({"text": self.states})
         self.objective = Objective(config.objective, self.canvas)
-        if toy.draws == 1:
-            raise ConfigError("toy.draws=1: one draw has no standard error; set 0 (exact) or e.g. 4096")
-        if not toy.draws and not self._enumerable(self.objective.masking, None):
+        if toy.samples == 1:
+            raise ConfigError("toy.samples=1: one sample has no standard error; set 0 (exact) or e.g. 4096")
+        if not toy.samples and not self._enumerable(self.objective.masking, None):
             raise ConfigError(
-                f"toy.draws=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
-                "states have too many plans; set e.g. toy.draws=4096 to estimate them"
+                f"toy.samples=0 asks for exact bounds, but {self.canvas.num_subtokens} digits over {len(self.table)} "
+                "states have too many plans; set e.g. toy.samples=4096 to estimate them"
             )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -111,7 +111,7 @@ class ToyTask(Task):
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """As many exact draws from the table as there are indices (which states they name does not matter)."""
-        nats = self.objective(self.modules, self._rows(self._draw(len(indices), generator)), generator)
+        nats = self.objective(self.modules, self._rows(self._sample(len(indices), generator)), generator)
         yield "model", nats.mean() / self.config.toy.tokens, {}
 
     # ---------------------------------------------------------------- validation
@@ -121,19 +121,19 @@ class ToyTask(Task):
         objective.steps under objective.masking; ``bound_token_synchronous``; ``joint_loss``, which is no bound. Each
         but the entropy with its standard error under ``.._se``; ``bound_finite`` only if there is a way to have it."""
         masking, steps = self.objective.masking, self.config.objective.steps
-        found = {"bound": self._bound(masking, None, generator)}
-        if self.config.toy.draws or self._enumerable(masking, steps):
-            found["bound_finite"] = self._bound(masking, steps, generator)
+        estimates = {"bound": self._bound(masking, None, generator)}
+        if self.config.toy.samples or self._enumerable(masking, steps):
+            estimates["bound_finite"] = self._bound(masking, steps, generator)
         same = masking.whole_tokens or self.canvas.num_subtokens == self.canvas.num_tokens
         whole = masking_of("token_synchronous")
-        found["bound_token_synchronous"] = found["bound"] if same else self._bound(whole, None, generator)
-        found["joint_loss"] = self._joint_loss(generator)
+        estimates["bound_token_synchronous"] = estimates["bound"] if same else self._bound(whole, None, generator)
+        estimates["joint_loss"] = self._joint_loss(generator)
         metrics = {"entropy": self.entropy}
-        for name, estimate in found.items():
+        for name, estimate in estimates.items():
             metrics |= {name: estimate.value, f"{name}_se": estimate.stderr}
         return metrics
 
-    def _bound(self, masking: Masking, steps: int | None, generator: torch.Generator) -> Estimate:
+    def _bound(self, masking: Masking, steps: int | None, generator: torch.Generator) -> TableMean:
         """Σ_x p(x) · NELBO(x): exact, or estimated with one whole plan for each draw."""
         denoiser = Distinct(self.modules)
         if self._enumerable(masking, steps):
@@ -141,7 +141,7 @@ class ToyTask(Task):
             for chunk in torch.arange(len(self.table)).split(CHUNK):
                 exact = exact_nelbo(denoiser, self.canvas, self._rows(chunk), steps, masking)
                 total += float(exact.bound.cpu() @ self.table[chunk])
-            return Estimate(total, 0.0)
+            return TableMean(total, 0.0)
 
         def score(rows: Rows) -> Tensor:
             order = random_order(self.canvas, masking, len(rows), generator)
@@ -153,33 +153,33 @@ class ToyTask(Task):
 
         return self._estimate(score, generator)
 
-    def _joint_loss(self, generator: torch.Generator) -> Estimate:
+    def _joint_loss(self, generator: torch.Generator) -> TableMean:
         """Over all states with one mask each if nothing is to be drawn, else from draws."""
         masking, toy = self.objective.masking, self.config.toy
 
         def loss(rows: Rows) -> Tensor:
             return joint_loss(self.modules, self.canvas, rows, generator=generator, masking=masking)
 
-        if not toy.draws:
-            return Estimate(float(loss(self._rows(slice(None))).double().cpu() @ self.table), 0.0)
+        if not toy.samples:
+            return TableMean(float(loss(self._rows(slice(None))).double().cpu() @ self.table), 0.0)
 
         def score(rows: Rows) -> Tensor:
             return torch.stack([loss(rows) for _ in range(JOINT_REPEATS)]).mean(0)
 
         return self._estimate(score, generator)
 
-    def _estimate(self, score: Callable[[Rows], Tensor], generator: torch.Generator) -> Estimate:
-        """E_p[score(x)] from toy.draws draws: mean(s_i) + c (H - mean(h_i)), with its standard error.
+    def _estimate(self, score: Callable[[Rows], Tensor], generator: torch.Generator) -> TableMean:
+        """E_p[score(x)] from toy.samples draws: mean(s_i) + c (H - mean(h_i)), with its standard error.
 
         s_i = score(x_i); h_i = -ln p(x_i), whose mean H is known; c = cov(s, h) / var(h), 0 where p is uniform.
         """
-        drawn = self._draw(self.config.toy.draws, generator)
-        nats = torch.cat([score(self._rows(chunk)).double().cpu() for chunk in drawn.split(CHUNK)])
-        known = -self.table[drawn].log()
+        sampled = self._sample(self.config.toy.samples, generator)
+        nats = torch.cat([score(self._rows(chunk)).double().cpu() for chunk in sampled.split(CHUNK)])
+        known = -self.table[sampled].log()
         (_, mixed), (_, spread) = torch.stack([nats, known]).cov().tolist()
         slope = mixed / spread if spread > 0 else 0.0
         controlled = nats + slope * (self.entropy - known)
-        return Estimate(float(controlled.mean()), float(controlled.std() / math.sqrt(len(controlled))))
+        return TableMean(float(controlled.mean()), float(controlled.std() / math.sqrt(len(controlled))))
 
     def _enumerable(self, masking: Masking, steps: int | None) -> bool:
         """Whether all plans of all states can be scored: few plans, and few (state, visible, revealed) triples."""
@@ -188,7 +188,7 @@ class ToyTask(Task):
         reveals = units * 2 ** (units - 1) if steps is None else 3**units - 2**units
         return plans <= MOST_PLANS and reveals * len(self.table) <= MOST_ROWS
 
-    def _draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def _sample(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.multinomial(self.table, count, replacement=True, generator=generator)
 
     def _rows(self, index: Tensor | slice) -> Rows:
@@ -230,10 +230,11 @@ class ToyTask(Task):
         if not self.config.toy.picture:
             return
         generator = generator_for("cpu", self.config.run.seed, "samples")
-        plan = Plan.by_count(random_order(self.canvas, self.config.objective.masking, PICTURE_DRAWS, generator))
-        drawn = self.canvas.unpack(sample(self.modules, self.canvas, plan, generator=generator).y.cpu())["text"]
-        write_points(directory / "truth.png", self.states[self._draw(PICTURE_DRAWS, generator)], self.config.toy.codes)
-        write_points(directory / f"model_step{step}.png", drawn, self.config.toy.codes)
+        plan = Plan.by_count(random_order(self.canvas, self.config.objective.masking, PICTURE_SAMPLES, generator))
+        sampled = self.canvas.unpack(sample(self.modules, self.canvas, plan, generator=generator).y.cpu())["text"]
+        truth, side = self.states[self._sample(PICTURE_SAMPLES, generator)], self.config.toy.codes
+        write_points(directory / "truth.png", truth, side)
+        write_points(directory / f"model_step{step}.png", sampled, side)
 
     def export(self, directory: Path) -> None:
         save_model(directory, self.modules, self.canvas, {"toy": True}, torch.float32)
@@ -243,5 +244,5 @@ class ToyTask(Task):
         return {"toy": content.hexdigest()[:16], "model.codec.text": self.canvas.span("text").codec.fingerprint()}
 
 
-def _read(metrics: dict[str, float], name: str) -> Estimate:
-    return Estimate(metrics[name], metrics.get(f"{name}_se", 0.0))
+def _read(metrics: dict[str, float], name: str) -> TableMean:
+    return TableMean(metrics[name], metrics.get(f"{name}_se", 0.0))
