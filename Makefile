@@ -18,12 +18,12 @@ test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow or not slow"
 
 reproduce: $(VENV)/.installed-dev
-	$(PY) tools/evaluate.py likelihood --split val_vendor --tasks "image|text" --steps 4,16,64 --samples 4 --json out/measured/likelihood.json
-	$(PY) tools/evaluate.py likelihood --split val_vendor --tasks "text|image" --laws token_synchronous --steps 4 --samples 4 --json out/measured/caption_likelihood.json
-	$(PY) tools/evaluate.py likelihood --model assets/models/sotu --json out/measured/text.json
-	$(PY) tools/evaluate.py tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
-	$(PY) tools/evaluate.py captions --model assets/models/emoji_t2i --num 300 --steps 32 --json out/measured/captions.json
-	$(PY) tools/report.py agree benchmarks/measured out/measured
+	$(PY) -m mmprime evaluate likelihood --split val_vendor --tasks "image|text" --steps 4,16,64 --samples 4 --json out/measured/likelihood.json
+	$(PY) -m mmprime evaluate likelihood --split val_vendor --tasks "text|image" --maskings token_synchronous --steps 4 --samples 4 --json out/measured/caption_likelihood.json
+	$(PY) -m mmprime evaluate likelihood --model assets/models/sotu --json out/measured/text.json
+	$(PY) -m mmprime evaluate tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
+	$(PY) -m mmprime evaluate captions --model assets/models/emoji_t2i --num 300 --steps 32 --json out/measured/captions.json
+	$(PY) -m mmprime report agree benchmarks/measured out/measured
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet -f .mkdocs/mkdocs.yml

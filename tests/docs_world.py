@@ -17,16 +17,17 @@ after a block is its output; `...` stands for lines left out.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,60 +149,79 @@ def printed() -> Any:
         yield out
 
 
-def tool(name: str) -> ModuleType:
-    """A command of `tools/` as a module."""
-    spec = importlib.util.spec_from_file_location(f"documented_{name}", ROOT / "tools" / f"{name}.py")
-    assert spec is not None, name
-    assert spec.loader is not None, name
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module_of(name: str) -> ModuleType:
+    """A command as a module."""
+    return importlib.import_module(f"mmprime.cli.{name}")
 
 
-def split_tool(command: str) -> tuple[str, list[str]] | None:
-    """(NAME, arguments) of `python tools/NAME.py ARGUMENTS`; None for another command."""
-    words = shlex.split(command, comments=True)
+def split_call(command: str) -> tuple[str, list[str]] | None:
+    """(NAME, arguments) of `mmprime NAME ARGUMENTS` and its other spellings; None for another command."""
+    words = shlex.split(command.replace("python -m mmprime ", "mmprime "), comments=True)
     if {"|", "||", "&&", ";"} & set(words):
         return None
+    if len(words) > 1 and words[0] == "mmprime" and words[1].isidentifier():
+        return words[1], words[2:]
     if len(words) > 1 and words[0] == "python" and (found := re.fullmatch(r"tools/(\w+)\.py", words[1])):
         return found[1], words[2:]
     return None
 
 
 def run_command(command: str, overrides: str = "") -> str:
-    """What a command printed: a tool in this process, anything else by bash. Raises AssertionError if it failed.
+    """What a command printed: ours in this process, anything else by bash. Raises AssertionError if it failed.
 
     overrides: key=value words, added to a training.
     """
-    called = split_tool(command)
+    called = split_call(command)
     if called is None or called[0] == "train":  # training takes over signals
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
         if called is not None and overrides:
             command = f"{command.partition(' #')[0]} {overrides}"
-        done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            ["bash", "-euc", f'mmprime() {{ python -m mmprime "$@"; }}\n{command}'],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
     name, arguments = called
     with printed() as out:
         try:
-            code = tool(name).main(arguments)
+            code = module_of(name).main(arguments)
         except SystemExit as done:
             code = done.code
     assert not code, f"{command}\n{out.getvalue()}"
     return out.getvalue()
 
 
+@contextlib.contextmanager
+def any_paths() -> Any:
+    """Option types that ask for what is there take every path: what the commands before make is not there yet."""
+    from mmprime.cli import console
+
+    names = ("folder", "existing", "out_file", "out_folder")
+    before = {name: getattr(console, name) for name in names}
+    for name in names:
+        setattr(console, name, str)
+    try:
+        yield
+    finally:
+        for name, kind in before.items():
+            setattr(console, name, kind)
+
+
 def parse_command(command: str) -> None:
-    """Read a tool's command line as the tool does. Raises AssertionError for what the tool does not know."""
-    called = split_tool(command)
+    """Read a command line as the command does. Raises AssertionError for what it does not know."""
+    called = split_call(command)
     if called is None:
         for word in shlex.split(command, comments=True):
             if re.fullmatch(r"(tools|benchmarks|configs|tests)/\S+\.\w+", word):
                 assert (ROOT / word).is_file(), f"{command}: there is no {word}"
         return
     name, arguments = called
-    with printed() as out:
+    with printed() as out, any_paths():
         try:
             _parse(name, arguments)
         except (SystemExit, ValueError) as refused:
@@ -209,7 +229,7 @@ def parse_command(command: str) -> None:
 
 
 def _parse(name: str, arguments: list[str]) -> None:
-    module = tool(name)
+    module = module_of(name)
     if name == "train":
         from mmprime.training.config import load_config
 
@@ -228,6 +248,23 @@ def _parse(name: str, arguments: list[str]) -> None:
         module.parser().parse_args(arguments)
     elif arguments or name != "draw_toy":
         module.parse(arguments)
+
+
+def files_entered(folder: Path, work: Callable[[], object]) -> set[str]:
+    """The Python files of a folder of which some function ran; imports do not count."""
+    entered: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and frame.f_code.co_name != "<module>" and path.startswith(f"{folder}/"):
+            entered.add(path[len(str(folder)) + 1 :])
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return entered
 
 
 def lines_of(text: str) -> list[str]:

@@ -6,13 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_world import MARKER, ROOT, Block, Page, missing_line, parse_command, same_line
+from docs_world import MARKER, ROOT, Block, Page, files_entered, missing_line, parse_command, same_line
+from pipeline_world import write_text_image_model
+from test_layout import PROSE
 
+from mmprime.cli import generate
+from mmprime.engine.samplers import listing
 from mmprime.evaluation import read_rows, table
 
 PAGES = {path.name: Page(path) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
 RUN = [(name, block) for name, page in PAGES.items() for block in page.blocks if block.is_run]
-COMMANDS = sorted({c for page in PAGES.values() for b in page.blocks if b.kind == "bash" for c in b.commands()})
+HEADERS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "benchmarks/studies").rglob("*.yaml")]
+COMMANDS = {c for page in PAGES.values() for b in page.blocks if b.kind == "bash" for c in b.commands()}
+COMMANDS |= {c for path in HEADERS for c in re.findall(r"^#   ((?:mmprime|python) .+)$", path.read_text(), re.M)}
+COMMANDS |= {f"python {c}" for c in re.findall(r"\$\(PY\) (-m mmprime .+)", (ROOT / "Makefile").read_text())}
 TIME = re.compile(r"\b(\d+|an?|few|twenty|half an?) (seconds|minutes?|hours?)\b", re.I)
 
 
@@ -49,9 +56,23 @@ def test_slow_blocks_run_and_print_what_is_shown(name: str, block: Block, folder
     runs(name, block, folders, slow=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_known_to_their_tools(command: str) -> None:
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_command_lines_are_known_to_their_commands(command: str) -> None:
     parse_command(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mmprime prepare bpe --data absent --speed 3 --out absent",
+        "mmprime prepare bpe --data absent",
+        "python tools/prepare.py bpe --data absent --vocab-size many --out absent",
+        "python tools/prepare.py pictures absent --out absent",
+    ],
+)
+def test_a_path_that_is_absent_hides_no_other_mistake(command: str) -> None:
+    with pytest.raises(AssertionError, match=r"--speed 3|--out|many|pictures"):
+        parse_command(command)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
@@ -140,9 +161,63 @@ def test_the_printed_table_is_the_recorded_one() -> None:
     assert len(shown) > 3
     assert all(line.split() in printed for line in shown)
     command = recorded[0].command.split(" --json")[0].replace("'", '"')
+    command = re.sub(r"^python tools/(\w+)\.py", r"mmprime \1", command)
     assert command in {c for b in PAGES["results.md"].blocks for c in b.commands()}
+
+
+def test_pages_use_the_words_of_the_field() -> None:
+    """As the package does; names in code spans, such as those of extras, are left alone."""
+    notes = sorted((ROOT / "benchmarks").rglob("*.md"))
+    wrong = []
+    for path in [*(page.path for page in PAGES.values()), *notes, *HEADERS]:
+        source = path.read_text()
+        source = re.sub(r"```.*?```|`[^`]*`", "", source, flags=re.S) if path.suffix == ".md" else source
+        wrong += [f"{path.relative_to(ROOT)}: {match[0]}" for match in PROSE.finditer(source)]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_documentation_holds_pages_and_pictures_alone() -> None:
     """Data of a measurement lies in benchmarks/."""
     assert {path.suffix for path in (ROOT / "docs").rglob("*") if path.is_file()} <= {".md", ".png"}
+
+
+def test_the_table_of_samplers_is_the_registry() -> None:
+    """Its first three columns are what `--sampler list` prints."""
+    expected = []
+    for line in listing().splitlines():
+        name, about, options = re.fullmatch(r"(\w+) +(.*?)(?:  \[(.*)\])?", line).groups()
+        words = [f"`{word}`" for word in re.split(r", (?=\w+=)", options)] if options else []
+        expected.append(f"| `{name}` | {about} | {', '.join(words)}")
+    source = PAGES["samplers.md"].path.read_text()
+    head = "| sampler | what it does | options and defaults | source | exact |"
+    shown = source[source.index(head) :].split("\n\n")[0].splitlines()[2:]
+    assert [line.rsplit(" | ", 2)[0] for line in shown] == expected
+
+
+def test_every_folder_of_the_package_is_on_the_maps() -> None:
+    folders = {path.parent.relative_to(ROOT / "mmprime").as_posix() for path in (ROOT / "mmprime").rglob("*.py")}
+    for name in ("README.md", "method.md"):
+        source = PAGES[name].path.read_text()
+        absent = {folder for folder in folders - {"."} if f"{folder.split('/')[-1]}/`" not in source}
+        assert not absent, name
+
+
+def test_a_prompt_goes_the_way_that_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the table run when a prompt becomes a picture; what runs and is not in it holds no request."""
+    source = PAGES["method.md"].path.read_text()
+    way = source[source.index("### A prompt's way") :].split("\n## ")[0]
+    shown = set(re.findall(r"`([a-z_0-9/]+\.py)`", way))
+    monkeypatch.chdir(tmp_path)
+    model = write_text_image_model(tmp_path / "model")
+    words = ["--model", str(model), "--prompt", "red apple", "--num", "1", "--sampler", "p2", "--steps", "2"]
+    generate.main(words)  # imports what is loaded late
+    entered = files_entered(ROOT / "mmprime", lambda: generate.main(words))
+    assert shown <= entered
+    inside = {name for name in entered - shown if name.startswith(("engine/", "generation/"))}
+    assert inside <= HELPERS
+
+
+HELPERS = {
+    "engine/samplers/base.py", "engine/samplers/regions.py", "engine/schedule.py", "engine/masking/__init__.py",
+    "generation/model_folder.py", "generation/prompts.py",
+}  # fmt: skip

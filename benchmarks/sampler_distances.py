@@ -1,6 +1,6 @@
 """How far the distribution of every sampler is from that of the data, on a world small enough to list.
 
-    python benchmarks/sampler_laws.py [--draws 20000 --seed 0]
+    python benchmarks/sampler_distances.py [--draws 20000 --seed 0]
 
 The world is `mixed_world` of tests/oracle.py: three tokens of two digits in two spans, 45 configurations, and the
 perfect denoiser, so that all distance is the sampler's own: what it draws at one step as if independent, and what it
