@@ -81,7 +81,7 @@ def test_an_optimum_outside_is_told() -> None:
 def test_a_search_that_ends_above_its_start_says_so() -> None:
     """The same denoiser, and draws by which the first steps lead the other way, to a limit that is worse."""
     denoiser, said = oracle.wrong(WORLD, 8, 1.5), list[str]()
-    learned = search(denoiser, Data(WORLD.canvas, Y0, TASK), 15, Effort(2, 3, 150), [0.125], said.append)
+    learned = search(denoiser, Data(WORLD.canvas, Y0, TASK), 15, Effort(16, 3, 150), [0.125], said.append)
     assert learned.powers[1] == pytest.approx(LIMIT, rel=0.05)
     assert said[-1].startswith("the search ended at powers 1,16, 0.")
     assert "the best point of the sweep, powers 1,0.125" in said[-1]
