@@ -101,6 +101,7 @@ def vendor_samples(
 ) -> Iterator[tuple[str, Sample]]:
     """Render one vendor's drawings; yield (split, sample), leaving out images seen before."""
     job = functools.partial(_render_encoded, size)
+    rendered: Iterable[tuple[str, bytes]]
     show = functools.partial(bar, what=vendor, unit="image", shown=progress, total=len(drawings))
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
