@@ -63,6 +63,12 @@ class Draw:
             raise ValueError(f"steps={self.steps}: a run has at least 1 step")
         if not (isinstance(self.temperature, int | float) and 0 <= self.temperature < math.inf):
             raise ValueError(f"temperature={self.temperature} must be a finite number >= 0")
+        if not (isinstance(self.top_p, int | float) and 0 < self.top_p <= 1):
+            raise ValueError(f"top_p={self.top_p!r} must be a number in (0, 1]")
+        if not isinstance(self.guidance, int | float | Mapping | Tensor | Guidance | None):
+            raise ValueError(f"guidance={self.guidance!r} is no scale")
+        if not isinstance(self.pause, int | str | None):
+            raise ValueError(f"pause={self.pause!r} is neither a step nor the name of a region")
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -144,8 +144,6 @@ class Pipeline:
         Raises ValueError on a prefix that fills the span, and on more new tokens than fit after it.
         """
         ids = self._text().encode(prefix)
-        if new_tokens is not None:
-            _require_some(new_tokens, "new_tokens")
         room = self.canvas.span("text").num_tokens - len(ids)
         if room < 1:
             raise ValueError(

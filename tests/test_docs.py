@@ -54,6 +54,20 @@ def test_commands_are_known_to_their_tools(command: str) -> None:
     parse_command(command)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python tools/prepare.py bpe --data absent --speed 3 --out absent",
+        "python tools/prepare.py bpe --data absent",
+        "python tools/prepare.py bpe --data absent --vocab-size many --out absent",
+        "python tools/prepare.py pictures absent --out absent",
+    ],
+)
+def test_a_path_that_is_absent_hides_no_other_mistake(command: str) -> None:
+    with pytest.raises(AssertionError, match=r"--speed 3|--out|many|pictures"):
+        parse_command(command)
+
+
 def test_every_block_is_run_or_says_why_not() -> None:
     """Blocks are marked by kind; output stands under what printed it; few are left out."""
     blocks = [(name, block) for name, page in PAGES.items() for block in page.blocks]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOOR = {"engine": 1, "models": 2, "tokenizers": 2, "data": 2, "evaluation": 3, "training": 4, "commands": 6}
 TOP_FLOOR = 5  # modules that lie directly in mmprime/
 ENGINE_NEEDS = {"torch", "einops"}
-BASE_MODULES = {"mmprime.console", "mmprime.files"}  # nothing of ours below it; anyone may use it
+BASE_MODULES = {"mmprime.console", "mmprime.files", "mmprime.weights"}  # nothing of ours below it; anyone may use it
 
 
 def imports_of(path: Path) -> set[str]:

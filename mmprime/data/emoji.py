@@ -14,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprime.console import bar
+
 from .emoji_source import NAME_SOURCES, NAMED_BY, PACKAGES, Drawing, EmojiSource, group_names
 from .pictures import read_picture
 from .shards import Sample, Unit, build_dataset, canonical_json, digest
@@ -100,17 +102,12 @@ def vendor_samples(
     """Render one vendor's drawings; yield (split, sample), leaving out images seen before."""
     job = functools.partial(_render_encoded, size)
     rendered: Iterable[tuple[str, bytes]]
-
-    def bar(results: Iterable[tuple[str, bytes]]) -> Iterable[tuple[str, bytes]]:
-        from tqdm import tqdm
-
-        return tqdm(results, desc=vendor, total=len(drawings), unit="image", leave=False, disable=not progress)
-
+    show = functools.partial(bar, what=vendor, unit="image", shown=progress, total=len(drawings))
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
-            rendered = list(bar(pool.map(job, drawings, chunksize=16)))
+            rendered = list(show(pool.map(job, drawings, chunksize=16)))
     else:
-        rendered = bar(map(job, drawings))
+        rendered = show(map(job, drawings))
     seen: set[str] = set()
     for drawing, (pixels, webp) in zip(drawings, rendered):
         if pixels in seen:

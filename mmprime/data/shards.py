@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+from mmprime.console import bar
 from mmprime.files import write_text
 
 from .index_check import check_index
@@ -204,7 +205,7 @@ def build_dataset(
     for entry in before.get("shards", []):
         done.setdefault(entry["unit"], []).append(entry)
     obsolete = {*before.get("obsolete", []), *(entry["file"] for entry in before.get("shards", []))}
-    for unit in _bar(units) if progress else units:
+    for unit in bar(units, "shards", "part", progress):
         entries = done.get(unit.name, [])
         if not entries or any(e["recipe"] != unit.recipe or not _intact(folder, e) for e in entries):
             done[unit.name] = _write_unit(folder, unit, _COMPRESSION[kind])
@@ -231,12 +232,6 @@ def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
     for entry in shards:
         splits[entry["split"]] = splits.get(entry["split"], 0) + entry["examples"]
     return splits
-
-
-def _bar(units: Sequence[Unit]) -> Iterable[Unit]:
-    from tqdm import tqdm
-
-    return cast(Iterable[Unit], tqdm(units, unit="part", desc="shards"))
 
 
 # ---------------------------------------------------------------------------------------------------- reading

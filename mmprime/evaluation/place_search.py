@@ -97,6 +97,8 @@ def search(
 ) -> Found:
     """Sweep, learn from the best point of the sweep, judge again. effort: draws for each point, seed, batch.
 
+    The search is local and noisy; where it ends above the point it began at, `tell` gets a line that says so.
+
     Raises ValueError as `PlaceBound`, on fewer than 4 examples or batches of 4, iterations < 1, or ratios that are not
     within 1/16..16.
     """
@@ -115,7 +117,12 @@ def search(
     best = min(sweep, key=lambda point: point.value)
     path, errors = learn(denoiser, data, bound, best.powers, iterations, effort, tell)
     powers = path[-1]
-    final = judge(denoiser, data, [powers], replace(effort, seed=mix(effort.seed, _FINAL_STREAM)))[0]
+    start, final = judge(denoiser, data, [best.powers, powers], replace(effort, seed=mix(effort.seed, _FINAL_STREAM)))
+    if final.value > start.value:
+        tell(
+            f"the search ended at powers {_words(powers)}, {final.value - start.value:.4f} nats/token above the best "
+            f"point of the sweep, powers {_words(best.powers)}: take those, or search with a larger --batch"
+        )
     edge = any(not 1.05 / LIMIT < power < LIMIT / 1.05 for power in powers)
     return Found(tuple(sweep), path, powers, errors, final, len(data.y0), edge)
 

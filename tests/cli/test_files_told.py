@@ -141,6 +141,7 @@ def test_a_damaged_tokenizer_config_is_told(tmp_path: Path, key: str, value: obj
     ("path", "value"),
     [
         (["draw"], None), (["draw", "steps"], "4"), (["draw", "seed"], "x"), (["draw", "temperature"], -1),
+        (["draw", "guidance"], "\0"), (["draw", "guidance"], [3]), (["draw", "top_p"], "1"), (["draw", "pause"], [1]),
         (["draw", "plan"], [1]), (["options"], 3), (["prompts"], [3]), (["regions"], [1]), (["law"], None),
     ],
     ids=str,

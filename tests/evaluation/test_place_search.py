@@ -71,9 +71,20 @@ def test_an_optimum_outside_is_told() -> None:
     """A denoiser that is best with one place wholly before the other: powers run to the limit."""
     denoiser = oracle.wrong(WORLD, 8, 1.5)
     assert exact(denoiser, (1.0, 1 / LIMIT), None) < exact(denoiser, (1.0, 0.25), None) - 0.03
-    learned = found(denoiser, None, 0.25)
+    said: list[str] = []
+    learned = search(denoiser, Data(WORLD.canvas, Y0, TASK), 15, Effort(2, 4, 150), [0.125], said.append)
     assert learned.at_limit
     assert learned.powers[1] == pytest.approx(1 / LIMIT, rel=0.05)
+    assert "above the best point" not in said[-1]
+
+
+def test_a_search_that_ends_above_its_start_says_so() -> None:
+    """The same denoiser, and draws by which the first steps lead the other way, to a limit that is worse."""
+    denoiser, said = oracle.wrong(WORLD, 8, 1.5), list[str]()
+    learned = search(denoiser, Data(WORLD.canvas, Y0, TASK), 15, Effort(16, 3, 150), [0.125], said.append)
+    assert learned.powers[1] == pytest.approx(LIMIT, rel=0.05)
+    assert said[-1].startswith("the search ended at powers 1,16, 0.")
+    assert "the best point of the sweep, powers 1,0.125" in said[-1]
 
 
 def test_points_of_a_sweep_are_paired_and_powers_of_one_are_the_plain_bound() -> None:

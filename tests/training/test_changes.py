@@ -47,7 +47,7 @@ def world(tmp_path_factory):
     )
     (root / "toy.yaml").write_text(f"task: toy\n{train}{nano}toy: {{tokens: 2, codes: 4}}\n")
     (root / "tokenizer.yaml").write_text(
-        f"task: tokenizer\n{train}data: {{path: {root}/pictures/shards, validation: [val]}}\n"
+        f"task: tokenizer\n{train}data: {{path: {root}/pictures/shards}}\n"
         "tokenizer: {image_size: 16, downsample: 4, patch: 2, widths: [8, 16], encoder_blocks: [1, 1], "
         "decoder_blocks: [1, 1], num_codes: 32, code_dim: 4}\n"
     )
@@ -116,11 +116,11 @@ TOLD = [
     ("text", "train.lr=0.5", "train.lr: 0.001 -> 0.5"),
     ("text", "train.steps=5", "train.steps: 2 -> 5"),
     ("text", "train.log_every=7", "train.log_every: 20 -> 7"),
-    ("text", "run.threads=2", "run.threads: 0 -> 2"),
+    ("text", "run.threads=2", "run.threads: auto -> 2"),
     ("text", "samples.count=3", "samples.count: 16 -> 3"),
     ("text", "data.validate_examples=2", "data.validate_examples: 256 -> 2"),
     ("text", "model.attention=reference", "model.attention: auto -> reference"),
-    ("tokenizer", "data.validation=[train]", "data.validation: ['val'] -> ['train']"),
+    ("text", "data.validation=[more]", "data.validation: ['val'] -> ['more']"),
 ]
 
 
