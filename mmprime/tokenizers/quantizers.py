@@ -197,7 +197,8 @@ class FSQ(Quantizer):
 
         self.num_codes = math.prod(config.levels)
         self.radices = tuple(reversed(config.levels))
-        self.inner = Inner(list(config.levels))
+        with torch.device("cpu"):  # the library computes with its levels, which have no values on the meta device
+            self.inner = Inner(list(config.levels))
 
     def forward(self, vectors: Tensor) -> Quantized:
         quantized, codes = self.inner(vectors)
