@@ -11,12 +11,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mmprime.io import sha256
 
 FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors calls them
 INTEGERS = ("I64", "I32", "I16", "I8", "U8")
 Stored = tuple[tuple[int, ...], str]  # shape and dtype of a tensor in a file
+
+
+class NoInit(TorchFunctionMode):
+    """Leaves out how weights start: on shapes `torch.nn.init` and factors do nothing, and computing what they would
+    takes seconds of imports."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func is Tensor.mul and args[0].is_meta and isinstance(args[1], float):
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def header(file: Any) -> dict[str, Stored]:

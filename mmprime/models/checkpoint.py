@@ -20,9 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from mmprime.codecs.weights import INTEGERS, Stored, check_fit, check_hash, header, read_weights
+from mmprime.codecs.weights import INTEGERS, NoInit, Stored, check_fit, check_hash, header, read_weights
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.io import read_json, whole_folder
 
@@ -108,7 +107,7 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
         if architecture.depth != depth:
             raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
-        with torch.device("meta"), _NoInit():
+        with torch.device("meta"), NoInit():
             model = PrimeDiT(canvas, architecture)
     except RuntimeError as error:  # of torch, on sizes beyond 64 bits
         raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
@@ -116,19 +115,6 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
     check_fit(directory / WEIGHTS, model.state_dict(), shapes)
     return model, canvas
-
-
-class _NoInit(TorchFunctionMode):
-    """Leaves out how weights start: on shapes `torch.nn.init` and factors do nothing, and computing what they would
-    takes seconds of imports."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        if func is Tensor.mul and args[0].is_meta and isinstance(args[1], float):
-            return args[0]
-        return func(*args, **kwargs)
 
 
 def _narrow(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

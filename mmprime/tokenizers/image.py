@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmprime.codecs.weights import check_fit, check_hash, header, read_weights
+from mmprime.codecs.weights import NoInit, check_fit, check_hash, header, read_weights
 from mmprime.io import read_json, sha256, whole_folder
 
 from .config import ImageTokenizerConfig
@@ -208,8 +208,8 @@ class ImageTokenizer(nn.Module):
 def _check_sizes(source: Path, config: ImageTokenizerConfig, weights: Path, file: Any) -> None:
     """Compare a config with the header of a file of weights, by a tokenizer that is shapes only."""
     try:
-        with torch.device("meta"):
-            expected = ImageTokenizer(config)._essential_state()
+        with torch.device("meta"), NoInit():
+            expected = ImageTokenizer(config, stored_quantizer(config))._essential_state()
     except RuntimeError as error:  # of torch, on sizes beyond 64 bits
         raise ValueError(f"{source}: the sizes of the tokenizer are out of range: {error}") from error
     check_fit(weights, expected, header(file))

@@ -36,9 +36,10 @@ def test_a_run_stops_when_its_error_is_the_one_asked_for(slack: float, count: in
     """Nats a token, of the mean of the draws of each example seen; never on fewer than 32 examples."""
     draws = torch.where(torch.arange(60) < count, 2.0, 0.0).double()
     nats = torch.randn(60, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sizes = torch.full((60,), 5)
     error = float(nats[:count].std()) / math.sqrt(count) / 5
-    assert likelihood._precise(nats * draws, draws, 5, slack * error) is stops
-    assert likelihood._precise(nats * draws, draws, 5, None) is False
+    assert likelihood._precise(nats * draws, draws, sizes, slack * error) is stops
+    assert likelihood._precise(nats * draws, draws, sizes, None) is False
 
 
 def test_what_a_calibrated_model_shows_by_chance() -> None:
