@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from mmprime.data.codes import CodeTokenizer, ImageDataset, _header, _packed
+from mmprime.data.shards import Unit, build_dataset
 
 
 def write_pictures(folder: Path, count: int = 6, size: tuple[int, int] = (24, 16)) -> Path:
@@ -81,3 +85,12 @@ class MeanTokenizer:
 def folder_bytes(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content and time of every file of a folder."""
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
+
+
+def write_codes(images: ImageDataset, tokenizer: CodeTokenizer, out: Path) -> None:
+    """Images held in memory as packed codes, a shard a split."""
+    units = []
+    for split in dict.fromkeys(images.splits):
+        part = images.select([i for i, other in enumerate(images.splits) if other == split])
+        units.append(Unit(split, split, partial(_packed, part, tokenizer, split)))
+    build_dataset(out, "codes", units, _header(tokenizer, images.classes))

@@ -149,7 +149,7 @@ def test_files_are_short():
     lengths = {short(path): len(path.read_text().splitlines()) for path in SOURCES}
     refuse(f"{name}: {count} lines" for name, count in lengths.items() if count > 350)
     assert statistics.median(lengths.values()) <= 150
-    assert sum(lengths.values()) <= 16_000
+    assert sum(lengths.values()) <= 23_100
 
 
 # what is done in one place, and where
@@ -205,7 +205,7 @@ PROSE = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 # keys of files written in the past, read under that name
-OLD_KEYS = {"law", "laws", "place_powers", "trained_on"}
+OLD_KEYS = {"law", "laws", "place_powers", "trained_on", "judge"}
 
 
 def identifiers(tree: ast.AST) -> Iterator[str]:

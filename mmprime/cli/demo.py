@@ -87,10 +87,10 @@ def bound(pipe: Pipeline, options: argparse.Namespace) -> None:
     from mmprime.evaluation.datasets import load_scored
     from mmprime.evaluation.likelihood import Effort, estimate, uniform_nats
     from mmprime.evaluation.quantities import Quantity
-    from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
+    from mmprime.evaluation.tasks import choose_tasks, evaluation_tasks
 
     rows, masking = load_scored(pipe, options.data, options.split, options.limit, options.seed), pipe.card.masking
-    for task in choose_tasks(scoring_tasks(pipe.canvas), ["image|text", "text|image"]):
+    for task in choose_tasks(evaluation_tasks(pipe.canvas), ["image|text", "text|image"]):
         nelbo = estimate(
             pipe.model, pipe.canvas, rows, task, Quantity("nelbo", masking_of(masking)), Effort(seed=options.seed)
         )

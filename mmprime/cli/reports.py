@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprime.evaluation.metric import Measure, markdown, read_rows, require_same, show, stamp, table, to_json
-from mmprime.evaluation.plots import Line, curves, draw_lines, draw_panels, draw_reliability, read_log, require_plots
+from mmprime.evaluation.plots import Line, curves, plot_lines, plot_panels, plot_reliability, read_log, require_plots
 from mmprime.io import write_text
 
 from . import agreement, console
@@ -145,21 +145,21 @@ def run_nfe(options: argparse.Namespace) -> None:
     measured = [nfe for line in lines for nfe in line.x]
     wide = min(measured) > 0 and max(measured) >= 8 * min(measured)
     label = f"{options.metric} ({rows[0].measure.unit})"
-    draw_lines(options.out, lines, "forward passes an example (NFE)", label, log_x=wide)
+    plot_lines(options.out, lines, "forward passes an example (NFE)", label, log_x=wide)
     print(f"{len(rows)} rows, {len(lines)} lines in {options.out}")
 
 
 def choose_metric(rows: Sequence[Row], metric: str, unit: str | None = None) -> list[Row]:
     """The rows of one metric in one unit. Raises ValueError naming the metrics or units there are."""
     known = list(dict.fromkeys(row.measure.metric for row in rows))
-    found = [row for row in rows if row.measure.metric == metric]
-    if not found:
+    measured = [row for row in rows if row.measure.metric == metric]
+    if not measured:
         near = difflib.get_close_matches(metric, known, n=3, cutoff=0.0)
         raise ValueError(f"no row has metric {metric!r}; nearest: {'; '.join(near)}")
-    units = list(dict.fromkeys(row.measure.unit for row in found))
+    units = list(dict.fromkeys(row.measure.unit for row in measured))
     if unit is None and len(units) > 1:
         raise ValueError(f"{metric!r} has the units {', '.join(units)}; choose one by --unit")
-    chosen = [row for row in found if unit in (None, row.measure.unit)]
+    chosen = [row for row in measured if unit in (None, row.measure.unit)]
     if not chosen:
         raise ValueError(f"{metric!r} has no row in {unit!r}; units: {', '.join(units)}")
     return chosen
@@ -179,15 +179,15 @@ def nfe_lines(rows: Sequence[Row]) -> list[Line]:
         several = len(seeds[row.file, row.setting]) > 1
         parts = (row.file, row.setting, f"seed {row.measure.seed}" if several else "")
         lines.setdefault(", ".join(part for part in parts if part), []).append(row)
-    found = []
-    for label, own in lines.items():
-        require_comparable(own, "model_hash")
-        own = sorted(own, key=lambda row: row.measure.nfe)
-        at = [row.measure.nfe for row in own]
+    plotted = []
+    for label, points in lines.items():
+        require_comparable(points, "model_hash")
+        points = sorted(points, key=lambda row: row.measure.nfe)
+        at = [row.measure.nfe for row in points]
         if len(set(at)) < len(at):
-            raise ValueError(f"{label} has {own[0].measure.metric!r} twice at one NFE ({at}); keep one row of each")
-        found.append(Line(label, at, [row.measure.value for row in own], [row.measure.stderr for row in own]))
-    return found
+            raise ValueError(f"{label} has {points[0].measure.metric!r} twice at one NFE ({at}); keep one row of each")
+        plotted.append(Line(label, at, [row.measure.value for row in points], [row.measure.stderr for row in points]))
+    return plotted
 
 
 # ---------------------------------------------------------------- loss curves
@@ -207,7 +207,7 @@ def run_loss(options: argparse.Namespace) -> None:
     if validation:
         per = "nats per example" if all("bound" in line.label for line in validation) else "nats/token"
         panels.append((f"validation NELBO ({per})", validation))
-    draw_panels(options.out, panels, "training examples seen")
+    plot_panels(options.out, panels, "training examples seen")
     print(f"{len(training)} training and {len(validation)} validation curves in {options.out}")
 
 
@@ -221,16 +221,16 @@ def run_calibration(options: argparse.Namespace) -> None:
     console.require_path(options.data, "--data")
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 
-    found = list(calibration.reliability_curves(options))
+    reliability = list(calibration.reliability_curves(options))
     rows = stamp(
-        [row for curve in found for row in curve.rows],
+        [row for curve in reliability for row in curve.rows],
         command=options.command_line,
         model_hash=model_hash(options.model),
         ema=averaged_by(options.model),
         precision="fp32",
         versions=versions(),
     )
-    draw_reliability(options.out, [curve.line for curve in found], [curve.shares for curve in found])
+    plot_reliability(options.out, [curve.line for curve in reliability], [curve.shares for curve in reliability])
     if options.json:
         write_text(options.json, to_json(rows))
     print(table([row for row in rows if calibration.BIN not in row.metric]))

@@ -82,7 +82,7 @@ def show_table(chosen: Study, options: argparse.Namespace) -> None:
 
 def plot(chosen: Study, options: argparse.Namespace) -> None:
     """A panel a base."""
-    from mmprime.evaluation.plots import draw_panels, require_plots
+    from mmprime.evaluation.plots import plot_panels, require_plots
     from mmprime.studies.report import gap_lines
 
     require_plots(options.out)
@@ -93,7 +93,7 @@ def plot(chosen: Study, options: argparse.Namespace) -> None:
     ]
     if not panels:
         raise ValueError(f"no base whose name contains {options.only!r} has cells that are done")
-    draw_panels(options.out, panels, "steps T", log_x=True)
+    plot_panels(options.out, panels, "steps T", log_x=True)
     print(f"{len(panels)} panels in {options.out}")
 
 

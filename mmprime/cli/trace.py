@@ -113,7 +113,7 @@ def _texts(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig) 
 
 
 def _write_curves(file: Path, curves: Sequence[StepCurve]) -> Path:
-    from mmprime.evaluation.plots import Line, draw_panels
+    from mmprime.evaluation.plots import Line, plot_panels
 
     names = ("mean entropy of what was drawn, nats", "mean confidence of what was drawn")
     panels = []
@@ -121,14 +121,14 @@ def _write_curves(file: Path, curves: Sequence[StepCurve]) -> Path:
         steps = [k for k, value in enumerate(curve.mean.tolist(), 1) if not math.isnan(value)]
         error = [None if math.isnan(curve.error[k - 1]) else float(curve.error[k - 1]) for k in steps]
         panels.append((name, [Line("", steps, [float(curve.mean[k - 1]) for k in steps], error)]))
-    draw_panels(file, panels, "step")
+    plot_panels(file, panels, "step")
     return file
 
 
 def _write_pictures(out: Path, result: Result, pipe: Pipeline, options: argparse.Namespace) -> list[Path]:
     import torch
 
-    from mmprime.evaluation.plots import draw_maps
+    from mmprime.evaluation.plots import plot_maps
     from mmprime.generation import images
     from mmprime.generation.trace import reveal_maps, trace_of
 
@@ -144,7 +144,7 @@ def _write_pictures(out: Path, result: Result, pipe: Pipeline, options: argparse
     for number, maps in enumerate(reveal_maps(result.rank, pipe.canvas).tolist(), 1):
         start = f"{number}: " if len(result.y) > 1 else ""
         rows.append([(start + title, map_) for title, map_ in zip(titles, maps)])
-    draw_maps(out / "order.png", rows, "revealed at step")
+    plot_maps(out / "order.png", rows, "revealed at step")
     return [out / "strip.png", out / "film.gif", out / "order.png"]
 
 

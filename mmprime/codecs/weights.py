@@ -39,15 +39,15 @@ def header(file: Any) -> dict[str, Stored]:
     return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()}
 
 
-def check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Stored]) -> None:
+def check_fit(path: Path, expected: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
     """Compare a header with the tensors a model has (their shapes only; they may be on the meta device).
 
     Raises ValueError naming the file and the first tensors that are absent, unknown, of another shape or no floats.
     """
-    problems = [f"lacks {name}" for name in expected if name not in found]
-    problems += [f"has unknown {name}" for name in found if name not in expected]
+    problems = [f"lacks {name}" for name in expected if name not in stored]
+    problems += [f"has unknown {name}" for name in stored if name not in expected]
     for name, value in expected.items():
-        shape, dtype = found.get(name, (tuple(value.shape), FLOATS[0]))
+        shape, dtype = stored.get(name, (tuple(value.shape), FLOATS[0]))
         if shape != tuple(value.shape):
             problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
         if dtype not in FLOATS:
@@ -66,10 +66,10 @@ def check_hash(path: Path, expected: str) -> None:
     """Raises ValueError unless the file is there and its SHA-256 is the one that its config.json records."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    found = sha256(path)
-    if found != expected:
+    digest = sha256(path)
+    if digest != expected:
         raise ValueError(
-            f"{path}: sha256 {found[:12]}…, config.json expects {expected[:12]}…; damaged or of another model"
+            f"{path}: sha256 {digest[:12]}…, config.json expects {expected[:12]}…; damaged or of another model"
         )
 
 

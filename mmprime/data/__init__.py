@@ -4,7 +4,7 @@ Tokenizers arrive as arguments, never as imports.
 """
 
 from .check import Report, check_dataset
-from .codes import CodeDataset, CodeTokenizer, encode_dataset, encode_images, write_codes
+from .codes import CodeDataset, CodeTokenizer, encode_dataset, encode_images
 from .images import ImageDataset, prepare_folder
 from .shards import build_dataset, read_index, read_samples
 from .text import Document, load_documents, pack_documents, prepare_text, read_documents, training_texts
@@ -27,5 +27,4 @@ __all__ = [
     "read_index",
     "read_samples",
     "training_texts",
-    "write_codes",
 ]

@@ -22,7 +22,6 @@ from .images import Captioned, ImageDataset, several
 from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
-BLOCK = 16 * PACK
 
 
 class CodeTokenizer(Protocol):
@@ -168,31 +167,6 @@ def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[s
         "classes": classes,
         **more,
     }
-
-
-def write_codes(
-    images: ImageDataset, tokenizer: CodeTokenizer, out: str | Path, progress: bool = False
-) -> dict[str, Any]:
-    """Encode images held in memory into packed code shards under `out`; return the index.
-
-    One shard for every 8192 images of a split. Blocks whose images and tokenizer are unchanged are not encoded again.
-    """
-
-    def maker(part: ImageDataset, name: str) -> Callable[[], Iterable[tuple[str, Entry]]]:
-        return lambda: _packed(part, tokenizer, name)
-
-    units = []
-    for split in dict.fromkeys(images.splits):
-        positions = [i for i, other in enumerate(images.splits) if other == split]
-        for start in range(0, len(positions), BLOCK):
-            part = images.select(positions[start : start + BLOCK])
-            name = f"{split}-{start // BLOCK:05d}"
-            labels = None if part.labels is None else part.labels.tolist()
-            more = [part.more_captions] if part.more_captions else []
-            content = canonical_json([part.keys, part.captions, part.tags, part.vendors, labels, *more])
-            recipe = digest("codes 1", tokenizer.fingerprint(), content, part.images.numpy().tobytes())
-            units.append(Unit(name, recipe, maker(part, name)))
-    return build_dataset(out, "codes", units, _header(tokenizer, images.classes), progress)
 
 
 def encode_dataset(

@@ -140,7 +140,7 @@ def _one_step(
 
 
 def _state(y0: Tensor, order: Order, masked: Tensor) -> Tensor:
-    """y0 with what is masked or absent hidden, (B, N)."""
+    """y0 with `MASK_ID` where it is masked or absent, (B, N)."""
     return torch.where(masked | (order.key == torch.inf), MASK_ID, y0)
 
 

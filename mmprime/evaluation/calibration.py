@@ -84,8 +84,8 @@ def predict(
     parts = []
     states = torch.arange(len(rows)).repeat(effort.samples)
     for index in bar(states.split(effort.batch), "predictions", "batch", effort.progress):
-        found = _predict_rows(denoiser, canvas, rows[index.to(rows.y.device)], process, generator)
-        parts.append((found[0], found[1], index[found[2]]))
+        predicted = _predict_rows(denoiser, canvas, rows[index.to(rows.y.device)], process, generator)
+        parts.append((predicted[0], predicted[1], index[predicted[2]]))
     confidence, right, example = (torch.cat(part) for part in zip(*parts))
     return Predictions(confidence, right, example, effort.samples)
 
@@ -101,7 +101,7 @@ def _predict_rows(
     masked, rate = process.state_by_count(canvas, order, share)
     y_t = torch.where(masked | rows.absent, MASK_ID, y0)
     states = denoiser(y_t, canvas, rows.cond)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    guesses: list[tuple[Tensor, Tensor, Tensor]] = []
     for after in process.next_reveals(canvas, y0, y_t, masked, rate).after:
         for span in canvas.spans:
             visible, aim = canvas.view(y_t, span.name), canvas.view(after, span.name)
@@ -110,8 +110,8 @@ def _predict_rows(
             before, target = visible[row, token], aim[row, token]
             for part in chunks(len(row), span):
                 guess = _guess(denoiser, span, hidden[part], before[part], target[part], token[part])
-                found.append((*guess, row[part].cpu()))
-    confidence, right, index = (torch.cat(part) for part in zip(*found))
+                guesses.append((*guess, row[part].cpu()))
+    confidence, right, index = (torch.cat(part) for part in zip(*guesses))
     return confidence, right, index
 
 
@@ -142,18 +142,19 @@ def _guess(
     return confidence.clamp(max=1.0), right & (confidence > 0)  # 0: no code is possible, so none is right
 
 
-def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
+def bin_predictions(predictions: Predictions, bins: int = 15, seed: int = 0) -> Bins:
     """The numbers of the module's head, with standard errors from resampled examples.
 
     Raises ValueError on fewer than 2 examples or 2 bins.
     """
-    examples, owner = found.example.unique(return_inverse=True)
+    examples, owner = predictions.example.unique(return_inverse=True)
     if len(examples) < 2 or bins < 2:
         raise ValueError(f"calibration needs at least 2 examples and 2 bins, got {len(examples)} and {bins}")
-    at = (found.confidence * bins).long().clamp(max=bins - 1)
+    sure = predictions.confidence
+    at = (sure * bins).long().clamp(max=bins - 1)
     cell = owner * bins + at
     sums = torch.zeros(3, len(examples) * bins, dtype=torch.float64)
-    for row, values in enumerate((torch.ones_like(found.confidence), found.confidence, found.right.double())):
+    for row, values in enumerate((torch.ones_like(sure), sure, predictions.right.double())):
         sums[row].index_add_(0, cell, values)
     by_example = sums.view(3, len(examples), bins)
     count, confidence, hits = by_example.sum(1)
@@ -162,7 +163,7 @@ def bin_predictions(found: Predictions, bins: int = 15, seed: int = 0) -> Bins:
     residual = by_example[2] - by_example[1] - gap * by_example[0]  # of each example in each bin
     correction = len(examples) / (len(examples) - 1)
     spread = correction * residual.square().sum(0)
-    uncertain = torch.zeros(bins, dtype=torch.float64).index_add_(0, at, found.confidence * (1 - found.confidence))
+    uncertain = torch.zeros(bins, dtype=torch.float64).index_add_(0, at, sure * (1 - sure))
     gap_error = torch.where((hits == 0) | (hits == count), uncertain, spread).sqrt() / count.clamp(min=1)
     ece = _ece(count, gap)
     chance = float((count / count.sum() * gap_error).sum()) * math.sqrt(2 / math.pi)
@@ -195,9 +196,9 @@ def _resampled(by_example: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return _ece(count, gap), (confidence - hits).sum(-1) / count.sum(-1)
 
 
-def calibration_rows(name: str, found: Predictions, bins: Bins, seed: int = 0) -> Iterator[Measure]:
+def calibration_rows(name: str, predictions: Predictions, bins: Bins, seed: int = 0) -> Iterator[Measure]:
     """Rows of one curve: ECE, its excess over chance, overconfidence, then the share right of each bin."""
-    total, nfe = len(found.confidence), found.states
+    total, nfe = len(predictions.confidence), predictions.states
     yield Measure(f"{name}: calibration error (ECE)", *bins.ece, "probability", total, nfe, seed)
     yield Measure(f"{name}: calibration error beyond chance", *bins.excess, "probability", total, nfe, seed)
     yield Measure(f"{name}: overconfidence", *bins.overconfidence, "probability", total, nfe, seed)

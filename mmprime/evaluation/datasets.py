@@ -30,10 +30,10 @@ def splits_of(data: str | Path, asked: str) -> list[str]:
     if is_plain(data):
         return plain_splits(data)
     known = list(read_index(data)["splits"])
-    found = [asked] if asked in known else [name for name in known if name.startswith(asked)]
-    if not found:
+    splits = [asked] if asked in known else [name for name in known if name.startswith(asked)]
+    if not splits:
         raise ValueError(f"no split {asked!r} in {data}; it has {', '.join(known)}")
-    return found
+    return splits
 
 
 def data_of(pipe: Pipeline | None, asked: str | None) -> Path:
@@ -136,10 +136,10 @@ def _choose_fitting(pipe: Pipeline, captions: Sequence[str], limit: int, seed: i
 
 def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:
     """The codes, if the model's own tokenizer made them."""
-    own = pipe.image_tokenizer
-    if own is not None and own.fingerprint() != dataset.tokenizer_fingerprint:
+    tokenizer = pipe.image_tokenizer
+    if tokenizer is not None and tokenizer.fingerprint() != dataset.tokenizer_fingerprint:
         raise ValueError(
-            f"{data} was coded by tokenizer {dataset.tokenizer_fingerprint}, the model uses {own.fingerprint()}; "
+            f"{data} was coded by tokenizer {dataset.tokenizer_fingerprint}, the model uses {tokenizer.fingerprint()}; "
             "encode the images again"
         )
     span = pipe.canvas.span("image")

@@ -25,7 +25,7 @@ from mmprime.io import bar
 
 from .metric import Measure
 from .quantities import Bounds, Quantity
-from .tasks import ScoringTask, choose_tasks, scoring_tasks
+from .tasks import EvaluationTask, choose_tasks, evaluation_tasks
 
 MIN_EXAMPLES = 32  # before a standard error is believed enough to stop on it
 MAX_ROUNDS = 64
@@ -41,7 +41,7 @@ class Sizes:
     text_words: Tensor | None = None
     text_tokens: Tensor | None = None
 
-    def tokens(self, task: ScoringTask, canvas: Canvas, count: int) -> Tensor:
+    def tokens(self, task: EvaluationTask, canvas: Canvas, count: int) -> Tensor:
         """(count,) tokens scored in each of the first examples, padding left out."""
         positions = torch.full((count,), task.num_tokens(canvas))
         if not self.leaves_padding_out(task):
@@ -49,11 +49,11 @@ class Sizes:
         assert self.text_tokens is not None
         return positions - canvas.span("text").num_tokens + self.text_tokens[:count].cpu()
 
-    def leaves_padding_out(self, task: ScoringTask) -> bool:
+    def leaves_padding_out(self, task: EvaluationTask) -> bool:
         """Whether a text with padding is among what the task scores."""
         return self.text_tokens is not None and "text" in task.scored
 
-    def counted(self, task: ScoringTask) -> str:
+    def counted(self, task: EvaluationTask) -> str:
         """What is counted where that is not every token scored: " (text and end)"; "" elsewhere."""
         if not self.leaves_padding_out(task):
             return ""
@@ -134,7 +134,7 @@ def estimate(
     denoiser: Denoiser,
     canvas: Canvas,
     data: ScoredRows,
-    task: ScoringTask,
+    task: EvaluationTask,
     quantity: Quantity,
     effort: Effort | None = None,
 ) -> Estimate:
@@ -186,24 +186,24 @@ def measures(
     if not len(data.y):
         raise ValueError("no example to score")
     quantities = bounds.quantities()
-    for task in choose_tasks(scoring_tasks(canvas, bounds.boxes), bounds.tasks):
+    for task in choose_tasks(evaluation_tasks(canvas, bounds.boxes), bounds.tasks):
         for quantity in quantities:
-            found, name = estimate(denoiser, canvas, data, task, quantity, effort), quantity.name(task.name)
+            estimated, name = estimate(denoiser, canvas, data, task, quantity, effort), quantity.name(task.name)
             if per_example is not None:
-                per_example[name] = found.nats
-            for value, error, unit in _in_units(found, quantity, task, canvas, data.sizes):
-                yield Measure(name, value, error, unit, len(found.nats), found.nfe, effort.seed)
+                per_example[name] = estimated.nats
+            for value, error, unit in _in_units(estimated, quantity, task, canvas, data.sizes):
+                yield Measure(name, value, error, unit, len(estimated.nats), estimated.nfe, effort.seed)
 
 
 def _in_units(
-    found: Estimate, quantity: Quantity, task: ScoringTask, canvas: Canvas, sizes: Sizes
+    estimated: Estimate, quantity: Quantity, task: EvaluationTask, canvas: Canvas, sizes: Sizes
 ) -> Iterator[tuple[float, float | None, str]]:
     """(value, s.e., unit) of one estimate in every unit that fits it; the joint loss has one only."""
-    nats, tokens, counted = found.nats, found.tokens, sizes.counted(task)
+    nats, tokens, counted = estimated.nats, estimated.tokens, sizes.counted(task)
     if quantity.kind == "joint_loss":
-        yield *found.per_token, f"nats/token{counted}, no bound"
+        yield *estimated.per_token, f"nats/token{counted}, no bound"
         return
-    yield *found.per_token, f"nats/token{counted}"
+    yield *estimated.per_token, f"nats/token{counted}"
     bits, count = nats / math.log(2), len(nats)
     if task.scored == ("image",):
         yield *ratio(bits, tokens), "bits/code"
@@ -218,7 +218,7 @@ def _in_units(
             yield *ratio(bits, sizes.text_bytes[:count]), "bits/byte"
 
 
-def uniform_nats(canvas: Canvas, task: ScoringTask) -> float:
+def uniform_nats(canvas: Canvas, task: EvaluationTask) -> float:
     """Σ ln C over the positions scored, padding among them: what a model that knows nothing pays for a row."""
     free = ~(task.given | task.absent)
     counts = [len(canvas.token_of[free & canvas.mask(span.name)].unique()) for span in canvas.spans]

@@ -54,8 +54,8 @@ def stamp(rows: Iterable[Measure], **origin: Any) -> list[Measure]:
     """The rows with fields of `origin` filled in where a row leaves them empty."""
     stamped = []
     for row in rows:
-        own = {name: value for name, value in origin.items() if getattr(row, name) in (None, "", {})}
-        stamped.append(dataclasses.replace(row, **own))
+        empty = {name: value for name, value in origin.items() if getattr(row, name) in (None, "", {})}
+        stamped.append(dataclasses.replace(row, **empty))
     return stamped
 
 
@@ -112,13 +112,13 @@ def to_json(rows: Sequence[Measure]) -> str:
 def read_rows(file: str | Path) -> list[Measure]:
     """What `to_json` wrote. Raises ValueError naming the file and the row that is no row."""
     try:
-        found = json.loads(Path(file).read_text(encoding="utf-8"))
+        entries = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} holds no rows: {error}") from error
-    if not isinstance(found, list):
-        raise ValueError(f"{file} holds a {type(found).__name__}, not a list of rows")
+    if not isinstance(entries, list):
+        raise ValueError(f"{file} holds a {type(entries).__name__}, not a list of rows")
     rows = []
-    for number, entry in enumerate(found):
+    for number, entry in enumerate(entries):
         odd = sorted(set(FIELDS) ^ set(entry)) if isinstance(entry, dict) else ["all"]
         if odd:
             raise ValueError(f"row {number} of {file} is no measurement: {', '.join(odd)} missing or unknown")

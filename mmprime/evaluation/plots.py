@@ -36,7 +36,7 @@ def require_plots(file: str | Path) -> None:
         raise ValueError("drawing needs matplotlib: pip install 'mmprime[plots]'")
 
 
-def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: str, log_x: bool = False) -> None:
+def plot_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: str, log_x: bool = False) -> None:
     """Lines with error bars against x, ticks at the x that were measured."""
     figure = new_figure(file, _WIDTH, _HEIGHT)
     axes = figure.subplots()
@@ -47,7 +47,7 @@ def draw_lines(file: str | Path, lines: Sequence[Line], x_label: str, y_label: s
     save_figure(figure, file)
 
 
-def draw_panels(
+def plot_panels(
     file: str | Path, panels: Sequence[tuple[str, Sequence[Line]]], x_label: str, log_x: bool = False
 ) -> None:
     """Panels side by side, each (label of y, lines), over the same x; more than six lines share one legend."""
@@ -65,14 +65,14 @@ def draw_panels(
         if log_x:
             axes.set_xscale("log", base=2)
             _ticks(axes, lines)
-        if crowded and (own := axes.get_legend()):
-            own.remove()
+        if crowded and (legend := axes.get_legend()):
+            legend.remove()
     if crowded:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small")
     save_figure(figure, file)
 
 
-def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
+def plot_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
     """Share right against confidence beside the diagonal; below, how the predictions spread (shares of each line)."""
     figure = new_figure(file, 5.2, 6.6)
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -91,7 +91,7 @@ def draw_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[S
     save_figure(figure, file)
 
 
-def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequence[float]]]]], label: str) -> None:
+def plot_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequence[float]]]]], label: str) -> None:
     """Rows of maps, each (title, values (h, w)), on one colour scale; NaN stays white. label: of the scale."""
     from matplotlib.ticker import MaxNLocator
 
@@ -100,10 +100,10 @@ def draw_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequ
     grid = figure.subplots(len(rows), columns, squeeze=False)
     values = [cell for row in rows for _, map_ in row for line in map_ for cell in line if cell == cell]
     for axes, (title, map_) in zip(grid.flat, (map_ for row in rows for map_ in row)):
-        shown = axes.imshow(map_, vmin=min(values), vmax=max(values), cmap="viridis")
+        image = axes.imshow(map_, vmin=min(values), vmax=max(values), cmap="viridis")
         axes.set_title(title, fontsize="medium")
         axes.set(xticks=[], yticks=[])
-    figure.colorbar(shown, ax=grid, label=label, ticks=MaxNLocator(integer=True))
+    figure.colorbar(image, ax=grid, label=label, ticks=MaxNLocator(integer=True))
     save_figure(figure, file)
 
 
@@ -131,14 +131,14 @@ def read_log(run: str | Path) -> list[dict[str, Any]]:
 
 def _entry(line: str) -> dict[str, Any]:
     """One line of a log. Raises ValueError on one that has no kind and step, or a curve's value that is no number."""
-    found = json.loads(line)
-    if not isinstance(found, dict) or type(found.get("step")) is not int or found["step"] < 0:
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int or entry["step"] < 0:
         raise ValueError(f"{line[:60]!r} has no step")
-    curve = (key for key in found if key == "samples" or key.startswith("loss/") or "nelbo" in key or "bound" in key)
+    curve = (key for key in entry if key == "samples" or key.startswith("loss/") or "nelbo" in key or "bound" in key)
     for key in curve:
-        if not isinstance(found[key], int | float):
-            raise ValueError(f"{key} is {str(found[key])[:60]!r}")
-    return found
+        if not isinstance(entry[key], int | float):
+            raise ValueError(f"{key} is {str(entry[key])[:60]!r}")
+    return entry
 
 
 def curves(entries: Sequence[dict[str, Any]], run: str = "") -> tuple[list[Line], list[Line]]:
@@ -163,10 +163,10 @@ def _is_bound(key: str) -> bool:
 def _by_key(entries: Sequence[dict[str, Any]], wanted: Callable[[str], bool], per_step: float, run: str) -> list[Line]:
     lines = []
     for key in dict.fromkeys(key for entry in entries for key in entry if wanted(key)):
-        own = [entry for entry in entries if key in entry]
-        x = [entry["step"] * per_step for entry in own]
+        logged = [entry for entry in entries if key in entry]
+        x = [entry["step"] * per_step for entry in logged]
         label = ": ".join(part for part in (run, key) if part)
-        lines.append(Line(label, x, [entry[key] for entry in own], [entry.get(f"{key}_se") for entry in own]))
+        lines.append(Line(label, x, [entry[key] for entry in logged], [entry.get(f"{key}_se") for entry in logged]))
     return lines
 
 

@@ -64,10 +64,10 @@ def averaged_by(directory: str | Path) -> float | None:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that compute numbers here, where installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

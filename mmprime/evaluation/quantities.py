@@ -77,8 +77,8 @@ class Quantity:
         if masking.schedule is not None:
             masking = replace(masking, schedule=masking.schedule.on(canvas))
         if self.kind == "joint_loss":
-            draws = [joint_loss(denoiser, canvas, rows, None, generator, masking) for _ in range(samples)]
-            return torch.stack(draws).mean(0)
+            losses = [joint_loss(denoiser, canvas, rows, None, generator, masking) for _ in range(samples)]
+            return torch.stack(losses).mean(0)
         return nelbo(denoiser, canvas, rows, self.steps, masking, None, samples, generator)
 
 

@@ -67,9 +67,9 @@ class TextQuality:
         from .text.diversity import diversity, words
 
         scored, varied = self.scorer.score(texts), diversity([words(text) for text in texts])
-        found = [
+        values = [
             ("generative perplexity", *scored.perplexity, "perplexity"),
             ("bits per byte", *scored.bits_per_byte, "bits/byte"),
             ("unigram entropy of a text", *varied.entropy, "nats/word"),
         ]
-        return [Measure(name, value, error, unit, len(texts), nfe, seed) for name, value, error, unit in found]
+        return [Measure(name, value, error, unit, len(texts), nfe, seed) for name, value, error, unit in values]

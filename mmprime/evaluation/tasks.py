@@ -14,7 +14,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class ScoringTask:
+class EvaluationTask:
     """given, absent (N,) bool: sub-tokens visible from the start, masked for ever. scored: the spans of the rest."""
 
     name: str
@@ -28,25 +28,25 @@ class ScoringTask:
         return len(canvas.token_of[free].unique())
 
 
-def scoring_tasks(canvas: Canvas, boxes: Sequence[Box] = ()) -> list[ScoringTask]:
+def evaluation_tasks(canvas: Canvas, boxes: Sequence[Box] = ()) -> list[EvaluationTask]:
     """All spans at once; with two spans also each given the other; then each box (x0, y0, x1, y1) of image codes,
     x1 and y1 excluded, given all the rest. Raises ValueError on a box outside the grid."""
     none = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
     names = [span.name for span in canvas.spans]
-    everything = ScoringTask("joint" if len(names) > 1 else names[0], tuple(names), none, none)
+    everything = EvaluationTask("joint" if len(names) > 1 else names[0], tuple(names), none, none)
     single = []
     if len(names) > 1:
         for name in reversed(names):
             others = " ".join(other for other in names if other != name)
-            single.append(ScoringTask(f"{name}|{others}", (name,), ~canvas.mask(name), none))
+            single.append(EvaluationTask(f"{name}|{others}", (name,), ~canvas.mask(name), none))
     regions = [
-        ScoringTask(f"image[{','.join(map(str, box))}]|rest", ("image",), ~canvas.mask("image", box=box), none)
+        EvaluationTask(f"image[{','.join(map(str, box))}]|rest", ("image",), ~canvas.mask("image", box=box), none)
         for box in boxes
     ]
     return [*single, everything, *regions]
 
 
-def choose_tasks(known: Sequence[ScoringTask], only: Iterable[str] | None) -> list[ScoringTask]:
+def choose_tasks(known: Sequence[EvaluationTask], only: Iterable[str] | None) -> list[EvaluationTask]:
     """The tasks of those names, or all. Raises ValueError on an unknown one."""
     if only is None:
         return list(known)

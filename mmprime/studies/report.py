@@ -35,10 +35,10 @@ class Group:
     def values(self, start: str) -> dict[int, Measure]:
         """By seed: the first row whose metric starts so; "{masking}" in it is the group's."""
         start = start.format(masking=self.masking)
-        found = {
+        first_rows = {
             seed: next((row for row in rows if row.metric.startswith(start)), None) for seed, rows in self.runs.items()
         }
-        return {seed: row for seed, row in found.items() if row is not None}
+        return {seed: row for seed, row in first_rows.items() if row is not None}
 
     def gap(self, first: Group, start: str) -> tuple[float, float | None] | None:
         """The difference to `first` in per cent and its standard error, over the seeds that both have."""
@@ -50,58 +50,58 @@ class Group:
         if len(gaps) > 1:
             return float(gaps.mean()), float(gaps.std() / len(gaps) ** 0.5)
         (seed,) = common
-        own = self.nats.get(seed, {}).get(mine[seed].metric)
-        other = first.nats.get(seed, {}).get(theirs[seed].metric)
-        if own is None or other is None or own.shape != other.shape:
+        my_nats = self.nats.get(seed, {}).get(mine[seed].metric)
+        their_nats = first.nats.get(seed, {}).get(theirs[seed].metric)
+        if my_nats is None or their_nats is None or my_nats.shape != their_nats.shape:
             return float(gaps[0]), None
-        ratio = float(own.double().mean() / other.double().mean())
-        errors = own.double() - ratio * other.double()
-        return float(gaps[0]), 100 * float(errors.std() / len(errors) ** 0.5 / other.double().mean())
+        ratio = float(my_nats.double().mean() / their_nats.double().mean())
+        errors = my_nats.double() - ratio * their_nats.double()
+        return float(gaps[0]), 100 * float(errors.std() / len(errors) ** 0.5 / their_nats.double().mean())
 
 
 def groups(study: Study, base: str) -> list[Group]:
     """In the order of the study; those without a cell that is done are left out."""
     done, nats = read_results(study.results), read_nats(study.nats)
-    found: dict[str, Group] = {}
+    by_name: dict[str, Group] = {}
     for cell in study.cells():
         if cell.base == base and cell.name in done:
-            group = found.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.masking))
+            group = by_name.setdefault(cell.group, Group(" · ".join(cell.choices.values()), cell.masking))
             group.runs[cell.seed] = done[cell.name]
             if cell.name in nats:
                 group.nats[cell.seed] = nats[cell.name]
-    return list(found.values())
+    return list(by_name.values())
 
 
-def group_table(found: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:
+def group_table(compared: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:
     """Markdown. columns: heading -> start of a metric name. against: a heading of `columns` that is also shown as the
     difference to the first group in per cent of that group's mean."""
     head = ["cell", "seeds"]
     for heading in columns:
         head += [heading, f"{heading} against the first"] if heading == against else [heading]
     lines = [head]
-    for group in found:
+    for group in compared:
         cells = [group.name, str(len(group.runs))]
         for heading, start in columns.items():
             cells.append(_mean(group.values(start)))
             if heading == against:
-                cells.append("" if group is found[0] else _difference(group.gap(found[0], start)))
+                cells.append("" if group is compared[0] else _difference(group.gap(compared[0], start)))
         lines.append(cells)
     return _markdown(lines)
 
 
 def gaps(study: Study, base: str) -> str:
     """Every bound of every group as its difference to the first group, in per cent, taken seed by seed."""
-    found, columns = groups(study, base), _bounds(study, base)
+    compared, columns = groups(study, base), _bounds(study, base)
     lines = [["cell", "seeds", *columns]]
-    for group in found[1:]:
-        differences = [_difference(group.gap(found[0], start)) for start in columns.values()]
+    for group in compared[1:]:
+        differences = [_difference(group.gap(compared[0], start)) for start in columns.values()]
         lines.append([group.name, str(len(group.runs)), *differences])
-    return _markdown(lines) if found else ""
+    return _markdown(lines) if compared else ""
 
 
 def bounds(study: Study, base: str) -> str:
     """NELBOs, joint loss, idle steps, CPU time of training and size."""
-    found, steps = groups(study, base), study.evaluation(base).steps
+    compared, steps = groups(study, base), study.evaluation(base).steps
     columns = {
         **_bounds(study, base),
         "joint loss (no bound)": f"joint_loss {study.bases[base]['span']}",
@@ -109,8 +109,8 @@ def bounds(study: Study, base: str) -> str:
         "CPU seconds": "training",
         "parameters": "parameters",
     }
-    columns = {heading: start for heading, start in columns.items() if any(group.values(start) for group in found)}
-    return group_table(found, columns, against="NELBO")
+    columns = {heading: start for heading, start in columns.items() if any(group.values(start) for group in compared)}
+    return group_table(compared, columns, against="NELBO")
 
 
 def _bounds(study: Study, base: str) -> dict[str, str]:
@@ -130,12 +130,12 @@ def _bounds(study: Study, base: str) -> dict[str, str]:
 
 def gap_lines(study: Study, base: str) -> list[Line]:
     """T-step bounds of every group under its own masking against T, as differences to the first group in per cent."""
-    found, steps = groups(study, base), study.evaluation(base).steps
+    compared, steps = groups(study, base), study.evaluation(base).steps
     lines = []
-    for group in found[1:]:
+    for group in compared[1:]:
         starts = {count: f"nelbo {study.bases[base]['span']} T={count} {{masking}}" for count in steps}
-        found_gaps = {count: group.gap(found[0], start) for count, start in starts.items()}
-        known = {count: gap for count, gap in found_gaps.items() if gap is not None}
+        gaps_by_steps = {count: group.gap(compared[0], start) for count, start in starts.items()}
+        known = {count: gap for count, gap in gaps_by_steps.items() if gap is not None}
         means, errors = [gap[0] for gap in known.values()], [gap[1] for gap in known.values()]
         lines.append(Line(group.name, list(known), means, errors))
     return lines
@@ -143,16 +143,16 @@ def gap_lines(study: Study, base: str) -> list[Line]:
 
 def samples(study: Study, base: str) -> str:
     """What the samples are worth at each number of steps; empty where none were drawn."""
-    found = groups(study, base)
+    compared = groups(study, base)
     asked = study.evaluation(base)
-    metrics = [name for name in FIDELITY if any(group.values(f"{name} in") for group in found)]
+    metrics = [name for name in FIDELITY if any(group.values(f"{name} in") for group in compared)]
     columns = {
         f"{name}, {count} steps{by}": f"{name} in {count} steps{by}"
         for by in ("", *(f" by {sampler}" for sampler in asked.samplers))
         for name in metrics
         for count in asked.sampling_steps
     }
-    return group_table(found, columns) if columns else ""
+    return group_table(compared, columns) if columns else ""
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

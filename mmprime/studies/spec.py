@@ -178,9 +178,11 @@ class Study:
         for seed in self.seeds:
             for base, about in self.bases.items():
                 for choices, overrides in self._choices(base):
-                    common, own = (tuple(each.format(**about) for each in o) for o in (about.get("set", []), overrides))
+                    common, more = (
+                        tuple(o.format(**about) for o in part) for part in (about.get("set", []), overrides)
+                    )
                     before = self._before(choices, about)
-                    yield Cell(base, about["config"], choices, (*common, *own), seed, common, before)
+                    yield Cell(base, about["config"], choices, (*common, *more), seed, common, before)
 
     def _choices(self, base: str) -> Iterator[tuple[dict[str, str], list[str]]]:
         for name, overrides in self.extra.items():
@@ -213,7 +215,7 @@ class Study:
 
 
 def _with_evaluate(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Older files say judge."""
+    """The mapping with `evaluate` under that name, which older files call otherwise."""
     return {"evaluate" if key == "judge" else key: value for key, value in given.items()}
 
 

@@ -46,11 +46,11 @@ def read_results(file: Path) -> dict[str, list[Measure]]:
 
 def read_nats(file: Path) -> dict[str, Nats]:
     """By cell and metric, the nats (n,) of each example; none if there is no file."""
-    found: dict[str, Nats] = {}
+    by_cell: dict[str, Nats] = {}
     for name, nats in load_file(file).items() if file.is_file() else ():
         cell, _, metric = name.rpartition(": ")
-        found.setdefault(cell, {})[metric] = nats
-    return found
+        by_cell.setdefault(cell, {})[metric] = nats
+    return by_cell
 
 
 def write_results(file: Path, table: Mapping[str, Sequence[Measure]]) -> None:
@@ -64,7 +64,7 @@ def write_results(file: Path, table: Mapping[str, Sequence[Measure]]) -> None:
 def write_nats(file: Path, nats: Mapping[str, Nats]) -> None:
     """Half precision."""
     with whole_file(file) as temporary:
-        flat = {f"{cell}: {metric}": values.half() for cell, own in nats.items() for metric, values in own.items()}
+        flat = {f"{cell}: {metric}": values.half() for cell, kept in nats.items() for metric, values in kept.items()}
         save_file(flat, temporary)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas
-from mmprime.evaluation.tasks import ScoringTask
+from mmprime.evaluation.tasks import EvaluationTask
 
 from .config import ConfigError
 from .rng import stratified
@@ -55,7 +55,7 @@ class Conditions:
         return torch.zeros(canvas.num_subtokens, dtype=torch.bool)
 
 
-def _view(canvas: Canvas, name: str, given: Tensor, absent: Tensor) -> ScoringTask:
+def _view(canvas: Canvas, name: str, given: Tensor, absent: Tensor) -> EvaluationTask:
     """The mode as what is scored given what."""
     scored = tuple(span.name for span in canvas.spans if not (given | absent)[canvas.mask(span.name)].all())
-    return ScoringTask(name, scored, given, absent)
+    return EvaluationTask(name, scored, given, absent)

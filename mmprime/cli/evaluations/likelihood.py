@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     rows: list[Measure] = []
     for split in splits_of(data, options.split):
         scored = load_scored(pipe, data, split, options.limit, options.seed)
-        found = measures(pipe.model, pipe.canvas, scored, bounds, effort)
-        rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=hash_of(data)) for row in found]
+        measured = measures(pipe.model, pipe.canvas, scored, bounds, effort)
+        rows += [replace(row, metric=f"{split}: {row.metric}", data_hash=hash_of(data)) for row in measured]
     return rows
 
 

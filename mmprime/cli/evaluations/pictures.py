@@ -33,6 +33,6 @@ def open_folder(folder: str, crop: int | None = None) -> PictureFiles:
     """The pictures of a folder, saying what of it is left out."""
     from mmprime.evaluation.images.sets import read_folder
 
-    found = read_folder(folder, crop)
-    warn(found.note)
-    return found
+    pictures = read_folder(folder, crop)
+    warn(pictures.note)
+    return pictures

@@ -102,11 +102,11 @@ def run(options: argparse.Namespace) -> list[Measure]:
         _save(options.save, groups)
     scorer = LanguageModelScorer.load(options.scorer)
     count = _counter(pipe) if options.units == "tokens" else None
-    found = [_measured(group, scorer, count) for group in groups]
-    print(_summary(groups, found, scorer.name, options.units))
+    results = [_measured(group, scorer, count) for group in groups]
+    print(_summary(groups, results, scorer.name, options.units))
     if options.plot:
-        _plot(options.plot, groups, found, scorer.name, options.units)
-    rows = [row for group, each in zip(groups, found) for row in _rows(group, *each, scorer, options)]
+        _plot(options.plot, groups, results, scorer.name, options.units)
+    rows = [row for group, each in zip(groups, results) for row in _rows(group, *each, scorer, options)]
     return [replace(row, **_model_of(pipe, options)) for row in rows]
 
 
@@ -175,12 +175,12 @@ def _entries(content: str, file: Path) -> list[Any]:
 
         return [part.strip() for part in split_paragraphs(content)]
     try:
-        found = json.loads(content)
+        entries = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
-    if not isinstance(found, list):
-        raise ValueError(f"{file} holds a {type(found).__name__}, not a list of texts")
-    return found
+    if not isinstance(entries, list):
+        raise ValueError(f"{file} holds a {type(entries).__name__}, not a list of texts")
+    return entries
 
 
 def _anchors(groups: Sequence[TextGroup], data: Path, options: argparse.Namespace) -> list[TextGroup]:
@@ -204,15 +204,15 @@ def pieces(documents: Sequence[str], words: int, num: int, seed: int = 0) -> lis
     """
     from mmprime.evaluation.datasets import choose_rows
 
-    found = []
+    parts = []
     for text in documents:
         spans = [match.span() for match in _WORD.finditer(text)]
         for start in range(0, max(1, len(spans) - words + 1), words):
-            if own := spans[start : start + words]:
-                found.append(text[own[0][0] : own[-1][1]])
-    if not found:
+            if window := spans[start : start + words]:
+                parts.append(text[window[0][0] : window[-1][1]])
+    if not parts:
         raise ValueError(f"{len(documents)} documents of real text without a word")
-    return [found[index] for index in choose_rows(len(found), num, seed)]
+    return [parts[index] for index in choose_rows(len(parts), num, seed)]
 
 
 def _save(file: str, groups: Sequence[TextGroup]) -> None:
@@ -273,7 +273,7 @@ def _model_of(pipe: Pipeline | None, options: argparse.Namespace) -> dict[str, A
 
 
 def _summary(
-    groups: Sequence[TextGroup], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
+    groups: Sequence[TextGroup], results: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
 ) -> str:
     """A table of one line a group, the perplexity beside the rest."""
     from mmprime.evaluation.metric import markdown
@@ -281,7 +281,7 @@ def _summary(
     unit = units.removesuffix("s")
     heads = ["", f"gen. perplexity ({scorer})", f"entropy, nats/{unit}", *[f"distinct-{n}" for n in (1, 2, 3, 4)]]
     lines = []
-    for group, (scored, varied) in zip(groups, found):
+    for group, (scored, varied) in zip(groups, results):
         shares = [f"{varied.distinct[n]:.3f}" if n in varied.distinct else "-" for n in (1, 2, 3, 4)]
         again = varied.repetition.get(_REPETITION)
         cells = [group.name, _with_error(*scored.perplexity, 1), _with_error(*varied.entropy, 3), *shares]
@@ -294,13 +294,13 @@ def _with_error(value: float, error: float | None, digits: int) -> str:
 
 
 def _plot(
-    file: str, groups: Sequence[TextGroup], found: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
+    file: str, groups: Sequence[TextGroup], results: Sequence[tuple[TextScores, Diversity]], scorer: str, units: str
 ) -> None:
-    from mmprime.evaluation.text.frontier import Point, draw_frontier
+    from mmprime.evaluation.text.frontier import Point, plot_frontier
 
     points = [
         Point(group.point or group.name, varied.entropy, scored.perplexity, group.curve)
-        for group, (scored, varied) in zip(groups, found)
+        for group, (scored, varied) in zip(groups, results)
     ]
-    draw_frontier(points, file, units, scorer)
+    plot_frontier(points, file, units, scorer)
     print(f"frontier in {file}")

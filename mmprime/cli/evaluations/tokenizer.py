@@ -56,15 +56,15 @@ def run(options: argparse.Namespace) -> list[Measure]:
         comparison = None if extractors is None else Comparison(extractors, PictureArray(images), rules_of(options))
         if comparison is not None:
             comparison.check(len(images))
-        found = reconstruct(tokenizer, images, options.batch, progress=True)
+        reconstruction = reconstruct(tokenizer, images, options.batch, progress=True)
         count = len(images)
-        error = float(found.psnr.std() / count**0.5) if count > 1 else None
+        error = float(reconstruction.psnr.std() / count**0.5) if count > 1 else None
         rows += [
-            Measure(f"{split}: PSNR", float(found.psnr.mean()), error, "dB", count, 0, options.seed),
-            Measure(f"{split}: codes used", found.use, None, "share of the code book", count, 0, options.seed),
-            Measure(f"{split}: code perplexity", found.perplexity, None, "codes", count, 0, options.seed),
+            Measure(f"{split}: PSNR", float(reconstruction.psnr.mean()), error, "dB", count, 0, options.seed),
+            Measure(f"{split}: codes used", reconstruction.use, None, "share of the code book", count, 0, options.seed),
+            Measure(f"{split}: code perplexity", reconstruction.perplexity, None, "codes", count, 0, options.seed),
         ]
         if comparison is not None:
-            scored = comparison.rows(PictureArray(found.images), 0, options.seed)
+            scored = comparison.rows(PictureArray(reconstruction.images), 0, options.seed)
             rows += [replace(row, metric=f"{split}: r{row.metric}") for row in scored]
     return stamp(rows, data_hash=data_hash(options.data), model_hash=model_hash(options.tokenizer))

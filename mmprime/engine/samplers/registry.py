@@ -135,10 +135,10 @@ def _value(name: str, key: str, value: Any, default: Any) -> Any:
             return _part(default, value)
         if isinstance(default, tuple):
             raise ValueError(f"no word of a command line, got {value!r}; --regions FILE gives them")
-        found = type(default)(value)
-        if isinstance(value, float) and found != value:
+        converted = type(default)(value)
+        if isinstance(value, float) and converted != value:
             raise ValueError("give a whole number")
-        return found
+        return converted
     except ValueError as error:
         raise ValueError(f"sampler {name!r}: {key}={value!r}: {error}") from error
 

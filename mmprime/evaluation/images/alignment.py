@@ -71,9 +71,9 @@ def _minilm(texts: list[str], batch: int = 256) -> Tensor:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    found = importlib.util.find_spec(_PACKAGE)
-    assert found is not None
-    folder = Path((found.submodule_search_locations or [""])[0], "model")
+    package = importlib.util.find_spec(_PACKAGE)
+    assert package is not None
+    folder = Path((package.submodule_search_locations or [""])[0], "model")
     net = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(_MOST_TOKENS)

@@ -53,8 +53,8 @@ class Gallery:
 
     def accuracy(self, features: Tensor, captions: Sequence[str]) -> Accuracy:
         """Of generated pictures with these features (m, d), drawn for these captions."""
-        found = self.nearest(features)
-        return Accuracy.of([self.captions[j] == caption for j, caption in zip(found, captions)])
+        indices = self.nearest(features)
+        return Accuracy.of([self.captions[j] == caption for j, caption in zip(indices, captions)])
 
     def ceiling(self, captions: Sequence[str], seed: int = 0) -> Accuracy:
         """Of one real drawing of each caption, chosen by seed, among the drawings of all other vendors.
@@ -67,8 +67,8 @@ class Gallery:
         queries = [self._one_of(caption, generator) for caption in captions]
         vendor = {name: number for number, name in enumerate(dict.fromkeys(self.vendors))}
         owner = torch.tensor([vendor[name] for name in self.vendors])
-        found = self.nearest(self.features[queries], owner[queries][:, None] != owner)
-        return Accuracy.of([self.captions[j] == caption for j, caption in zip(found, captions)])
+        indices = self.nearest(self.features[queries], owner[queries][:, None] != owner)
+        return Accuracy.of([self.captions[j] == caption for j, caption in zip(indices, captions)])
 
     def chance(self, captions: Sequence[str]) -> float:
         """Accuracy of drawings picked blindly."""
@@ -88,7 +88,7 @@ def choose_captions(
     """`count` different captions, drawn by seed, passing over all but the allowed. Raises ValueError if too few."""
     known = sorted(set(captions))
     order = torch.randperm(len(known), generator=generator_of(seed))
-    found = [known[index] for index in order.tolist() if allowed is None or known[index] in allowed]
-    if count > len(found):
-        raise ValueError(f"asked for {count} captions, the data has {len(found)}")
-    return found[:count]
+    chosen = [known[index] for index in order.tolist() if allowed is None or known[index] in allowed]
+    if count > len(chosen):
+        raise ValueError(f"asked for {count} captions, the data has {len(chosen)}")
+    return chosen[:count]

@@ -59,14 +59,14 @@ class Extractors:
 
     def __init__(self, metrics: Sequence[str], inception: str | None = None) -> None:
         self.metrics = list(metrics)
-        own = [name.endswith(_SUFFIX) for name in self.metrics]
-        self._inception = None if all(own) else extractors.inception(inception)
-        self._effnet = extractors.effnet() if any(own) else None
+        by_effnet = [name.endswith(_SUFFIX) for name in self.metrics]
+        self._inception = None if all(by_effnet) else extractors.inception(inception)
+        self._effnet = extractors.effnet() if any(by_effnet) else None
 
     def of(self, metric: str) -> FeatureExtractor:
-        found = self._effnet if metric.endswith(_SUFFIX) else self._inception
-        assert found is not None
-        return found
+        network = self._effnet if metric.endswith(_SUFFIX) else self._inception
+        assert network is not None
+        return network
 
 
 class Comparison:
@@ -119,12 +119,12 @@ class Comparison:
             network = self.extractors.of(name)
             if network.name not in known:
                 known[network.name] = network.features(generated, self.rules.batch, self.rules.progress)
-            for metric, found, unit in self._values(name, network, known[network.name]):
+            for metric, estimated, unit in self._values(name, network, known[network.name]):
                 rows.append(
                     Measure(
                         f"{metric} ({self._counts(name, len(generated))})",
-                        found.value,
-                        found.stderr,
+                        estimated.value,
+                        estimated.stderr,
                         unit,
                         len(generated),
                         nfe,

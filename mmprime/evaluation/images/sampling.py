@@ -38,9 +38,9 @@ def sample_pictures(
     images, nfe, idle, seconds = [], [], [], 0.0
     for start in range(0, num, _AT_ONCE):
         stop = min(start + _AT_ONCE, num)
-        own = replace(config, seed=[mix(seed, number) for number in range(start, stop)])
+        seeded = replace(config, seed=[mix(seed, number) for number in range(start, stop)])
         asked = None if prompts is None else list(prompts[start:stop])
-        result = pipe.generate(asked, 1 if asked else stop - start, own)
+        result = pipe.generate(asked, 1 if asked else stop - start, seeded)
         images.append((result.images.cpu() * 255).round().byte())
         nfe.append(result.nfe.double().cpu())
         idle.append(steps_unused(config, result.rank))

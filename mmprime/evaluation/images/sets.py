@@ -94,11 +94,11 @@ def read_folder(folder: str | Path, crop: int | None = None) -> PictureFiles:
 
     Raises ValueError on a missing folder, fewer than two pictures, and as `PictureFiles` does.
     """
-    found = list_folder(folder, PICTURES)
-    if len(found.files) < 2:
-        said = f"; {found.note()}" if found.left_out else ""
-        raise ValueError(f"{folder} holds {len(found.files)} pictures ({', '.join(PICTURES)}); two are needed{said}")
-    return PictureFiles(found.paths(), crop, found.note())
+    listed = list_folder(folder, PICTURES)
+    if len(listed.files) < 2:
+        said = f"; {listed.note()}" if listed.left_out else ""
+        raise ValueError(f"{folder} holds {len(listed.files)} pictures ({', '.join(PICTURES)}); two are needed{said}")
+    return PictureFiles(listed.paths(), crop, listed.note())
 
 
 @dataclass(frozen=True)

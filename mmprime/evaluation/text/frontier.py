@@ -29,24 +29,24 @@ class Point:
     curve: str | None = None
 
 
-def draw_frontier(points: Sequence[Point], file: str | Path, units: str = "words", scorer: str = "the scorer") -> None:
+def plot_frontier(points: Sequence[Point], file: str | Path, units: str = "words", scorer: str = "the scorer") -> None:
     """Write the picture. Raises ValueError without a point, and as `require_plots` does."""
     if not points:
         raise ValueError("no point to draw")
     figure = new_figure(file, 6.4, 4.6)
     axes = figure.add_subplot()
     for curve, offset in zip(dict.fromkeys(point.curve for point in points), itertools.cycle(_OFFSETS)):
-        own = sorted((point for point in points if point.curve == curve), key=lambda point: point.entropy[0])
+        joined = sorted((point for point in points if point.curve == curve), key=lambda point: point.entropy[0])
         line, *_ = axes.errorbar(
-            [point.entropy[0] for point in own],
-            [point.perplexity[0] for point in own],
-            xerr=[point.entropy[1] or 0 for point in own],
-            yerr=[point.perplexity[1] or 0 for point in own],
+            [point.entropy[0] for point in joined],
+            [point.perplexity[0] for point in joined],
+            xerr=[point.entropy[1] or 0 for point in joined],
+            yerr=[point.perplexity[1] or 0 for point in joined],
             fmt="o-" if curve is not None else "k*",
             capsize=2,
             label=curve,
         )
-        for point in own:
+        for point in joined:
             where = (point.entropy[0], point.perplexity[0])
             axes.annotate(point.label, where, offset, textcoords="offset points", fontsize=8, color=line.get_color())
     axes.set_yscale("log")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmprime.engine import Canvas, Condition, Rows, masking_of
 from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
-from mmprime.evaluation.tasks import ScoringTask, scoring_tasks
+from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
 from mmprime.generation.defaults import write_sampling
 from mmprime.models import PrimeDiT, save_model
 
@@ -65,7 +65,7 @@ class DiffusionTask(Task):
         self.notices = corpus.notices
         self.train = corpus.train.packed(canvas)
         self.validation = {split: examples.packed(canvas) for split, examples in corpus.validation.items()}
-        self.views = scoring_tasks(canvas)
+        self.views = evaluation_tasks(canvas)
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
@@ -203,7 +203,7 @@ class DiffusionTask(Task):
         null = self.modules.null_condition(cond)["label"]
         return {"label": torch.where(drop.to(label.device), null, label)}
 
-    def _key(self, view: ScoringTask) -> str:
+    def _key(self, view: EvaluationTask) -> str:
         """What the NELBO of a view is called in the log; other names where padding is not counted."""
         return "nelbo" if len(self.canvas.spans) == 1 else f"nelbo/{view.name}{self.padded.counted(view)}"
 
@@ -222,7 +222,7 @@ class DiffusionTask(Task):
             by_mode[f"{self.objective.name}/{name}{sizes_of_mode.counted(view)}"] = value
         return by_mode
 
-    def _untrained(self, view: ScoringTask, examples: Examples) -> str:
+    def _untrained(self, view: EvaluationTask, examples: Examples) -> str:
         """The NELBO of a model that knows nothing, in words: ln C, for every position of a row."""
         sizes = Sizes(text_tokens=examples.text_tokens)
         tokens = sizes.tokens(view, self.canvas, len(examples)).double().mean()
