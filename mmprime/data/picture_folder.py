@@ -4,8 +4,9 @@
     DIR/train/cat/1.png  DIR/val/...   split folders, with class folders in them or not
     DIR/1.png  DIR/1.txt               captions (`captions.py`); a picture without one takes the name of its class
 
-A folder that holds all others (DIR/images/train/...) is passed through. Split folders are told by their names
-(`SPLITS`, without case), where no other folder with pictures lies beside them.
+A folder that holds all others (DIR/images/train/...) is passed through, and so is one called images, pictures or the
+like (`WRAPPERS`) that is the only one in DIR or in all its split folders (DIR/train/images/1.png). Split folders are
+told by their names (`SPLITS`, without case), where no other folder with pictures lies beside them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+WRAPPERS = {"images", "imgs", "img", "pictures", "photos"}
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,12 @@ def _roles(names: Sequence[str]) -> list[_Role]:
     inner = [folder[depth:] for folder in folders]
     tops = {folder[0] for folder in inner if folder}
     if tops and all(top.lower() in SPLITS for top in tops):
-        return [_Role(SPLITS[f[0].lower()] if f else None, f[1] if len(f) > 1 else None) for f in inner]
-    return [_Role(None, f[0] if f else None) for f in inner]
+        splits, inner = [SPLITS[f[0].lower()] if f else None for f in inner], [f[1:] for f in inner]
+    else:
+        splits = [None] * len(inner)
+    if all(inner) and len({f[0] for f in inner}) == 1 and inner[0][0].lower() in WRAPPERS:
+        inner = [f[1:] for f in inner]
+    return [_Role(split, f[0] if f else None) for split, f in zip(splits, inner)]
 
 
 def _base(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ PNG, JPEG, WebP, BMP, GIF and TIFF are read; the content decides, whatever the n
     CMYK, LAB, YCbCr, palette, 1 bit   Pillow's conversion; colour profiles are not applied
     transparency                       on white
     EXIF orientation                   applied; sizes are those of the upright picture
-    frames, pages                      the first one; the first picture that has more gives a warning
+    frames, pages                      the first one; the first picture that has more gives a line on stderr
 
 A picture of more than MAX_PIXELS (WebP a quarter, progressive JPEG half of it, as decoding them takes more memory) or
 with a side over MAX_SIDE is refused by its header. Of a large JPEG that is to become small 1/2, 1/4 or 1/8 is decoded,
@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
+
+from mmprime.io import warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,10 +133,10 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
     except Exception as error:  # on damaged input Pillow raises what its parsers raise, struct.error and KeyError too
         raise ValueError(f"{called} is not a readable image: {_reason(error)}") from error
     for message in sorted({str(warning.message).strip() for warning in said}):
-        warnings.warn(f"{called}: {message}", stacklevel=4)
+        warn(f"{called}: {message}")
     if several and not _warned_of_frames:
         _warned_of_frames.append(called)
-        warnings.warn(f"{called} has several frames; of such pictures only the first is read", stacklevel=4)
+        warn(f"{called} has several frames; of such pictures only the first is read")
 
 
 def _open(stream: IO[bytes], verify: bool) -> Image:

@@ -22,8 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mmprime.codecs.weights import INTEGERS, Stored, check_fit, check_hash, header, read_weights
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.io import read_json, sha256, whole_folder
+from mmprime.io import read_json, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT
@@ -33,9 +34,6 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
 _ADDED = {"digit_embedding": "sum"}  # options younger than format 1, with what models had before
 _SPAN_KEYS = {"name", "length", "radices"}
-_FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors calls them
-_INTEGERS = ("I64", "I32", "I16", "I8", "U8")
-Stored = tuple[tuple[int, ...], str]  # shape and dtype of a tensor in a file
 
 
 def save_model(
@@ -90,11 +88,11 @@ def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tup
     directory = Path(directory)
     config = _read_config(directory / CONFIG)
     path = directory / WEIGHTS
-    _check_hash(path, str(config["weights_sha256"]))
+    check_hash(path, str(config["weights_sha256"]))
     try:
         with safe_open(path, "pt") as file:
             model, canvas = _empty_model(directory, config, file)
-            weights = {name: _weight(path, name, file.get_tensor(name)) for name in model.state_dict()}
+            weights = read_weights(path, model.state_dict(), file)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
     model.load_state_dict(weights, assign=True)
@@ -103,8 +101,7 @@ def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tup
 
 def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[PrimeDiT, Canvas]:
     """The model of a config with weights that are shapes only, those of an open file of weights, and its canvas."""
-    header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    shapes = {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in header.items()}
+    shapes = header(file)
     try:
         canvas = Canvas([_span(entry, file, shapes) for entry in config["canvas"]])
         architecture = _architecture(config["model"]).resolve()
@@ -117,7 +114,7 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
-    _check_fit(directory / WEIGHTS, model.state_dict(), shapes)
+    check_fit(directory / WEIGHTS, model.state_dict(), shapes)
     return model, canvas
 
 
@@ -132,17 +129,6 @@ class _NoInit(TorchFunctionMode):
         if func is Tensor.mul and args[0].is_meta and isinstance(args[1], float):
             return args[0]
         return func(*args, **kwargs)
-
-
-def _weight(path: Path, name: str, stored: Tensor) -> Tensor:
-    """A copy in float32, which does not depend on the file. Raises ValueError on values that are not finite."""
-    value = stored.to(torch.float32, copy=True)
-    if not bool(value.isfinite().all()):
-        bad = value[~value.isfinite()]
-        raise ValueError(
-            f"{path}: {name} has {len(bad)} of {value.numel()} values that are not finite ({float(bad[0])})"
-        )
-    return value
 
 
 def _narrow(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,16 +154,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_hash(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    digest = sha256(path)
-    if digest != expected:
-        raise ValueError(
-            f"{path}: sha256 {digest[:12]}…, {CONFIG} expects {expected[:12]}…; damaged or of another model"
-        )
-
-
 def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Span:
     """The span of a config entry; takes its digit table, which it reads from the file, out of `shapes`."""
     if not isinstance(entry, dict) or set(entry) != _SPAN_KEYS:
@@ -185,7 +161,7 @@ def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Spa
     name, length = _table_name(entry["name"]), entry["length"]
     if name not in shapes:
         raise ValueError(f"the weights lack {name!r}, the digit table of span {entry['name']!r}")
-    if shapes.pop(name)[1] not in _INTEGERS:
+    if shapes.pop(name)[1] not in INTEGERS:
         raise ValueError(f"{name!r}, the digit table of span {entry['name']!r}, holds no integers")
     codec = Codec.from_table(file.get_tensor(name), entry["radices"])
     return Span(entry["name"], tuple(length) if isinstance(length, list) else length, codec)
@@ -197,17 +173,3 @@ def _architecture(entry: Mapping[str, Any]) -> DiTConfig:
         unknown, missing = sorted(set(entry) - known), sorted(known - set(entry) - set(_ADDED))
         raise ValueError(f"model: unknown keys {unknown}, missing keys {missing}")
     return DiTConfig(**{**_ADDED, **entry})
-
-
-def _check_fit(path: Path, expected: Mapping[str, Tensor], stored: Mapping[str, Stored]) -> None:
-    problems = [f"lacks {name}" for name in expected if name not in stored]
-    problems += [f"has unknown {name}" for name in stored if name not in expected]
-    for name, value in expected.items():
-        shape, dtype = stored.get(name, (tuple(value.shape), _FLOATS[0]))
-        if shape != tuple(value.shape):
-            problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
-        if dtype not in _FLOATS:
-            problems.append(f"{name} is {dtype}, weights are one of {', '.join(_FLOATS)}")
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{path}: {'; '.join(problems[:3])}{more}")

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 QUANTIZERS = ("vq", "fsq", "lfq")
+MAX_CODES = 2**24  # the vectors of all codes are in memory
 
 
 def _choice(default: str, choices: tuple[str, ...]) -> Any:
@@ -40,7 +41,7 @@ class ImageTokenizerConfig:
     encoder_blocks: list[int] = field(default_factory=lambda: [1, 2], metadata=_each("[0, 256]"))
     decoder_blocks: list[int] = field(default_factory=lambda: [3, 2], metadata=_each("[0, 256]"))
     quantizer: str = _choice("vq", QUANTIZERS)
-    num_codes: int = _number(512, "[2, 1e9]")
+    num_codes: int = _number(512, f"[2, {MAX_CODES}]")
     code_dim: int = _number(24, "[2, 8192]")  # vq: width of a code vector
     cosine: bool = False  # vq: compare directions only
     decay: float = _number(0.98, "[0, 1)")  # vq: of the moving averages that make the code book
@@ -85,6 +86,8 @@ class ImageTokenizerConfig:
         odd = [width for width in self.widths if width < 8 or width % 8]
         if odd:
             raise ValueError(f"tokenizer.widths={list(self.widths)}: {odd[0]} is not a positive multiple of 8")
+        if not 2 <= self.num_codes <= MAX_CODES:
+            raise ValueError(f"tokenizer.num_codes={self.num_codes} must lie in [2, {MAX_CODES}]")
         self._check_codes()
 
     def _check_codes(self) -> None:
@@ -95,12 +98,10 @@ class ImageTokenizerConfig:
                 f"tokenizer.num_codes={self.num_codes} must be the product of levels={list(self.levels)}, each at "
                 "least 3, for quantizer=fsq"
             )
-        if self.quantizer == "lfq" and (self.num_codes < 2 or self.num_codes & (self.num_codes - 1)):
+        if self.quantizer == "lfq" and self.num_codes & (self.num_codes - 1):
             raise ValueError(f"tokenizer.num_codes={self.num_codes} must be a power of two for quantizer=lfq")
-        if self.quantizer == "vq" and (self.num_codes < 2 or self.code_dim < 2):
-            raise ValueError(
-                f"tokenizer.num_codes={self.num_codes} and code_dim={self.code_dim} must both be at least 2"
-            )
+        if self.quantizer == "vq" and self.code_dim < 2:
+            raise ValueError(f"tokenizer.code_dim={self.code_dim} must be at least 2")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

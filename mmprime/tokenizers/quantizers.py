@@ -158,23 +158,17 @@ class VQ(Quantizer):
         book.embed_avg.copy_(book.embed * book.cluster_size[..., None])
 
 
-class _Book(nn.Module):
-    """embed (1, C, d), under the name it has in the library."""
-
-    def __init__(self, num_codes: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("embed", torch.zeros(1, num_codes, dim))
-        self.embed: Tensor
-
-
 class StoredVQ(Quantizer):
-    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding: its library takes
-    long to import, and decoding does without it."""
+    """A learned code book that stands still, as it is loaded; `VQ` is built at the first encoding, for the library
+    takes seconds to import and decoding does without it."""
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
         self.num_codes, self._config = config.num_codes, config
-        self.inner = nn.ModuleDict({"_codebook": _Book(config.num_codes, config.code_dim)})
+        book = nn.Module()
+        book.register_buffer("embed", torch.zeros(1, config.num_codes, config.code_dim))
+        self.inner = nn.Module()
+        self.inner.add_module("_codebook", book)
         self._learner: list[VQ] = []  # in a list it is no part of the state
 
     def forward(self, vectors: Tensor) -> Quantized:
@@ -182,22 +176,16 @@ class StoredVQ(Quantizer):
 
     def learner(self) -> VQ:
         """The same code book, to be trained on."""
-        book = self._embed
+        book = self.codebook()
         if not self._learner:
             learner = VQ(self._config).eval()
-            learner.inner._codebook.embed.copy_(book)
+            learner.inner._codebook.embed.copy_(book[None])
             learner.restore_transient()
             self._learner.append(learner)
         return self._learner[0].to(book.device)
 
     def codebook(self) -> Tensor:
-        return self._embed[0]
-
-    @property
-    def _embed(self) -> Tensor:
-        book = self.inner["_codebook"]
-        assert isinstance(book, _Book)
-        return book.embed
+        return self.inner.get_buffer("_codebook.embed")[0]
 
 
 class FSQ(Quantizer):
@@ -209,7 +197,8 @@ class FSQ(Quantizer):
 
         self.num_codes = math.prod(config.levels)
         self.radices = tuple(reversed(config.levels))
-        self.inner = Inner(list(config.levels))
+        with torch.device("cpu"):  # the library computes with its levels, which have no values on the meta device
+            self.inner = Inner(list(config.levels))
 
     def forward(self, vectors: Tensor) -> Quantized:
         quantized, codes = self.inner(vectors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
@@ -100,7 +101,10 @@ def test_ctrl_c_during_imports_and_work(moment: float, tmp_path: Path) -> None:
         "raise SystemExit(console.run(work))"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT, **pipes)  # type: ignore[call-overload]
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets what runs behind ignore it
+    process = subprocess.Popen(  # type: ignore[call-overload]
+        [sys.executable, "-c", code], env=ENVIRONMENT, preexec_fn=listen, **pipes
+    )
     assert process.stdout.readline() == "go\n"
     time.sleep(moment)
     process.send_signal(signal.SIGINT)

@@ -142,6 +142,8 @@ def test_a_damaged_tokenizer_config_is_told(tmp_path: Path, key: str, value: obj
     [
         (["sampling"], None), (["sampling", "steps"], "4"), (["seed"], "x"), (["sampling", "temperature"], -1),
         (["sampling", "sampler"], [1]), (["sampling", "options"], 3), (["prompts"], [3]), (["regions"], None),
+        (["sampling", "guidance"], "\0"), (["sampling", "guidance"], [3]), (["sampling", "top_p"], "1"),
+        (["sampling", "pause"], [1]),
     ],
     ids=str,
 )  # fmt: skip

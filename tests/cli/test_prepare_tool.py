@@ -30,7 +30,9 @@ def test_help_loads_nothing_heavy() -> None:
 def test_folder_then_bpe_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(tmp_path / "p")
     assert prepare("folder", tmp_path / "p", "--size", "16", "--split-fraction", "0", "--out", tmp_path / "d") == 0
-    assert "train 6; 1 shards" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "train 6; 1 shards" in printed.out
+    assert not printed.err  # a bar is for terminals
     assert prepare("bpe", "--data", tmp_path / "d", "--vocab-size", "270", "--out", tmp_path / "t") == 0
     assert (tmp_path / "t/tokenizer.json").exists()
     assert prepare("shards-check", tmp_path / "d") == 0

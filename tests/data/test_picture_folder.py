@@ -61,6 +61,26 @@ def test_a_class_called_train_beside_others_is_a_class(tmp_path: Path) -> None:
     assert any("taken for classes" in note for note in mixed.notes)
 
 
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["train/images/a.png", "val/Images/b.png"], [("train", "images"), ("val", "Images")]),  # two names: classes
+        (["train/images/a.png", "val/images/b.png"], [("train", None), ("val", None)]),
+        (["train/images/cat/a.png", "val/images/dog/b.png"], [("train", "cat"), ("val", "dog")]),
+        (["images/a.png", "images/b.png"], [("train", None), ("train", None)]),
+        (["images/a.png", "cats/b.png"], [("train", "images"), ("train", "cats")]),
+        (["train/images/a.png", "val/b.png"], [("train", "images"), ("val", None)]),
+        (["train/imagery/a.png", "val/imagery/b.png"], [("train", "imagery"), ("val", "imagery")]),
+    ],
+    ids=lambda value: value[0] if isinstance(value[0], str) else "",
+)
+def test_a_folder_called_images_that_is_the_only_one_is_no_class(
+    tmp_path: Path, names: list[str], places: list[tuple[str, str | None]]
+) -> None:
+    found = scan_folder(pictures(tmp_path, *names), split_fraction=0)
+    assert classed(found) == dict(zip(names, places))
+
+
 def test_split_folders_of_captioned_pictures(tmp_path: Path) -> None:
     root = pictures(tmp_path, "train/x.png", "test/x.png")
     rows = [{"file_name": "train/x.png", "text": "a"}, {"file_name": "test/x.png", "text": "b"}]

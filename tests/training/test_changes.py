@@ -48,7 +48,7 @@ def world(tmp_path_factory):
     )
     (root / "toy.yaml").write_text(f"task: toy\n{train}{nano}toy: {{tokens: 2, codes: 4}}\n")
     (root / "tokenizer.yaml").write_text(
-        f"task: tokenizer\n{train}data: {{path: {root}/pictures/shards, validation: [val]}}\n"
+        f"task: tokenizer\n{train}data: {{path: {root}/pictures/shards}}\n"
         "tokenizer: {image_size: 16, downsample: 4, patch: 2, widths: [8, 16], encoder_blocks: [1, 1], "
         "decoder_blocks: [1, 1], num_codes: 32, code_dim: 4}\n"
     )
@@ -122,7 +122,7 @@ TOLD = [
     ("text", "samples.count=3", "samples.count: 16 -> 3"),
     ("text", "data.validate_examples=2", "data.validate_examples: 256 -> 2"),
     ("text", "model.attention=reference", "model.attention: auto -> reference"),
-    ("tokenizer", "data.validation=[]", "data.validation: ['val'] -> []"),
+    ("text", "data.validation=[more]", "data.validation: ['val'] -> ['more']"),
 ]
 
 

@@ -1,0 +1,69 @@
+"""Weights in safetensors files: compared with what a config asks for by the header, then read as finite floats.
+
+Nothing of the size of the weights is allocated before the header fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmprime.io import sha256
+
+FLOATS = ("F32", "F16", "BF16", "F64")  # as safetensors calls them
+INTEGERS = ("I64", "I32", "I16", "I8", "U8")
+Stored = tuple[tuple[int, ...], str]  # shape and dtype of a tensor in a file
+
+
+def header(file: Any) -> dict[str, Stored]:
+    """Shape and dtype of each tensor of an open safetensors file."""
+    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    return {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()}
+
+
+def check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Stored]) -> None:
+    """Compare a header with the tensors a model has (their shapes only; they may be on the meta device).
+
+    Raises ValueError naming the file and the first tensors that are absent, unknown, of another shape or no floats.
+    """
+    problems = [f"lacks {name}" for name in expected if name not in found]
+    problems += [f"has unknown {name}" for name in found if name not in expected]
+    for name, value in expected.items():
+        shape, dtype = found.get(name, (tuple(value.shape), FLOATS[0]))
+        if shape != tuple(value.shape):
+            problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
+        if dtype not in FLOATS:
+            problems.append(f"{name} is {dtype}, weights are one of {', '.join(FLOATS)}")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ValueError(f"{path}: {'; '.join(problems[:3])}{more}")
+
+
+def read_weights(path: Path, expected: Mapping[str, Tensor], file: Any) -> dict[str, Tensor]:
+    """The tensors named in `expected`, copied as float32. Raises ValueError naming one whose values are not finite."""
+    return {name: _finite(path, name, file.get_tensor(name)) for name in expected}
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raises ValueError unless the file is there and its SHA-256 is the one that its config.json records."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    found = sha256(path)
+    if found != expected:
+        raise ValueError(
+            f"{path}: sha256 {found[:12]}…, config.json expects {expected[:12]}…; damaged or of another model"
+        )
+
+
+def _finite(path: Path, name: str, stored: Tensor) -> Tensor:
+    value = stored.to(torch.float32, copy=True)
+    if not bool(value.isfinite().all()):
+        bad = value[~value.isfinite()]
+        raise ValueError(
+            f"{path}: {name} has {len(bad)} of {value.numel()} values that are not finite ({float(bad[0])})"
+        )
+    return value
