@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line)
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,7 +46,9 @@ def demo(options: argparse.Namespace) -> None:
 
     pipe = from_pretrained(options.model)
     count = sum(weights.numel() for weights in pipe.model.parameters())
-    print(f"model: {options.model}, {count:,} parameters, on {pipe.device}", flush=True)
+    here = os.path.relpath(options.model)
+    model = options.model if here.startswith("..") else here
+    print(f"model: {model}, {count:,} parameters, on {pipe.device}", flush=True)
     make_sheet(pipe, options)
     read_caption(pipe, options)
     bound(pipe, options)
