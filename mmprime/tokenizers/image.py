@@ -210,8 +210,9 @@ def _check_sizes(source: Path, config: ImageTokenizerConfig, weights: Path, file
     try:
         with torch.device("meta"), NoInit():
             expected = ImageTokenizer(config, stored_quantizer(config))._essential_state()
-    except RuntimeError as error:  # of torch, on sizes beyond 64 bits
-        raise ValueError(f"{source}: the sizes of the tokenizer are out of range: {error}") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # of torch, on sizes beyond 64 bits
+        what = str(error).partition("\n")[0][:200]
+        raise ValueError(f"{source}: the sizes of the tokenizer are out of range: {what}") from error
     check_fit(weights, expected, header(file))
 
 

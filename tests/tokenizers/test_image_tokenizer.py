@@ -304,6 +304,7 @@ def test_weights_that_are_no_finite_floats_are_refused_by_name(
     [
         ("vq", {"widths": [8192, 8192], "encoder_blocks": [256, 256]}),
         ("vq", {"code_dim": 2**40}),
+        ("vq", {"code_dim": 10**30}),
         ("vq", {"num_codes": 2**24, "code_dim": 2**13}),
         ("lfq", {"widths": [2**30, 2**30]}),
         ("fsq", {"widths": [2**30, 2**30]}),
