@@ -69,7 +69,7 @@ def check_hash(path: Path, expected: str) -> None:
     digest = sha256(path)
     if digest != expected:
         raise ValueError(
-            f"{path}: sha256 {digest[:12]}…, config.json expects {expected[:12]}…; damaged or of another model"
+            f"{path}: sha256 {digest[:12]}…, config.json expects {str(expected)[:12]}…; damaged or of another model"
         )
 
 

@@ -321,6 +321,15 @@ def test_sizes_are_compared_before_memory_is_taken(kind: str, changes: dict[str,
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB: 256 MiB
 
 
+@pytest.mark.parametrize("recorded", [True, 3, ["x"], "0" * 64])
+def test_another_hash_of_any_kind_is_refused(recorded: object, tmp_path: Path) -> None:
+    make("vq").save(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, "weights_sha256": recorded}))
+    with pytest.raises(ValueError, match="damaged or of another model"):
+        ImageTokenizer.load(tmp_path)
+
+
 def test_code_usage_counts_codes_and_their_entropy() -> None:
     use, perplexity = code_usage(torch.tensor([[0, 0, 1, 1], [2, 2, 3, 3]]), 16)
     assert use == pytest.approx(4 / 16)
