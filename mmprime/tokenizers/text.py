@@ -208,5 +208,6 @@ def _read_options(file: Path) -> bool:
         return False
     expected, digest = content.get("tokenizer_sha256"), sha256(file)
     if expected not in (None, digest):
-        raise ValueError(f"{file}: sha256 {digest[:12]}…, config.json expects {str(expected)[:12]}…; damaged or exchanged")
+        recorded = str(expected)[:12]
+        raise ValueError(f"{file}: sha256 {digest[:12]}…, config.json expects {recorded}…; damaged or exchanged")
     return bool(content.get("lowercase", False))
