@@ -214,6 +214,9 @@ class Study:
         return CellEvaluation(**self.bases[base]["evaluate"])
 
 
+_KIND = {tuple: "a list, [a, b]", int: "a whole number", str: "a text"}
+
+
 def _with_evaluate(given: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping with `evaluate` under that name, which older files call otherwise."""
     return {"evaluate" if key == "judge" else key: value for key, value in given.items()}
@@ -224,7 +227,12 @@ def _evaluation(given: Mapping[str, Any], file: str | Path) -> dict[str, Any]:
     named = {_FORMER.get(name, name): value for name, value in given.items()}
     if odd := sorted(map(str, set(named) - set(CellEvaluation.__dataclass_fields__))):
         raise ValueError(f"{file}: evaluate has no key {odd[0]!r}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
+    for name, value in values.items():
+        kind = type(CellEvaluation.__dataclass_fields__[name].default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{file}: evaluate.{name}={value!r} must be {_KIND.get(kind, kind.__name__)}")
+    return values
 
 
 def _digits_from(given: Mapping[str, Any], file: str | Path) -> DigitsFrom:

@@ -293,3 +293,14 @@ def test_the_shipped_study_names_configs_that_exist() -> None:
     cells = list(shipped.cells())
     assert len({cell.name for cell in cells}) == len(cells) == 2 * 19 * 3
     assert all((ROOT / cell.config).is_file() for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"), [("steps: null", "a list"), ("limit: many", "a whole number"), ("seed: true", "a whole number")]
+)
+def test_values_of_another_kind_are_told(tmp_path: Path, entry: str, what: str) -> None:
+    file = tmp_path / "study.yaml"
+    base = f"{{config: train.yaml, span: image, evaluate: {{{entry}}}}}"
+    file.write_text(f"dir: runs\nresults: rows.json\nseeds: [0]\nbases: {{codes: {base}}}\naxes: {{}}\nevaluate: {{}}\n")
+    with pytest.raises(ValueError, match=what):
+        Study.load(file)
