@@ -301,6 +301,7 @@ def test_the_shipped_study_names_configs_that_exist() -> None:
 def test_values_of_another_kind_are_told(tmp_path: Path, entry: str, what: str) -> None:
     file = tmp_path / "study.yaml"
     base = f"{{config: train.yaml, span: image, evaluate: {{{entry}}}}}"
-    file.write_text(f"dir: runs\nresults: rows.json\nseeds: [0]\nbases: {{codes: {base}}}\naxes: {{}}\nevaluate: {{}}\n")
+    rest = "dir: runs\nresults: rows.json\nseeds: [0]\naxes: {}\nevaluate: {}\n"
+    file.write_text(f"{rest}bases: {{codes: {base}}}\n")
     with pytest.raises(ValueError, match=what):
         Study.load(file)
