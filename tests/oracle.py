@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmprime.engine import Canvas, Codec, Schedule, Span
 
 JUNK = 3.0
+LogReveal = Callable[..., Tensor]
 
 
 # -------------------------------------------------------------------------------------------------------- worlds
@@ -203,6 +204,7 @@ def likelihood_of(
     given: Sequence[int] = (),
     absent: Sequence[int] = (),
     rates: Sequence[float] | None = None,
+    log_p: LogReveal = log_reveal,
 ) -> tuple[Tensor, Tensor]:
     """(-log p(x), E_plan[-log p(x | plan)]) of rows y0, by recursion over the sets of visible positions.
 
@@ -216,7 +218,7 @@ def likelihood_of(
 
     @cache
     def reveal(visible: frozenset, new: frozenset) -> Tensor:
-        return log_reveal(denoiser, canvas, y0, visible, new)
+        return log_p(denoiser, canvas, y0, visible, new)
 
     @cache
     def walk(visible: frozenset, step: int) -> tuple[Tensor, Tensor]:
@@ -315,7 +317,7 @@ def plan_log_likelihood(denoiser: TableDenoiser, canvas: Canvas, y0: Tensor, ran
     return torch.stack(terms).sum(0) if terms else torch.zeros(len(y0), dtype=torch.float64)
 
 
-def mixture(denoiser: TableDenoiser, world: World, rank: Tensor) -> Tensor:
+def mixture(denoiser: TableDenoiser, world: World, rank: Tensor, log_p: LogReveal = log_reveal) -> Tensor:
     """The distribution (K,) of one sample from a plan drawn at random among the rows of rank (B, N)."""
     plans, counts = rank.unique(dim=0, return_counts=True)
     probs = torch.zeros(len(world.y), dtype=torch.float64)
@@ -324,7 +326,7 @@ def mixture(denoiser: TableDenoiser, world: World, rank: Tensor) -> Tensor:
         total = torch.zeros_like(probs)
         for step in steps_of(plan):
             if step not in terms:
-                terms[step] = log_reveal(denoiser, world.canvas, world.y, *step)
+                terms[step] = log_p(denoiser, world.canvas, world.y, *step)
             total += terms[step]
         probs += count * total.exp()
     return probs / len(rank)

@@ -104,7 +104,10 @@ class Canvas:
         return slice(self._subtoken_start[name], self._subtoken_start[name] + span.num_subtokens)
 
     def pack(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """{"name": (B, L) or (B, h, w) codes} -> y (B, N). A span that is left out is masked (`MASK_ID`)."""
+        """{"name": (B, L) or (B, h, w) codes} -> y (B, N). A span that is left out is masked (`MASK_ID`).
+
+        Codes may be given as digits, (B, L, S) or (B, h, w, S). Raises ValueError on codes or digits that do not fit.
+        """
         if not codes:
             raise ValueError("nothing to pack: give the codes of at least one span")
         for name in codes:
@@ -115,16 +118,21 @@ class Canvas:
             if span.name not in codes:
                 rows.append(torch.full((len(first), span.num_subtokens), MASK_ID, device=first.device))
                 continue
-            x = codes[span.name].flatten(1)
-            if x.shape != (len(first), span.num_tokens):
-                shape = tuple(codes[span.name].shape)
-                raise ValueError(f"span {span.name!r} holds {len(first)} x {span.num_tokens} codes, got shape {shape}")
-            rows.append(span.codec.encode(x).flatten(1))
+            rows.append(_digits_of(span, codes[span.name], len(first)))
         return torch.cat(rows, 1)
 
     def unpack(self, y: Tensor) -> dict[str, Tensor]:
-        """y (B, N) -> {"name": (B, L) codes}. Raises ValueError if a digit is still masked."""
-        return {span.name: span.codec.decode(self.view(y, span.name)) for span in self.spans}
+        """y (B, N) -> {"name": (B, L) codes}, (B, L, S) digits where there are more codes than integers.
+
+        Raises ValueError if a digit is still masked.
+        """
+        codes = {}
+        for span in self.spans:
+            digits = self.view(y, span.name)
+            if not span.codec.has_integers:
+                span.codec.check_whole(digits)
+            codes[span.name] = span.codec.decode(digits) if span.codec.has_integers else digits
+        return codes
 
     def view(self, y: Tensor, name: str) -> Tensor:
         """The span of a row (..., N) as (..., L, S)."""
@@ -208,3 +216,18 @@ class Canvas:
     def __repr__(self) -> str:
         parts = ", ".join(f"{s.name}: {s.length} x {s.codec.radices}" for s in self.spans)
         return f"Canvas({parts})"
+
+
+def _digits_of(span: Span, x: Tensor, batch: int) -> Tensor:
+    """Codes or digits of a span -> its part of the row (B, L·S)."""
+    codec, flat = span.codec, x.flatten(1)
+    if flat.shape == (batch, span.num_tokens):
+        return codec.encode(flat).flatten(1)
+    if flat.shape != (batch, span.num_subtokens) or x.shape[-1] != codec.num_digits:
+        raise ValueError(
+            f"span {span.name!r} holds {batch} x {span.num_tokens} codes of {codec.num_digits} digits, got shape "
+            f"{tuple(x.shape)}"
+        )
+    digits = flat.long().unflatten(1, (span.num_tokens, codec.num_digits))
+    codec.check_whole(digits)
+    return flat.long()

@@ -2,7 +2,7 @@
 
     digits[x] = (y_1, ..., y_S),   y_j in {0, ..., b_j - 1},   x in {0, ..., C - 1},   x -> digits[x] injective
 
-A codec is that table and nothing else. S = 1 is plain masked diffusion. The radices (b_1, ..., b_S) span the
+A codec is that table, or all combinations of the digits (`Codec.product`). S = 1 is plain masked diffusion. The radices (b_1, ..., b_S) span the
 *digit grid*; grid cells that no code occupies hold probability zero for ever (`to_grid` puts -inf there), so a
 partly visible token can only end as a code that exists.
 
@@ -27,6 +27,7 @@ MASK_ID = -1
 """The value of a masked sub-token, for every codec."""
 
 _MAX_CELLS = 1 << 26
+MAX_INTEGER_CODES = 1 << 62
 
 
 def integer_root(num_codes: int, num_digits: int) -> int:
@@ -46,6 +47,8 @@ class Codec:
     """
 
     mask_id = MASK_ID
+    has_table = True  # of digits, one row a code
+    has_integers = True  # a code is an integer below 2^62
 
     def __init__(self, digits: Tensor, radices: Sequence[int]) -> None:
         digits = digits.detach().to("cpu", torch.int64).contiguous()
@@ -128,6 +131,14 @@ class Codec:
             radices = (digits.amax(0) + 1).tolist()
         return cls(digits, radices)
 
+    @classmethod
+    def product(cls, radices: Sequence[int]) -> Codec:
+        """All combinations of digits in the given radices, of any number, without a table.
+
+        Raises ValueError on no radices, or one below 1.
+        """
+        return ProductCodec(radices)
+
     # ---------------------------------------------------------------- use
 
     @property
@@ -140,17 +151,12 @@ class Codec:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes (...) -> digits (..., S). Raises ValueError on a code outside [0, C)."""
-        if x.numel() and (int(x.min()) < 0 or int(x.max()) >= self.num_codes):
-            raise ValueError(f"codes span [{int(x.min())}, {int(x.max())}], the codec has [0, {self.num_codes - 1}]")
+        self._check_codes(x)
         return self._on(x.device)[0][x.long()]
 
     def decode(self, y: Tensor) -> Tensor:
         """Digits (..., S) -> codes (...). Raises ValueError on a masked digit or a code that does not exist."""
-        if y.shape[-1] != self.num_digits:
-            raise ValueError(f"expected {self.num_digits} digits on the last axis, got shape {tuple(y.shape)}")
-        bad = ((y < 0) | (y >= torch.tensor(self.radices, device=y.device))).any(-1)
-        if bad.any():
-            raise ValueError(f"cannot decode digits {y[bad][0].tolist()}: masked ({MASK_ID}) or outside {self.radices}")
+        self.check_whole(y)
         codes = self._on(y.device)[2][self._ravel(y)]
         if (codes < 0).any():
             raise ValueError(f"no code has the digits {y[codes < 0][0].tolist()}")
@@ -158,8 +164,7 @@ class Codec:
 
     def to_grid(self, logits: Tensor) -> Tensor:
         """Logits (M, C) in code order -> (M, b_1, ..., b_S), -inf in the cells without a code."""
-        if logits.shape[-1] != self.num_codes:
-            raise ValueError(f"logits have {logits.shape[-1]} codes, the codec has {self.num_codes}")
+        self._check_width(logits)
         cell, code_at = self._on(logits.device)[1:]
         return cast(Tensor, _ToCells.apply(logits, cell, code_at)).view(-1, *self.radices)
 
@@ -177,6 +182,22 @@ class Codec:
     def __repr__(self) -> str:
         return f"Codec(num_codes={self.num_codes}, radices={self.radices})"
 
+    def _check_codes(self, x: Tensor) -> None:
+        if x.numel() and (int(x.min()) < 0 or int(x.max()) >= self.num_codes):
+            raise ValueError(f"codes span [{int(x.min())}, {int(x.max())}], the codec has [0, {self.num_codes - 1}]")
+
+    def check_whole(self, y: Tensor) -> None:
+        """Raises ValueError on digits (..., S) that are masked or outside their radix."""
+        if y.shape[-1] != self.num_digits:
+            raise ValueError(f"expected {self.num_digits} digits on the last axis, got shape {tuple(y.shape)}")
+        bad = ((y < 0) | (y >= torch.tensor(self.radices, device=y.device))).any(-1)
+        if bad.any():
+            raise ValueError(f"cannot decode digits {y[bad][0].tolist()}: masked ({MASK_ID}) or outside {self.radices}")
+
+    def _check_width(self, logits: Tensor) -> None:
+        if logits.shape[-1] != self.num_codes:
+            raise ValueError(f"logits have {logits.shape[-1]} codes, the codec has {self.num_codes}")
+
     def _ravel(self, digits: Tensor) -> Tensor:
         cell = torch.zeros_like(digits[..., 0])
         for j, b in enumerate(self.radices):
@@ -188,6 +209,71 @@ class Codec:
         if device not in self._moved:
             self._moved[device] = (self.digits.to(device), self.cell.to(device), self.code_at.to(device))
         return self._moved[device]
+
+
+class ProductCodec(Codec):
+    """All combinations of digits in the radices (b_1, ..., b_S), without a table, of any number.
+
+    Digits of a residual, lookup-free or finite-scalar quantizer, of pixels, of bits. A code as one integer exists up to
+    2^62 of them (mixed radix, most significant first); beyond, a token is its digits.
+    """
+
+    has_table = False
+
+    def __init__(self, radices: Sequence[int]) -> None:
+        self.radices = tuple(int(b) for b in radices)
+        if not self.radices or min(self.radices) < 1:
+            raise ValueError(f"a product codec needs radices of at least 1, got {self.radices}")
+        self.num_cells = math.prod(self.radices)
+        self.has_integers = self.num_cells <= MAX_INTEGER_CODES
+
+    @property
+    def num_codes(self) -> int:
+        return self.num_cells
+
+    @property
+    def num_digits(self) -> int:
+        return len(self.radices)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Integer codes (...) -> digits (..., S). Raises ValueError on a code outside [0, C), or where C > 2^62."""
+        self._need_integers()
+        self._check_codes(x)
+        rest, columns = x.long(), []
+        for b in reversed(self.radices):
+            columns.append(rest % b)
+            rest = rest // b
+        return torch.stack(columns[::-1], -1)
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Digits (..., S) -> integer codes (...). Raises ValueError on a masked digit, or where C > 2^62."""
+        self._need_integers()
+        self.check_whole(y)
+        return self._ravel(y)
+
+    def to_grid(self, logits: Tensor) -> Tensor:
+        """Logits (M, C) in code order -> (M, b_1, ..., b_S)."""
+        self._check_width(logits)
+        return logits.view(-1, *self.radices)
+
+    def fingerprint(self) -> str:
+        """A short hash of the radices; equal codecs, equal hash."""
+        return hashlib.sha256(repr(("product", self.radices)).encode()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProductCodec) and self.radices == other.radices
+
+    __hash__ = Codec.__hash__
+
+    def __repr__(self) -> str:
+        return f"Codec.product({self.radices})"
+
+    def _need_integers(self) -> None:
+        if not self.has_integers:
+            raise ValueError(
+                f"radices {self.radices} make {self.num_codes} codes, more than the 2^62 that integers hold; give and take "
+                "tokens as digits"
+            )
 
 
 class _ToCells(torch.autograd.Function):

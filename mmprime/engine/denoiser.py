@@ -1,30 +1,29 @@
 """What the engine asks of a network, and the lazy head.
 
 A denoiser maps what is visible to hidden states, one for each token; its head turns the hidden states of *chosen*
-tokens into logits over the codes. Only tokens with something to reveal ever reach the head, in chunks, so memory
-does not grow with L·C.
+tokens into a distribution over their codes. Only tokens with something to reveal ever reach the head, in chunks, so
+memory does not grow with L·C.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NoReturn, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .canvas import Canvas, Span
-from .heads.softmax import log_mass, log_posterior
+from .heads import DigitQuery, Head, SoftmaxHead, Tokens
 from .rows import Condition
 
-
-class NonFiniteLogits(ValueError):
-    """A token's logits are no distribution: NaN, +inf, or -inf for every code. The message names span and token."""
-
-
 _CHUNK_ELEMENTS = 1 << 25
-DRAWN_AT_ONCE = 1 << 21  # cells; what a draw makes of them stays in the cache of a CPU
+DRAWN_AT_ONCE = 1 << 21  # numbers; what a draw makes of them stays in the cache of a CPU
+
+
+_SOFTMAX = SoftmaxHead()
 
 
 class Denoiser(Protocol):
@@ -42,6 +41,15 @@ class BaseDenoiser:
         raise NotImplementedError
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        raise NotImplementedError
+
+    def head(self, span: Span) -> Head:
+        """The head of a span: one softmax over its codes unless overridden."""
+        return _SOFTMAX
+
+    def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
+        """Hidden states (M, D) -> logits (R, max b) of the R digits asked for, -inf from a level's radix on; what the
+        heads "factored" and "chain" ask of a network in place of `logits`."""
         raise NotImplementedError
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
@@ -73,70 +81,50 @@ def completed(denoiser: Denoiser) -> BaseDenoiser:
     if isinstance(denoiser, BaseDenoiser):
         return denoiser
     kind = type(denoiser)
-    for name in ("hidden_at", "passes", "null_condition"):
+    for name in ("hidden_at", "passes", "null_condition", "head", "digit_logits"):
         if hasattr(kind, name):
             raise ValueError(f"{kind.__name__} has {name} but is no BaseDenoiser; inherit mmprime.engine.BaseDenoiser")
     return _Completed(denoiser)
 
 
-def token_grid(denoiser: Denoiser, hidden: Tensor, span: Span, token: Tensor) -> Tensor:
-    """Hidden states (M, D) of tokens of a span -> joint logits over their digit grid (M, b_1, ..., b_S), float32.
-
-    token (M,): their numbers in the span. A logit of -inf is a code that is impossible. Raises NonFiniteLogits.
-    """
-    logits = denoiser.logits(hidden, span)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    top = logits.amax(-1)  # NaN if any is
-    if not bool(top.isfinite().all()):
-        _refuse(logits, top, span, token)
-    return span.codec.to_grid(logits)
-
-
-def _refuse(logits: Tensor, top: Tensor, span: Span, token: Tensor) -> NoReturn:
-    row = int((~top.isfinite()).nonzero()[0])
-    values = logits[row].detach()
-    code = int((values.isnan() | values.isposinf()).long().argmax())
-    what = (
-        f"the logits of all {len(values)} codes are -inf, so none is possible"
-        if bool(top[row].isneginf())
-        else f"the logit of code {code} is {float(values[code])}"
-    )
-    raise NonFiniteLogits(
-        f"span {span.name!r}, token {int(token[row])}: {what}; a denoiser gives finite logits, -inf for what cannot be"
-    )
-
-
-def chunks(count: int, span: Span, cells: int | None = None) -> Iterator[slice]:
-    """Slices over `count` tokens such that the grids of one slice have at most `cells` cells (2^25)."""
-    size = max(1, (cells or _CHUNK_ELEMENTS) // span.codec.num_cells)
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+def chunks(count: int, size: int, numbers: int | None = None) -> Iterator[slice]:
+    """Slices over `count` tokens of `size` numbers each that have at most `numbers` of them (2^25) in one slice."""
+    step = max(1, (numbers or _CHUNK_ELEMENTS) // size)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 def reveal_nats(
-    denoiser: Denoiser, canvas: Canvas, before: Tensor, after: Tensor, cond: Condition | None = None
+    denoiser: Denoiser,
+    canvas: Canvas,
+    before: Tensor,
+    after: Tensor,
+    cond: Condition | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token joint.
+    """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token by its head.
 
-    before (B, N); after (A, B, N): A states that extend `before`. Returns (A, B, L), 0 where a token reveals nothing,
+    before (B, N); after (A, B, N): A states that extend `before`. known (B, N) bool: revealed digits on which others of
+    their token may depend, where the head lets them; None for all. Returns (A, B, L), 0 where a token reveals nothing,
     +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser. Raises NonFiniteLogits.
     """
     canvas.check(before)
-    hidden = denoiser(before, canvas, cond)
+    network = completed(denoiser)
+    hidden = network(before, canvas, cond)
     nats: list[Tensor] = []
     for span in canvas.spans:
         visible, aim = canvas.view(before, span.name), canvas.view(after, span.name)
+        depends = None if known is None else canvas.view(known, span.name)
         batch, token = (aim != visible).any(-1).any(0).nonzero(as_tuple=True)
         rows = hidden.flatten(0, 1).index_select(
             0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
         )
-        parts = [
-            _chunk_nats(
-                denoiser, span, rows[part], visible[batch, token][part], aim[:, batch, token][:, part], token[part]
-            )
-            for part in chunks(len(rows), span)
-        ]
+        parts = []
+        for part in chunks(len(rows), network.head(span).size(span)):
+            b, i = batch[part], token[part]
+            tokens = Tokens(span, rows[part], visible[b, i], i)
+            allowed = None if depends is None else depends[b, i].expand(len(aim), -1, -1)
+            parts.append(_chunk_nats(network, tokens, aim[:, b, i], allowed))
         empty = torch.zeros(len(after), *visible.shape[:2], device=before.device)
         if parts:
             values = torch.cat(parts, 1)
@@ -149,14 +137,13 @@ def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
 
-def _chunk_nats(denoiser: Denoiser, span: Span, rows: Tensor, visible: Tensor, aim: Tensor, token: Tensor) -> Tensor:
-    """(A, m) nats of one chunk; with gradients on, its grids are recomputed in the backward pass, not stored."""
+def _chunk_nats(network: BaseDenoiser, tokens: Tokens, aim: Tensor, known: Tensor | None) -> Tensor:
+    """(A, m) nats of one chunk; with gradients on, a large one is computed anew in the backward pass, not stored."""
+    head = network.head(tokens.span)
 
     def compute(hidden: Tensor) -> Tensor:
-        posterior = log_posterior(token_grid(denoiser, hidden, span, token), visible)
-        same = (aim == visible).all(-1)  # reveals nothing
-        return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
+        return head.nats(network, replace(tokens, hidden=hidden), aim, known)
 
-    if torch.is_grad_enabled() and len(rows) * span.codec.num_cells >= _CHUNK_ELEMENTS // 2:
-        return checkpoint(compute, rows, use_reentrant=False)
-    return compute(rows)
+    if torch.is_grad_enabled() and len(tokens) * head.size(tokens.span) >= _CHUNK_ELEMENTS // 2:
+        return checkpoint(compute, tokens.hidden, use_reentrant=False)
+    return compute(tokens.hidden)

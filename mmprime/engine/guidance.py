@@ -8,7 +8,7 @@
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
 distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the
 plan's rate times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by
-token. A code with p_c = 0 stays impossible for every w > -1.
+token (digit by digit where a head draws digits). A code with p_c = 0 stays impossible for every w > -1.
 
 Sources: Ho & Salimans, arXiv 2207.12598; Nisonoff et al., arXiv 2406.01572 (discrete); Chang et al. (Muse), arXiv
 2301.00704 (linear); Gao et al. (MDT), arXiv 2303.14389 (power-cosine, s = 4 in their code); Kynkäänniemi et al., arXiv
@@ -27,6 +27,7 @@ from torch import Tensor
 from .canvas import Canvas, Span
 from .codec import MASK_ID
 from .denoiser import BaseDenoiser, Condition, Denoiser, completed
+from .heads import DigitQuery, Head
 
 _DROP, _FREE, _SCALE = "guidance_drop", "guidance_free", "guidance_scale"
 SCHEDULES = ("constant", "linear", "power_cosine[:POWER]", "interval:LO:HI")
@@ -167,10 +168,21 @@ class Guided(BaseDenoiser):
         rows = hidden[:, -1].nonzero()[:, 0]
         with_condition = self.denoiser.logits(hidden[:, :width], span)
         without = self.denoiser.logits(hidden[rows, width:-1], span)
-        weight, conditional = hidden[rows, -1:].to(without), with_condition[rows]
-        never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional distribution
-        guided = torch.where(conditional.isneginf(), never, conditional + weight * (conditional - without))
-        return with_condition.index_copy(0, rows, guided)
+        return _guided(with_condition, without, hidden[rows, -1:], rows)
+
+    def head(self, span: Span) -> Head:
+        """That of the inner denoiser."""
+        return self.denoiser.head(span)
+
+    def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
+        """Each digit is guided, given what is known of its token."""
+        width = (hidden.shape[-1] - 1) // 2
+        weight = hidden[query.token, -1]
+        rows = weight.nonzero()[:, 0]
+        with_condition = self.denoiser.digit_logits(hidden[:, :width], span, query)
+        some = DigitQuery(query.token[rows], query.level[rows], query.known[rows])
+        without = self.denoiser.digit_logits(hidden[:, width:-1], span, some)
+        return _guided(with_condition, without, weight[rows, None], rows)
 
     def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
         """(B,) forward passes a call with these arguments takes: 2 where an example is guided, 1 elsewhere."""
@@ -182,6 +194,14 @@ class Guided(BaseDenoiser):
         free = cond[_FREE]
         visible = (free & (y >= 0)).sum(-1).double() / free.sum(-1).clamp(min=1)
         return cond[_SCALE] * self.guidance.share(visible)[:, None]
+
+
+def _guided(with_condition: Tensor, without: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
+    """Logits (M, K) of which the rows (R,) are guided by weight (R, 1), away from without (R, K)."""
+    weight, conditional = weight.to(without), with_condition[rows]
+    never = torch.where(weight == -1, without, -math.inf)  # scale -1 is the unconditional distribution
+    guided = torch.where(conditional.isneginf(), never, conditional + weight * (conditional - without))
+    return with_condition.index_copy(0, rows, guided)
 
 
 def guide(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .canvas import Canvas
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, reveal_nats
+from .denoiser import Condition, Denoiser, completed, reveal_nats
 from .exact import exact_nelbo
 from .masking import Masking, Reveals, TokenMasking, mask_by_count, masking_of
 from .order import Order
@@ -100,7 +100,9 @@ def joint_loss(
     trains more on nearly masked states, where a condition matters most; the optimum is the same for every p, since
     what is masked never depends on the data. Of the masking's schedule only the order of reveals matters: the m
     sub-tokens that it reveals last are masked, and a token weighs n/m (any positive weight is proper; w(t) would have
-    infinite variance). Raises ValueError on a mask_power <= 0, and as `nelbo`.
+    infinite variance). A head that chains digits is trained on all the sets of known digits it may meet: where the
+    masking reveals any subset, a digit sees each earlier masked one with a chance of its token, 0 for half of them and
+    uniform for the others; else all. Raises ValueError on a mask_power <= 0, and as `nelbo`.
     """
     if not mask_power > 0:
         raise ValueError(f"mask_power must be > 0, got {mask_power}")
@@ -114,7 +116,9 @@ def joint_loss(
     masked, weight = mask_by_count(order, share, groups)
     y_t = torch.where(masked | rows.absent, MASK_ID, rows.y)
     whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
-    return _weighed(denoiser, canvas, y_t, whole, rows.cond)
+    chains = any(completed(denoiser).head(span).chains for span in canvas.spans)
+    known = _any_subset(canvas, rows, generator) if chains and process.any_subset else None
+    return _weighed(denoiser, canvas, y_t, whole, rows.cond, known)
 
 
 def plan_nats(denoiser: Denoiser, canvas: Canvas, y0: Tensor, plan: Plan, cond: Condition | None = None) -> Tensor:
@@ -144,9 +148,24 @@ def _state(y0: Tensor, order: Order, masked: Tensor) -> Tensor:
     return torch.where(masked | (order.key == torch.inf), MASK_ID, y0)
 
 
-def _weighed(denoiser: Denoiser, canvas: Canvas, y_t: Tensor, reveals: Reveals, cond: Condition | None) -> Tensor:
+def _any_subset(canvas: Canvas, rows: Rows, generator: torch.Generator | None) -> Tensor:
+    """(B, N): digits that others of their token may see, each with the chance that its token draws."""
+    shape = len(rows), canvas.num_tokens
+    chance = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1).clamp(min=0)
+    u = torch.rand(rows.y.shape, generator=generator, dtype=torch.float64)
+    return (u < chance[:, canvas.token_of]).to(rows.y.device)
+
+
+def _weighed(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y_t: Tensor,
+    reveals: Reveals,
+    cond: Condition | None,
+    known: Tensor | None = None,
+) -> Tensor:
     """Σ_reveals weight · -log p, (B,); a reveal of weight 0 counts nothing, even where p is 0."""
-    nats = reveal_nats(denoiser, canvas, y_t, reveals.after, cond)
+    nats = reveal_nats(denoiser, canvas, y_t, reveals.after, cond, known)
     weight = reveals.weight.to(nats.dtype)
     return (nats.masked_fill(weight == 0, 0.0) * weight).sum((0, 2))
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, completed, token_grid
-from .heads.softmax import log_posterior, sample_cells, unit_probs, unravel
+from .denoiser import DRAWN_AT_ONCE, Denoiser, chunks, completed
+from .heads import Request, Tokens
 from .plan import ABSENT
 from .rng import uniforms
 from .rows import Condition
@@ -31,8 +31,9 @@ _ROWS = ("y", "rank", "nfe", "idle_steps", "confidence", "entropy")
 
 @dataclass(frozen=True)
 class ValueSampling:
-    """How values are drawn. temperature: a number, or (N,) for each sub-token (a token drawn at one step takes that of
-    the first digit it reveals); 0 is greedy. top_p in (0, 1] applies to whole tokens. Raises ValueError on others."""
+    """How values are drawn. temperature: a number, or (N,) for each sub-token (a token drawn as a whole takes that of
+    the first digit it reveals); 0 is greedy. top_p in (0, 1] applies to what the head draws at once: a whole token, or
+    a digit. Raises ValueError on others."""
 
     temperature: float | Tensor = 1.0
     top_p: float = 1.0
@@ -44,11 +45,11 @@ class ValueSampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
 
-    def of(self, canvas: Canvas, span: Span, token: Tensor, first: Tensor) -> float | Tensor:
-        """The temperature of some tokens of a span (m,) whose first revealed digit is `first` (m,)."""
+    def of(self, canvas: Canvas, span: Span, token: Tensor) -> float | Tensor:
+        """The temperature of some tokens of a span (m,): a number or (m, S)."""
         if isinstance(self.temperature, float | int):
             return self.temperature
-        return canvas.view(self.temperature, span.name)[token, first]
+        return canvas.view(self.temperature, span.name)[token]
 
 
 class Rollout:
@@ -76,7 +77,11 @@ class Rollout:
         self.confidence = torch.full(y.shape, torch.nan, dtype=torch.float64, device=y.device)
         self.entropy = self.confidence.clone()
         self.total = self._units()
-        self.memory = {name: value.to(y.device) for name, value in sampler.begin(start).items()}
+        self.heads = {span.name: self.denoiser.head(span) for span in self.canvas.spans}
+        self.width = sum(span.num_tokens * self.heads[span.name].num_uniforms(span) for span in self.canvas.spans)
+        self.memory = {
+            name: value.to(y.device) for name, value in sampler.begin(replace(start, heads=self.heads)).items()
+        }
 
     # ---------------------------------------------------------------- what a user of a rollout does
 
@@ -98,15 +103,14 @@ class Rollout:
         if not len(example):
             return False
         self.number += 1
-        tokens = self.canvas.num_tokens
         if self.sampler.looks or self.sampler.noise_per != "none":
-            noises = self.canvas.num_subtokens if self.sampler.noise_per == "digit" else tokens
-            u = self._uniforms(example, tokens + noises)
-            view = self._view(example, u[:, tokens:].clamp(min=2.0**-60))
+            noises = self.canvas.num_subtokens if self.sampler.noise_per == "digit" else self.canvas.num_tokens
+            u, noise = self._uniforms(example, self.width + noises).tensor_split([self.width], dim=1)
+            view = self._view(example, noise.clamp(min=2.0**-60))
         else:
             view = self._view(example, self.confidence.new_zeros(len(example), 0))
         if self.sampler.looks:
-            proposal = self._propose(example, view.masked, self._looked_at(view), u[:, :tokens])
+            proposal = self._propose(example, view.masked, self._looked_at(view), u)
             reveal = self._select(replace(view, feature=proposal.feature))
         else:
             reveal = self._select(view)
@@ -114,8 +118,8 @@ class Rollout:
                 some = reveal.reveal.any(-1)
                 self.idle_steps[example[~some]] += 1
                 example, reveal = example[some], Reveal(reveal.reveal[some])
-                u = self._uniforms(example, tokens)
-            proposal = self._propose(example, reveal.reveal, reveal.reveal, u[:, :tokens])
+                u = self._uniforms(example, self.width)
+            proposal = self._propose(example, reveal.reveal, reveal.reveal, u)
         self._reveal(example, reveal, proposal)
         return True
 
@@ -191,9 +195,10 @@ class Rollout:
         return view.masked & self.sampler.window(view.candidate)[:, self.canvas.token_of.to(view.masked.device)]
 
     def _propose(self, example: Tensor, masked: Tensor, looked_at: Tensor, u: Tensor) -> _Proposal:
-        """One forward pass of the examples with something in `masked` (A, N), and a code for each token looked at."""
-        shape = (*u.shape, self.sampler.features)
-        out = _Proposal(torch.full_like(masked, -1, dtype=torch.int64), u.new_zeros(shape), *u.new_zeros(2, *u.shape))
+        """One forward pass of the examples with something in `masked` (A, N), and values for the sub-tokens looked at."""
+        sure, nats = u.new_zeros(2, *masked.shape)
+        feature = u.new_zeros(len(u), self.canvas.num_tokens, self.sampler.features)
+        out = _Proposal(torch.full_like(masked, -1, dtype=torch.int64), sure, nats, feature)
         rows = masked.any(-1).nonzero()[:, 0]
         if not len(rows):
             return out
@@ -202,36 +207,40 @@ class Rollout:
         wanted = self.canvas.tokens_with(looked_at[rows])
         hidden = self.denoiser.hidden_at(self.y[asked], self.canvas, cond, wanted)
         self.nfe[asked] += self.denoiser.passes(self.y[asked], cond)
+        end = 0
         for span in self.canvas.spans:
-            where = self.canvas.token_slice(span.name)
+            head, where = self.heads[span.name], self.canvas.token_slice(span.name)
+            start, end = end, end + span.num_tokens * head.num_uniforms(span)
+            uniform = u[rows, start:end].unflatten(1, (span.num_tokens, -1))
             digits = self.canvas.view(looked_at[rows], span.name)
             row, token = digits.any(-1).nonzero(as_tuple=True)
-            for part in chunks(len(row), span, DRAWN_AT_ONCE):
+            for part in chunks(len(row), head.size(span), DRAWN_AT_ONCE):
                 a, i = row[part], token[part]
-                index = torch.stack([asked[a], i + where.start, digits[a, i].long().argmax(-1)], -1)
-                self._propose_codes(span, hidden[:, where][a, i], index, u[rows[a], i + where.start], rows[a], out)
+                tokens = Tokens(span, hidden[:, where][a, i], self.canvas.view(self.y, span.name)[asked[a], i], i)
+                self._propose_values(tokens, digits[a, i], uniform[a, i], (rows[a], asked[a]), out)
         return out
 
-    def _propose_codes(self, span: Span, hidden: Tensor, index: Tensor, u: Tensor, row: Tensor, out: _Proposal) -> None:
-        """Draw a code for some tokens of a span and let the sampler describe their units; index as in `describe`."""
-        example, token, first = index.unbind(-1)
-        inside = token - self.canvas.token_slice(span.name).start
-        visible = self.canvas.view(self.y, span.name)[example, inside]
-        grid = token_grid(self.denoiser, hidden, span, inside)
-        temperature = self.values.of(self.canvas, span, inside, first)
+    def _propose_values(
+        self, tokens: Tokens, asked: Tensor, u: Tensor, rows: tuple[Tensor, Tensor], out: _Proposal
+    ) -> None:
+        """Draw for some tokens and let the sampler describe their units; rows: their rows in `out` and in the rollout."""
+        span, (row, example) = tokens.span, rows
+        temperature = self.values.of(self.canvas, span, tokens.index)
         if self.sampler.sharpness != 1:
             temperature = temperature / self.sampler.sharpness
-        drawn = sample_cells(grid, visible, u, temperature, self.values.top_p)
-        cell, out.confidence[row, token], out.entropy[row, token] = drawn
-        digits = unravel(cell, span.codec.radices)
-        self.canvas.view(out.values, span.name)[row, inside] = digits
-        if not self.sampler.looks:
-            return
-        whole = (visible >= 0).all(-1, keepdim=True)  # only where unmasked tokens are scored: as if masked
-        again = whole & self.canvas.view(self.free, span.name)[example, inside]  # what is given stays visible
-        posterior = log_posterior(grid, visible.masked_fill(again, MASK_ID))
-        probs, value = unit_probs(posterior, first, cell, digits, self.sampler.unit_of)
-        out.feature[row, token] = self.sampler.describe(probs, value, index, self.memory)
+        whole = (tokens.visible >= 0).all(-1, keepdim=True)  # only where unmasked tokens are scored: as if masked
+        again = whole & self.canvas.view(self.free, span.name)[example, tokens.index]  # what is given stays visible
+        unit = self.sampler.unit_of if self.sampler.looks else ""
+        request = Request(asked, u, temperature, self.values.top_p, unit, again)
+        drawn = self.heads[span.name].draw(self.denoiser, tokens, request)
+        for target, source in (
+            (out.values, drawn.digits), (out.confidence, drawn.confidence), (out.entropy, drawn.entropy),
+        ):  # fmt: skip
+            self.canvas.view(target, span.name)[row, tokens.index] = source
+        if self.sampler.looks and drawn.unit is not None:
+            token = tokens.index + self.canvas.token_slice(span.name).start
+            index = torch.stack([example, token, request.first], -1)
+            out.feature[row, token] = self.sampler.describe(*drawn.unit, index, self.memory)
 
     def _select(self, view: View) -> Reveal:
         """What the sampler selects, of what is masked and visible."""
@@ -243,10 +252,9 @@ class Rollout:
 
     def _reveal(self, example: Tensor, selected: Reveal, proposal: _Proposal) -> None:
         """Carry it out."""
-        token = self.canvas.token_of.to(self.y.device)
         for target, source in (
             (self.y, proposal.values), (self.rank, torch.full_like(proposal.values, self.number)),
-            (self.confidence, proposal.confidence[:, token]), (self.entropy, proposal.entropy[:, token]),
+            (self.confidence, proposal.confidence), (self.entropy, proposal.entropy),
         ):  # fmt: skip
             target[example] = torch.where(selected.reveal, source, target[example])
         if selected.remask is not None:
@@ -255,9 +263,10 @@ class Rollout:
 
 @dataclass
 class _Proposal:
-    """For A examples: values (A, N) drawn digits; feature (A, L, F); confidence, entropy (A, L) of the drawn codes."""
+    """For A examples: values (A, N) drawn; confidence, entropy (A, N) of the distributions they were drawn from; feature
+    (A, L, F)."""
 
     values: Tensor
-    feature: Tensor
     confidence: Tensor
     entropy: Tensor
+    feature: Tensor

@@ -51,7 +51,8 @@ class SamplingOptions(TypedDict, total=False):
     """What a rollout may be told beside its sampler and what is given.
 
     guidance: classifier-free scale w (0 or None is off) or a `Guidance`. temperature: a number or one for each
-    sub-token (N,), 0 is greedy; top_p in (0, 1] applies to whole tokens. cond: (B, ...) tensors by name. absent (N,)
+    sub-token (N,), 0 is greedy; top_p in (0, 1] applies to whole tokens, or to
+    each digit where the head draws digits. cond: (B, ...) tensors by name. absent (N,)
     bool: what stays masked (a plan says so itself). batch: examples where nothing is given, 1 by default.
     plan_generator: as `generator`, for the plans of planned samplers; by default a stream of the same seed. state: of a
     rollout of the same request, to go on from there.

@@ -20,6 +20,7 @@ from torch import Tensor
 from .canvas import Canvas, Span
 from .denoiser import BaseDenoiser, Condition, Denoiser, completed
 from .guidance import Scale, token_values
+from .heads import Head
 
 
 class Scorer(Protocol):
@@ -68,6 +69,15 @@ class Tilted(BaseDenoiser):
 
     def __init__(self, denoiser: Denoiser, scorer: Scorer, scale: Scale = 1.0) -> None:
         self.denoiser, self.scorer, self.scale = completed(denoiser), scorer, scale
+
+    def head(self, span: Span) -> Head:
+        """One softmax over all codes. Raises ValueError where the inner denoiser has another head: a score is of a code."""
+        head = self.denoiser.head(span)
+        if head.name != "softmax":
+            raise ValueError(
+                f"span {span.name!r} has the head {head.name!r}, which draws digits; scores of codes need 'softmax'"
+            )
+        return head
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         hidden = self.denoiser(y, canvas, cond)

@@ -24,9 +24,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Denoiser, Masking, Rows, Span, generator_of, masking_of, mix
-from mmprime.engine.denoiser import chunks, token_grid
-from mmprime.engine.heads.softmax import log_posterior, unravel
+from mmprime.engine import (
+    MASK_ID,
+    BaseDenoiser,
+    Canvas,
+    Denoiser,
+    Masking,
+    Rows,
+    completed,
+    generator_of,
+    masking_of,
+    mix,
+)
+from mmprime.engine.denoiser import chunks
+from mmprime.engine.heads import Request, Tokens
+from mmprime.engine.samplers.base import chance
 from mmprime.io import bar
 
 from .likelihood import Effort
@@ -100,7 +112,8 @@ def _predict_rows(
     share = torch.rand(len(y0), 1, generator=generator, dtype=torch.float64).to(device)
     masked, rate = process.state_by_count(canvas, order, share)
     y_t = torch.where(masked | rows.absent, MASK_ID, y0)
-    states = denoiser(y_t, canvas, rows.cond)
+    network = completed(denoiser)
+    states = network(y_t, canvas, rows.cond)
     guesses: list[tuple[Tensor, Tensor, Tensor]] = []
     for after in process.next_reveals(canvas, y0, y_t, masked, rate).after:
         for span in canvas.spans:
@@ -108,37 +121,36 @@ def _predict_rows(
             row, token = (aim != visible).any(-1).nonzero(as_tuple=True)
             hidden = states[:, canvas.token_slice(span.name)][row, token]
             before, target = visible[row, token], aim[row, token]
-            for part in chunks(len(row), span):
-                guess = _guess(denoiser, span, hidden[part], before[part], target[part], token[part])
+            for part in chunks(len(row), network.head(span).size(span)):
+                guess = _guess(network, Tokens(span, hidden[part], before[part], token[part]), target[part])
                 guesses.append((*guess, row[part].cpu()))
     confidence, right, index = (torch.cat(part) for part in zip(*guesses))
     return confidence, right, index
 
 
-def _guess(
-    denoiser: Denoiser, span: Span, hidden: Tensor, visible: Tensor, aim: Tensor, token: Tensor
-) -> tuple[Tensor, Tensor]:
+def _guess(network: BaseDenoiser, tokens: Tokens, aim: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence (m,) and whether it is right (m,) of the likeliest value of the digits that `aim` (m, S) reveals.
 
     Either all masked digits of a token are revealed or one digit, the rest of the masked being summed over.
     """
-    posterior = log_posterior(token_grid(denoiser, hidden, span, token), visible)
-    new = aim != visible
+    head, new = network.head(tokens.span), aim != tokens.visible
     confidence = torch.empty(len(aim), dtype=torch.float64)
     right = torch.empty(len(aim), dtype=torch.bool)
     whole = (aim >= 0).all(-1)
-    for level in range(aim.shape[1]):
-        mine = (~whole & new[:, level]).nonzero()[:, 0]
-        if len(mine):
-            others = [axis + 1 for axis in range(aim.shape[1]) if axis != level]
-            top = posterior[mine].logsumexp(others).max(-1)
-            confidence[mine.cpu()] = top.values.double().exp().cpu()
-            right[mine.cpu()] = (top.indices == aim[mine, level]).cpu()
-    mine = whole.nonzero()[:, 0]
-    if len(mine):
-        cells = posterior[mine].flatten(1).max(-1)
-        confidence[mine.cpu()] = cells.values.double().exp().cpu()
-        right[mine.cpu()] = (unravel(cells.indices, span.codec.radices) == aim[mine]).all(-1).cpu()
+    for unit, some in (("token", whole), ("digit", ~whole)):
+        mine = some.nonzero()[:, 0]
+        if not len(mine):
+            continue
+        u = torch.zeros(len(mine), head.num_uniforms(tokens.span), dtype=torch.float64, device=aim.device)
+        request = Request(new[mine], u, temperature=0.0, unit=unit, strict=False)
+        guess = head.draw(network, tokens[mine], request)
+        assert guess.unit is not None
+        if unit == "token":
+            sure, hit = chance(*guess.unit)[:, 0], (guess.digits == aim[mine]).all(-1)
+        else:
+            sure, best = guess.unit.probs[:, 0].max(-1)
+            hit = best == aim[mine, request.first]
+        confidence[mine.cpu()], right[mine.cpu()] = sure.cpu(), hit.cpu()
     return confidence.clamp(max=1.0), right & (confidence > 0)  # 0: no code is possible, so none is right
 
 

@@ -16,9 +16,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Denoiser, Trace
-from mmprime.engine.denoiser import chunks, token_grid
-from mmprime.engine.heads.softmax import constrain
+from mmprime.engine import MASK_ID, Canvas, Denoiser, Trace, completed
+from mmprime.engine.denoiser import chunks
+from mmprime.engine.heads import Request, Tokens
 
 from .sampling import Result
 
@@ -101,13 +101,17 @@ def likeliest(model: Denoiser, canvas: Canvas, y: Tensor, name: str) -> Tensor:
     partly = known.any(-1) & ~whole
     rows = partly.any(-1).nonzero()[:, 0]
     if len(rows):
-        hidden = model(y[rows], canvas)[:, canvas.token_slice(name)]
+        network = completed(model)
+        hidden = network(y[rows], canvas)[:, canvas.token_slice(name)]
         row, token = partly[rows].nonzero(as_tuple=True)
-        for part in chunks(len(row), span):
+        head = network.head(span)
+        for part in chunks(len(row), head.size(span)):
             at = rows[row[part]], token[part]
-            grid = constrain(token_grid(model, hidden[row[part], token[part]], span, token[part]), view[at])
-            best = grid.flatten(1).max(-1)
-            codes[at] = torch.where(best.values.isneginf(), -1, span.codec.code_at.to(y.device)[best.indices])
+            u = torch.zeros(len(at[0]), head.num_uniforms(span), dtype=torch.float64, device=y.device)
+            tokens = Tokens(span, hidden[row[part], token[part]], view[at], token[part])
+            digits = head.draw(network, tokens, Request(~known[at], u, temperature=0.0, strict=False)).digits
+            possible = (digits >= 0).all(-1)
+            codes[at[0][possible], at[1][possible]] = span.codec.decode(digits[possible])
     return codes
 
 

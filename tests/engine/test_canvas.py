@@ -66,7 +66,7 @@ def test_refusals_quote_what_was_wrong() -> None:
         CANVAS.span("audio")
     with pytest.raises(ValueError, match="'audio'"):
         CANVAS.pack({"audio": codes()["text"]})
-    with pytest.raises(ValueError, match=r"'text' holds 5 x 3 codes, got shape \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"'text' holds 5 x 3 codes of 2 digits, got shape \(5, 4\)"):
         CANVAS.pack({"text": torch.zeros(5, 4, dtype=torch.int64)})
     with pytest.raises(ValueError, match="nothing to pack"):
         CANVAS.pack({})

@@ -203,10 +203,10 @@ def test_klass_waits_until_a_distribution_stands_still():
     sampler = Klass(confidence=0.8, divergence=0.01, history=1)
     memory = sampler.begin(start_of(Canvas([Span("line", 2, Codec.base(2, 1))]), 1, 0))
     index = torch.tensor([[0, 0, 0], [0, 1, 0]])
-    value = torch.tensor([0, 0])
-    first = sampler.describe(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).double(), value, index, memory)
+    value = torch.tensor([[0], [0]])
+    first = sampler.describe(torch.tensor([[[0.9, 0.1]], [[0.9, 0.1]]]).double(), value, index, memory)
     assert first[:, 1].tolist() == [0, 0]  # nothing to compare with yet
-    second = sampler.describe(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).double(), value, index, memory)
+    second = sampler.describe(torch.tensor([[[0.9, 0.1]], [[0.6, 0.4]]]).double(), value, index, memory)
     assert second[:, 1].tolist() == [1, 0]
     assert sampler.select(line_view([[0.9, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]
     assert sampler.select(line_view([[0.7, 0.6], [1.0, 0.0]])).reveal.tolist() == [[True, False]]  # the surest instead
@@ -219,14 +219,14 @@ def test_klass_takes_the_divergence_of_now_from_before():
         memory = sampler.begin(start_of(Canvas([Span("line", 1, Codec.base(2, 1))]), 1, 0))
         for probs in ([0.5, 0.5], [0.9, 0.1]):
             found = sampler.describe(
-                torch.tensor([probs]).double(), torch.tensor([0]), torch.zeros(1, 3).long(), memory
+                torch.tensor([[probs]]).double(), torch.tensor([[0]]), torch.zeros(1, 3).long(), memory
             )
         assert found[0, 1] == calm
 
 
 def test_descriptions_are_their_formulas():
-    probs = torch.tensor([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]]).double()
-    value, index = torch.tensor([1, 0]), torch.tensor([[0, 0, 0], [0, 1, 0]])
+    probs = torch.tensor([[[0.7, 0.2, 0.1]], [[1.0, 0.0, 0.0]]]).double()
+    value, index = torch.tensor([[1], [0]]), torch.tensor([[0, 0, 0], [0, 1, 0]])
     assert Margin().describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([0.5, 1.0])
     nats = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1))
     assert Entropy().describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([-nats, 0.0])

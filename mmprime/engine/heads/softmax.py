@@ -1,4 +1,4 @@
-"""Distributions over one token's digit grid.
+"""The softmax head: one distribution over all C codes of a token.
 
 For a token with joint logits g over the grid [b_1, ..., b_S] and a partly visible row y of digits,
 
@@ -11,13 +11,96 @@ Agreement with y is a sum of one small vector per axis (0 or -inf), so no (token
 from __future__ import annotations
 
 import math
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from ..rng import categorical
+from ..canvas import Span
+from ..codec import MASK_ID
+from .base import Draw, Head, Logits, NonFiniteLogits, Request, Tokens, Unit, draw_from
 
-_NEVER = -800.0  # exp of it is 0 in float64
+MAX_CODES = 1 << 26
+
+
+class SoftmaxHead(Head):
+    """One softmax over all codes: nothing is lost inside a token, at a cost of O(C)."""
+
+    name: ClassVar[str] = "softmax"
+
+    def check(self, span: Span) -> None:
+        codec = span.codec
+        if codec.num_cells > MAX_CODES:
+            raise ValueError(
+                f"span {span.name!r}: one softmax over {codec.num_codes} codes takes {4 * codec.num_codes} bytes a token; "
+                "use the head 'factored' or 'chain'"
+            )
+
+    def grid(self, network: Logits, tokens: Tokens) -> Tensor:
+        """Joint logits over the digit grid of M tokens (M, b_1, ..., b_S), float32 or float64.
+
+        A logit of -inf is a code that is impossible. Raises NonFiniteLogits.
+        """
+        logits = network.logits(tokens.hidden, tokens.span)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        top = logits.amax(-1)  # NaN if any is
+        if not bool(top.isfinite().all()):
+            _refuse(logits, top, tokens)
+        return tokens.span.codec.to_grid(logits)
+
+    def nats(self, network: Logits, tokens: Tokens, aim: Tensor, known: Tensor | None = None) -> Tensor:
+        """Digits of a token are revealed jointly, so `known` changes nothing."""
+        posterior = log_posterior(self.grid(network, tokens), tokens.visible)
+        same = (aim == tokens.visible).all(-1)  # reveals nothing
+        return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
+
+    def draw(self, network: Logits, tokens: Tokens, request: Request) -> Draw:
+        """Whole codes are drawn, also where some digits are asked for: part of an exact draw is a draw of the part.
+
+        The temperature of a token is that of the first digit asked for; top_p applies to whole codes.
+        """
+        grid, visible, first = self.grid(network, tokens), tokens.visible, request.first
+        logits = constrain(grid, visible).flatten(1)
+        never = logits.amax(-1).isneginf()
+        if bool(never.any()):
+            if request.strict:
+                raise ValueError(f"no code agrees with the visible digits {visible[never][0].tolist()}")
+            logits = logits.masked_fill(never[:, None], 0.0)
+        heat = request.temperature
+        heat = heat.gather(1, first[:, None])[:, 0] if isinstance(heat, Tensor) else heat
+        cell, confidence, entropy = draw_from(logits, request.u[:, 0], heat, request.top_p)
+        digits = unravel(cell, tokens.span.codec.radices).masked_fill(never[:, None], MASK_ID)
+        confidence, entropy = (each[:, None].expand(digits.shape) for each in (confidence, entropy))
+        if not request.unit:
+            return Draw(digits, confidence, entropy)
+        shown = visible if request.again is None else visible.masked_fill(request.again, MASK_ID)
+        probs, value = unit_probs(log_posterior(grid, shown), first, cell, digits, request.unit)
+        return Draw(digits, confidence, entropy, Unit(probs[:, None], value[:, None]))
+
+    def size(self, span: Span) -> int:
+        return span.codec.num_cells
+
+    def num_uniforms(self, span: Span) -> int:
+        return 1
+
+    def unit_shape(self, span: Span, unit: str) -> tuple[int, int]:
+        return 1, max(span.codec.radices) if unit == "digit" else span.codec.num_cells
+
+
+def _refuse(logits: Tensor, top: Tensor, tokens: Tokens) -> NoReturn:
+    row = int((~top.isfinite()).nonzero()[0])
+    values = logits[row].detach()
+    code = int((values.isnan() | values.isposinf()).long().argmax())
+    what = (
+        f"the logits of all {len(values)} codes are -inf, so none is possible"
+        if bool(top[row].isneginf())
+        else f"the logit of code {code} is {float(values[code])}"
+    )
+    raise NonFiniteLogits(
+        f"span {tokens.span.name!r}, token {int(tokens.index[row])}: {what}; a denoiser gives finite logits, -inf for "
+        "what cannot be"
+    )
 
 
 def constrain(grid: Tensor, y: Tensor) -> Tensor:
@@ -61,47 +144,6 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
     if bool(never.any()):  # its gradient would be NaN
         mass = torch.logsumexp(cells.masked_fill(never[:, None], 0.0), -1).masked_fill(never, -math.inf)
     return mass
-
-
-def sample_cells(
-    grid: Tensor, y: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a whole cell for each token from p(cell | y): exact in float64.
-
-    grid (M, b_1, ..., b_S), y (M, S) visible digits, u (M,) uniforms in [0, 1).
-    Returns cell (M,) flat grid index, confidence (M,) its probability, and entropy (M,) in nats of all of them.
-    temperature (a number or (M,)) 0 takes the most probable cell. top_p keeps the smallest set of cells of at least
-    that probability.
-    Raises ValueError when no code agrees with the visible digits of a token, and on logits that are NaN or +inf.
-    """
-    logits = constrain(grid, y).flatten(1)
-    top = logits.amax(-1, keepdim=True)
-    if not bool(top.isfinite().all()):
-        nothing = torch.isneginf(top[:, 0])
-        if not bool(nothing.any()):
-            raise ValueError(f"the logits of a token have the maximum {float(top[~top.isfinite()][0])}")
-        raise ValueError(f"no code agrees with the visible digits {y[nothing][0].tolist()}")
-    score = logits.double() - top.double()
-    heat = torch.as_tensor(temperature, dtype=torch.float64, device=score.device).expand(len(score))[:, None]
-    if bool((heat != 1).any()):
-        score /= torch.where(heat > 0, heat, 1.0)
-    weights = score.clamp_(min=_NEVER).exp()
-    if bool((heat == 0).any()):
-        surest = torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
-        weights = torch.where(heat == 0, surest, weights)
-    if top_p < 1:
-        weights = _nucleus(weights, top_p)
-    cell = categorical(weights, u.to(weights.device))
-    total = weights.sum(-1)
-    entropy = total.log() - torch.linalg.vecdot(weights, score) / total
-    return cell, weights.gather(-1, cell[:, None])[:, 0] / total, entropy
-
-
-def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of cells whose share reaches top_p."""
-    ordered, index = weights.sort(dim=-1, descending=True, stable=True)
-    before = (ordered.cumsum(-1) - ordered) / ordered.sum(-1, keepdim=True)
-    return torch.zeros_like(weights).scatter_(-1, index, ordered.masked_fill(before >= top_p, 0.0))
 
 
 def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:

@@ -48,6 +48,7 @@ class Masking(ABC):
     seed: ClassVar[int]  # words of random streams; never reused
     sampler: ClassVar[str] = ""  # the sampler that reveals in its order, where that has another name
     whole_tokens: ClassVar[bool] = False  # a token is masked as a whole, or not at all
+    any_subset: ClassVar[bool] = False  # the digits of a token are revealed in any order, not coarse to fine
     one_schedule: ClassVar[bool] = True  # the digits of a token must share their schedule
 
     def order(self, canvas: Canvas, u: Tensor, given: Tensor, absent: Tensor) -> Order:

@@ -28,6 +28,7 @@ class CoarseFirstMasking(IndependentMasking):
     seed: ClassVar[int] = 3
     sampler: ClassVar[str] = "coarse_first"
     one_schedule: ClassVar[bool] = True
+    any_subset: ClassVar[bool] = False
 
     def _keys(self, canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:
         return (canvas.digit_of.to(u.device) + u) / canvas.num_levels

@@ -32,6 +32,7 @@ class IndependentMasking(Masking):
     seed: ClassVar[int] = 0
     sampler: ClassVar[str] = "first_hitting"
     one_schedule: ClassVar[bool] = False
+    any_subset: ClassVar[bool] = True
 
     def _keys(self, canvas: Canvas, u: Tensor, free: Tensor) -> Tensor:
         return u

@@ -9,12 +9,15 @@ Source: Chao et al., arXiv 2505.18495, eqs. 4-5.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
 
 from ..codec import MASK_ID, Codec
 from ..schedule import Schedule
+
+_MAX_STATES = 1 << 20
 
 
 def corrupt(y0: Tensor, t: float | Tensor, schedule: Schedule, generator: torch.Generator | None = None) -> Tensor:
@@ -31,8 +34,16 @@ def corrupt(y0: Tensor, t: float | Tensor, schedule: Schedule, generator: torch.
 
 
 def partial_states(codec: Codec) -> Tensor:
-    """All states (states, S) of one token that agree with at least one code, masked = `MASK_ID`; for small codecs."""
+    """All states (states, S) of one token that agree with at least one code, masked = `MASK_ID`.
+
+    Raises ValueError on more than 2^20 of them.
+    """
+    count = math.prod(b + 1 for b in codec.radices)
+    if count > _MAX_STATES:
+        raise ValueError(f"radices {codec.radices} make {count} partial states, at most {_MAX_STATES} can be listed")
     states = torch.tensor(list(itertools.product(*[range(-1, b) for b in codec.radices])))
+    if not codec.has_table:
+        return states
     agrees = (states[:, None] < 0) | (states[:, None] == codec.digits[None])
     return states[agrees.all(-1).any(-1)]
 

@@ -15,6 +15,7 @@ by the drawn value (as MaskGIT does) or several units at once does not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..canvas import Canvas
+from ..heads import Head
 from ..order import Order
 from ..plan import Plan
 from ..schedule import Schedule
@@ -32,12 +34,14 @@ Memory = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Start:
-    """What a rollout begins with: given, absent (B, N) bool; streams: a generator for the plan of each example."""
+    """What a rollout begins with: given, absent (B, N) bool; streams: a generator for the plan of each example; heads:
+    by span, where the sampler looks."""
 
     canvas: Canvas
     given: Tensor
     absent: Tensor
     streams: list[torch.Generator]
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -154,8 +158,8 @@ class Sampler(ABC):
         return candidate
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        """What `select` is to know of some units: probs (m, K) float64, before temperature and top-p; value (m,) the
-        one drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
+        """What `select` is to know of some units: probs (m, U, K) float64, the factors of each one's distribution before
+        temperature and top-p; value (m, U) drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
         raise NotImplementedError
 
 
@@ -283,6 +287,16 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
+def chance(probs: Tensor, value: Tensor) -> Tensor:
+    """Factors (m, U, K), value (m, U) -> (m, 1): the probability of the value."""
+    return probs.gather(-1, value[..., None])[..., 0].prod(-1, keepdim=True)
+
+
+def log_chance(probs: Tensor, value: Tensor) -> Tensor:
+    """Factors (m, U, K), value (m, U) -> (m, 1): the log of the probability of the value, at least -690 a factor."""
+    return probs.gather(-1, value[..., None])[..., 0].clamp(min=1e-300).log().sum(-1, keepdim=True)
+
+
 def entropy_nats(probs: Tensor) -> Tensor:
-    """(m, K) -> (m,) nats."""
-    return -torch.special.xlogy(probs, probs).sum(-1)
+    """Factors (m, U, K) -> (m, 1) nats: the sum of their entropies."""
+    return -torch.special.xlogy(probs, probs).sum(-1).sum(-1, keepdim=True)

@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..schedule import Schedule
-from .base import Memory, Paced, View
+from .base import Memory, Paced, View, log_chance
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Confidence(Paced):
             raise ValueError(f"noise must be >= 0, got {self.noise}")
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return probs.gather(-1, value[:, None]).clamp(min=1e-300).log()
+        return log_chance(probs, value)
 
     def score(self, view: View) -> Tensor:
         return view.feature[..., 0] + self.noise * (1 - self.progress(view)) * view.gumbel()

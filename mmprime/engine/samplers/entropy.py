@@ -22,7 +22,7 @@ class Entropy(Paced):
     name: ClassVar[str] = "entropy"
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return -entropy_nats(probs)[:, None]
+        return -entropy_nats(probs)
 
     def score(self, view: View) -> Tensor:
         return view.feature[..., 0]

@@ -33,7 +33,7 @@ class EntropyBounded(OfUnit):
             raise ValueError(f"gamma must be >= 0 nats, got {self.gamma}")
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return entropy_nats(probs)[:, None]
+        return entropy_nats(probs)
 
     def select(self, view: View) -> Reveal:
         nats = view.feature[..., 0].clamp(min=0).masked_fill(~view.candidate, torch.inf)

@@ -33,7 +33,7 @@ class EntropyBudget(OfUnit):
         check_steps(self.steps)
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return entropy_nats(probs)[:, None]
+        return entropy_nats(probs)
 
     def select(self, view: View) -> Reveal:
         if view.step >= self.steps:

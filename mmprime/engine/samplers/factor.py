@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, OfUnit, Reveal, View
+from .base import Memory, OfUnit, Reveal, View, chance
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Factor(OfUnit):
             raise ValueError(f"factor must be > 0, got {self.factor}")
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return probs.gather(-1, value[:, None])
+        return chance(probs, value)
 
     def select(self, view: View) -> Reveal:
         sure = view.feature[..., 0].masked_fill(~view.candidate, -1.0)

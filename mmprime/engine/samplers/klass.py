@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, OfUnit, Reveal, Start, View
+from .base import Memory, OfUnit, Reveal, Start, View, chance
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,27 @@ class Klass(OfUnit):
             )
 
     def begin(self, start: Start) -> Memory:
-        """probs: the last of each token's unit; digit: the first of that unit, -1 before it was seen; calm: steps."""
-        codecs = [span.codec for span in start.canvas.spans]
-        width = max(max(codec.radices) if self.unit == "digit" else codec.num_cells for codec in codecs)
+        """probs: the last factors of each token's unit; digit: the first of that unit, -1 before it was seen; calm: steps."""
+        shapes = [start.heads[span.name].unit_shape(span, self.unit) for span in start.canvas.spans]
         shape = start.batch, start.canvas.num_tokens
         return {
-            "probs": torch.zeros(*shape, width, dtype=torch.float64),
+            "probs": torch.zeros(*shape, *(max(sizes) for sizes in zip(*shapes)), dtype=torch.float64),
             "digit": torch.full(shape, -1),
             "calm": torch.zeros(shape, dtype=torch.int64),
         }
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
         example, token, digit = index.unbind(-1)
-        before = memory["probs"][example, token, : probs.shape[-1]]
+        factors, values = probs.shape[1:]
+        before = memory["probs"][example, token, :factors, :values]
         known = memory["digit"][example, token] == digit
         ratio = probs.clamp(min=1e-300).log() - before.clamp(min=1e-300).log()
-        calm = known & ((probs * ratio).sum(-1) < self.divergence)
+        calm = known & ((probs * ratio).sum(-1).sum(-1) < self.divergence)
         steps = torch.where(calm, memory["calm"][example, token] + 1, 0)
-        memory["probs"][example, token, : probs.shape[-1]] = probs
+        memory["probs"][example, token, :factors, :values] = probs
         memory["digit"][example, token] = digit
         memory["calm"][example, token] = steps
-        return torch.stack([probs.gather(-1, value[:, None])[:, 0], steps.to(probs)], -1)
+        return torch.cat([chance(probs, value), steps[:, None].to(probs)], -1)
 
     def select(self, view: View) -> Reveal:
         sure, calm = view.feature.unbind(-1)

@@ -23,9 +23,11 @@ class Margin(Paced):
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
         if probs.shape[-1] < 2:
-            return probs
-        two = probs.topk(2, -1).values
-        return two[:, :1] - two[:, 1:]
+            return probs[..., 0].prod(-1, keepdim=True)
+        first, second = probs.topk(2, -1).values.unbind(-1)  # (m, U): the runner-up differs in one factor
+        others = first[:, None].expand(-1, first.shape[1], -1).clone()
+        others.diagonal(dim1=1, dim2=2).copy_(second)
+        return (first.prod(-1) - others.prod(-1).amax(-1))[:, None]
 
     def score(self, view: View) -> Tensor:
         return view.feature[..., 0]

@@ -35,7 +35,7 @@ class Moment(Paced):
         return self.power
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return (self.power * probs.log()).logsumexp(-1, keepdim=True)
+        return (self.power * probs.log()).logsumexp(-1).sum(-1, keepdim=True)
 
     def score(self, view: View) -> Tensor:
         return view.feature[..., 0] + view.gumbel()

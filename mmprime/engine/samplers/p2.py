@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, Reveal, Sampler, View, check_steps
+from .base import Memory, Reveal, Sampler, View, check_steps, log_chance
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PathPlanning(Sampler):
         return self.steps
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return probs.gather(-1, value[:, None]).clamp(min=1e-300).log()
+        return log_chance(probs, value)
 
     def select(self, view: View) -> Reveal:
         if view.step >= self.steps:

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, Reveal, Sampler, Start, View, check_steps
+from .base import Memory, Reveal, Sampler, Start, View, chance, check_steps
 
 KINDS = ("cap", "rescale", "conf", "loop")
 
@@ -57,7 +57,7 @@ class ReMDM(Sampler):
         return {"confidence": torch.zeros(start.batch, start.canvas.num_tokens, dtype=torch.float64)}  # when drawn
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return probs.gather(-1, value[:, None])
+        return chance(probs, value)
 
     def alpha(self, step: int) -> float:
         """α after `step` steps."""

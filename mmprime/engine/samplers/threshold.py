@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Memory, OfUnit, Reveal, View
+from .base import Memory, OfUnit, Reveal, View, chance
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Threshold(OfUnit):
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold}")
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        return probs.gather(-1, value[:, None])
+        return chance(probs, value)
 
     def select(self, view: View) -> Reveal:
         sure = view.feature[..., 0].masked_fill(~view.candidate, -1.0)
