@@ -1,7 +1,7 @@
 """A second opinion on the heads that draw digits: tables of conditionals, and their likelihoods in plain Python.
 
-The conditionals are random numbers for every state of the canvas and every set of known digits of the token, so no two of
-them agree with one joint distribution: what holds here is not excused by an identity.
+The conditionals are random numbers for every state of the canvas and every set of known digits of the token, so no two
+of them agree with one joint distribution: what holds here is not excused by an identity.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
     "ABSENT", "HEADS", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "ChainHead",
-    "CodeScores", "Codec", "Condition", "Denoiser", "DigitQuery", "ExactLikelihood", "FactoredHead", "Guidance", "Guided",
-    "Head", "Masking", "NonFiniteLogits", "Order", "Plan",
-    "Region", "Rollout", "Rows", "Sample", "Sampler", "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace",
-    "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of", "joint_loss",
-    "log_mass", "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of",
-    "seeded", "steer", "stream", "transition_matrix",
+    "CodeScores", "Codec", "Condition", "Denoiser", "DigitQuery", "ExactLikelihood", "FactoredHead", "Guidance",
+    "Guided", "Head", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows", "Sample", "Sampler",
+    "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "begin", "completed", "corrupt",
+    "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of", "joint_loss", "log_mass",
+    "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded",
+    "steer", "stream", "transition_matrix",
 ]  # fmt: skip

@@ -2,9 +2,9 @@
 
     digits[x] = (y_1, ..., y_S),   y_j in {0, ..., b_j - 1},   x in {0, ..., C - 1},   x -> digits[x] injective
 
-A codec is that table, or all combinations of the digits (`Codec.product`). S = 1 is plain masked diffusion. The radices (b_1, ..., b_S) span the
-*digit grid*; grid cells that no code occupies hold probability zero for ever (`to_grid` puts -inf there), so a
-partly visible token can only end as a code that exists.
+A codec is that table, or all combinations of the digits (`Codec.product`). S = 1 is plain masked diffusion. The
+radices (b_1, ..., b_S) span the *digit grid*; grid cells that no code occupies hold probability zero for ever
+(`to_grid` puts -inf there), so a partly visible token can only end as a code that exists.
 
 Source: Chao et al., "Beyond Masked and Unmasked: Discrete Diffusion Models via Partial Masking",
 arXiv 2505.18495, section 3.1 (base-b sub-tokens).
@@ -271,8 +271,8 @@ class ProductCodec(Codec):
     def _need_integers(self) -> None:
         if not self.has_integers:
             raise ValueError(
-                f"radices {self.radices} make {self.num_codes} codes, more than the 2^62 that integers hold; give and take "
-                "tokens as digits"
+                f"radices {self.radices} make {self.num_codes} codes, more than the 2^62 that integers hold; "
+                "give and take tokens as digits"
             )
 
 

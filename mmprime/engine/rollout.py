@@ -195,7 +195,8 @@ class Rollout:
         return view.masked & self.sampler.window(view.candidate)[:, self.canvas.token_of.to(view.masked.device)]
 
     def _propose(self, example: Tensor, masked: Tensor, looked_at: Tensor, u: Tensor) -> _Proposal:
-        """One forward pass of the examples with something in `masked` (A, N), and values for the sub-tokens looked at."""
+        """One forward pass of the examples with something in `masked` (A, N), and values for the sub-tokens looked
+        at."""
         sure, nats = u.new_zeros(2, *masked.shape)
         feature = u.new_zeros(len(u), self.canvas.num_tokens, self.sampler.features)
         out = _Proposal(torch.full_like(masked, -1, dtype=torch.int64), sure, nats, feature)
@@ -223,7 +224,8 @@ class Rollout:
     def _propose_values(
         self, tokens: Tokens, asked: Tensor, u: Tensor, rows: tuple[Tensor, Tensor], out: _Proposal
     ) -> None:
-        """Draw for some tokens and let the sampler describe their units; rows: their rows in `out` and in the rollout."""
+        """Draw for some tokens and let the sampler describe their units; rows: their rows in `out` and in the
+        rollout."""
         span, (row, example) = tokens.span, rows
         temperature = self.values.of(self.canvas, span, tokens.index)
         if self.sampler.sharpness != 1:
@@ -263,8 +265,8 @@ class Rollout:
 
 @dataclass
 class _Proposal:
-    """For A examples: values (A, N) drawn; confidence, entropy (A, N) of the distributions they were drawn from; feature
-    (A, L, F)."""
+    """For A examples: values (A, N) drawn; confidence, entropy (A, N) of the distributions they were drawn from;
+    feature (A, L, F)."""
 
     values: Tensor
     confidence: Tensor

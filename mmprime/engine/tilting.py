@@ -71,7 +71,8 @@ class Tilted(BaseDenoiser):
         self.denoiser, self.scorer, self.scale = completed(denoiser), scorer, scale
 
     def head(self, span: Span) -> Head:
-        """One softmax over all codes. Raises ValueError where the inner denoiser has another head: a score is of a code."""
+        """One softmax over all codes. Raises ValueError where the inner denoiser has another head: a score is of a
+        code."""
         head = self.denoiser.head(span)
         if head.name != "softmax":
             raise ValueError(

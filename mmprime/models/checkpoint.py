@@ -1,7 +1,9 @@
 """A model as two files a stranger can open: config.json and model.safetensors. No pickle.
 
     config.json        {"format": 1, "canvas": [spans], "model": {DiTConfig}, "dtype", "weights_sha256", ...extra}
-    model.safetensors  weights by name, and the digit table of each span under codec.<span>.digits
+    model.safetensors  weights by name, and the digit table of each span that has one under codec.<span>.digits
+
+A span of product codes says "codec": "product" in the config and has no table.
 
 A new folder appears whole; in one that exists the weights are replaced first. The config holds the hash of the
 weights it belongs to, so a pair torn by a crash is told from a good one.
@@ -31,7 +33,9 @@ from .dit import PrimeDiT
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
-_ADDED = {"digit_embedding": "sum"}  # options younger than format 1, with what models had before
+_ADDED: dict[str, Any] = {  # options younger than format 1, with what models had before
+    "digit_embedding": "sum", "head": "softmax", "span_heads": {}, "head_rounds": 0, "head_width": 0,
+}  # fmt: skip
 _SPAN_KEYS = {"name", "length", "radices"}
 
 
@@ -55,7 +59,7 @@ def save_model(
         if canvas.span(span.name).codec != span.codec:
             raise ValueError(f"span {span.name!r}: the canvas to save has another codec than the model")
     tensors = {name: _narrow(name, value, dtype) for name, value in model.state_dict().items()}
-    tensors |= {_table_name(span.name): span.codec.digits.clone() for span in canvas.spans}
+    tensors |= {_table_name(span.name): span.codec.digits.clone() for span in canvas.spans if span.codec.has_table}
     body = save(tensors)
     architecture = dataclasses.asdict(model.config)
     for switch in DiTConfig.RUN_SWITCHES:
@@ -64,6 +68,7 @@ def save_model(
         "format": FORMAT,
         "canvas": [
             {"name": span.name, "length": span.grid or span.num_tokens, "radices": span.codec.radices}
+            | ({} if span.codec.has_table else {"codec": "product"})
             for span in canvas.spans
         ],
         "model": architecture,
@@ -142,15 +147,22 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Span:
     """The span of a config entry; takes its digit table, which it reads from the file, out of `shapes`."""
-    if not isinstance(entry, dict) or set(entry) != _SPAN_KEYS:
+    if not isinstance(entry, dict) or set(entry) - {"codec"} != _SPAN_KEYS:
         raise ValueError(f"a span of the canvas has the keys {sorted(_SPAN_KEYS)}, got {entry!r}")
     name, length = _table_name(entry["name"]), entry["length"]
+    length = tuple(length) if isinstance(length, list) else length
+    if (kind := entry.get("codec")) is not None:
+        if kind != "product":
+            raise ValueError(
+                f"span {entry['name']!r}: codec {kind!r} is none; there is 'product', or a table in the weights"
+            )
+        return Span(entry["name"], length, Codec.product(entry["radices"]))
     if name not in shapes:
         raise ValueError(f"the weights lack {name!r}, the digit table of span {entry['name']!r}")
     if shapes.pop(name)[1] not in INTEGERS:
         raise ValueError(f"{name!r}, the digit table of span {entry['name']!r}, holds no integers")
     codec = Codec.from_table(file.get_tensor(name), entry["radices"])
-    return Span(entry["name"], tuple(length) if isinstance(length, list) else length, codec)
+    return Span(entry["name"], length, codec)
 
 
 def _architecture(entry: Mapping[str, Any]) -> DiTConfig:

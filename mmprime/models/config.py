@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from mmprime.engine import HEADS, Head, Span, head_of
 
 from .attention import BACKENDS
 from .presets import preset
 
 MLPS = ("swiglu", "gelu")
-DIGIT_EMBEDDINGS = ("sum", "concat")
+DIGIT_EMBEDDINGS = ("sum", "concat", "linear")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,13 @@ class DiTConfig:
     mlp: str = "swiglu"
     mlp_ratio: float = 4.0  # hidden size / width of a plain MLP; SwiGLU takes 2/3 of it, for as many parameters
     qk_norm: bool = True
-    digit_embedding: str = "sum"  # of a token's digits; "concat": side by side in width/S channels each, then mixed
-    token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
+    digit_embedding: str = "sum"  # of a token's digits; "concat": side by side in width/S channels each, then mixed;
+    # "linear": of ordinal digits, a linear map of their values
+    token_embedding: bool = True  # also embed a token as a whole once it is wholly visible, where codes have a table
+    head: str = "auto"  # softmax | factored | chain | auto: softmax where codes have a table, else factored
+    span_heads: dict[str, str] = field(default_factory=dict)  # of some spans by name, instead of `head`
+    head_rounds: int = 0  # of a chain: digits of one round are independent; 0 is one round a digit
+    head_width: int = 0  # of the network inside a chain; 0 is the width of the trunk
     dropout: float = 0.0  # on the output of each residual branch; draws from torch's global generator
     num_classes: int | None = None
     mask_rate: bool = False  # tell the model the share of masked sub-tokens
@@ -47,6 +54,15 @@ class DiTConfig:
         """Hidden size of the MLP, rounded up to a multiple of 64."""
         hidden = self.width * self.mlp_ratio * (2 / 3 if self.mlp == "swiglu" else 1)
         return 64 * math.ceil(hidden / 64 - 1e-6)
+
+    def head_of(self, span: Span) -> Head:
+        """The head of a span. Raises ValueError where it cannot serve the span's codec."""
+        name = self.span_heads.get(span.name, self.head)
+        if name == "auto":
+            name = "softmax" if span.codec.has_table else "factored"
+        head = head_of(name, (self.head_rounds or None) if name == "chain" else None)
+        head.check(span)
+        return head
 
     def resolve(self) -> DiTConfig:
         """The same config with the preset's sizes filled in and every value checked (ValueError)."""
@@ -74,6 +90,13 @@ class DiTConfig:
             raise ValueError(
                 f"unknown digit_embedding {self.digit_embedding!r}; there are {', '.join(DIGIT_EMBEDDINGS)}"
             )
+        names = [self.head, *self.span_heads.values()]
+        if unknown := [name for name in names if name not in ("auto", *HEADS)]:
+            raise ValueError(f"unknown head {unknown[0]!r}; there are auto, {', '.join(HEADS)}")
+        if self.head_rounds and "chain" not in names:
+            raise ValueError(f"head_rounds={self.head_rounds} is for head=chain, not head={self.head}")
+        if self.head_rounds < 0 or self.head_width < 0:
+            raise ValueError(f"head_rounds and head_width must be >= 0, got {self.head_rounds} and {self.head_width}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if not 0 <= self.dropout < 1:

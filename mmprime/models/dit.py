@@ -1,6 +1,6 @@
 """PrimeDiT: a transformer over tokens whose digits may be masked one by one.
 
-    y (B, N) --embedding of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> (tokens, C)
+    y (B, N) --embedding of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> logits
 
 It knows no time: what is masked says it all. Modalities meet in the trunk; each has its embedding and its head.
 """
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmprime.engine import BaseDenoiser, Canvas, Condition, Span
+from mmprime.engine import BaseDenoiser, Canvas, Condition, DigitQuery, Head, Span
 
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
 from .embedding import TokenEmbedding
+from .heads import ChainNet, FactoredNet, SoftmaxNet
 from .layers import (
     ALL_TOKENS,
     AttentionScope,
@@ -33,19 +34,6 @@ from .layers import (
 from .rotary import RotaryTables
 
 
-class Head(nn.Module):
-    """Hidden states of tokens (M, D) -> logits (M, C) in code order; all zero at first, so all codes are alike."""
-
-    def __init__(self, width: int, num_codes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, num_codes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(rms_norm(hidden))
-
-
 class PrimeDiT(nn.Module, BaseDenoiser):
     """A denoiser in the engine's sense. `canvas` names the modalities; other canvases may have other lengths.
 
@@ -59,7 +47,8 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         embedding = config.width, config.token_embedding, config.digit_embedding
         self.embedders = nn.ModuleDict({span.name: TokenEmbedding(span, *embedding) for span in canvas.spans})
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.heads = nn.ModuleDict({span.name: Head(config.width, span.codec.num_codes) for span in canvas.spans})
+        self.kinds = {span.name: config.head_of(span) for span in canvas.spans}
+        self.heads = nn.ModuleDict({span.name: self._net(span) for span in canvas.spans})
         self.conditioning = Conditioning(config) if config.is_conditional else None
         self.final = Modulation(config.width, 2) if config.is_conditional else None
         self.rotary = RotaryTables(config.width // config.heads)
@@ -94,8 +83,16 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         return self._trunk(x, table, self._condition(y, cond), scopes)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
-        """Hidden states (M, D) of tokens of a span -> (M, C)."""
+        """Hidden states (M, D) of tokens of a span with the head "softmax" -> (M, C)."""
         return self.heads[self._known(span).name](hidden)
+
+    def head(self, span: Span) -> Head:
+        """The head of a span, as the config has it."""
+        return self.kinds[span.name]
+
+    def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
+        """Hidden states (M, D) of tokens of a span with another head -> (R, max b) of the digits asked for."""
+        return self.heads[self._known(span).name](hidden, query)
 
     def null_condition(self, cond: Condition) -> Condition:
         """The same condition without its labels (the null class): the other branch of guidance."""
@@ -112,6 +109,17 @@ class PrimeDiT(nn.Module, BaseDenoiser):
             block.compile()
 
     # ---------------------------------------------------------------- parts
+
+    def _net(self, span: Span) -> nn.Module:
+        """The network behind the head of a span."""
+        kind, width = self.kinds[span.name], self.config.width
+        if kind.name == "softmax":
+            return SoftmaxNet(width, span.codec)
+        return (
+            ChainNet(width, span.codec, self.config.head_width or width)
+            if kind.chains
+            else FactoredNet(width, span.codec)
+        )
 
     def _embed(self, y: Tensor, canvas: Canvas) -> Tensor:
         if y.ndim != 2 or y.shape[1] != canvas.num_subtokens or y.dtype != torch.int64:

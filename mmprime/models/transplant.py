@@ -45,6 +45,8 @@ def transplant(model: PrimeDiT, source: PrimeDiT) -> None:
         mine[name].copy_(state[name])
     for span in model.canvas.spans:
         if f"embedders.{span.name}.digits.weight" in digital:
+            if not (span.codec.has_table and source.canvas.span(span.name).codec.has_table):
+                raise ValueError(f"span {span.name!r}: product codes are taken over as they are, with the same digits")
             old = source.canvas.span(span.name).codec
             embed = _embedding(source, span.name).content
             unmasked, masked = embed(old.digits), embed(torch.full_like(old.digits[:1], MASK_ID))

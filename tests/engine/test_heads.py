@@ -52,9 +52,7 @@ def test_exact_values_are_those_of_a_walk_over_states(
 ) -> None:
     model = digit_oracle.DigitTable(world.canvas, head)
     value = exact_nelbo(model, world.canvas, world.y, steps, masking)
-    nll, bound = oracle.likelihood_of(
-        model, world.canvas, world.y, masking, steps=steps, log_p=digit_oracle.log_reveal
-    )
+    nll, bound = oracle.likelihood_of(model, world.canvas, world.y, masking, steps=steps, log_p=digit_oracle.log_reveal)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
     assert float((-value.nll).exp().sum()) == pytest.approx(1, abs=1e-9)  # a distribution over all configurations
@@ -169,7 +167,9 @@ def test_a_chain_is_trained_on_every_set_of_known_digits() -> None:
     prefixes = {(level, tuple(j < level for j in range(3))) for level in range(3)}
     assert seen == prefixes
     joint_loss(model, TRIPLE.canvas, rows, masking="independent", generator=generator_of(1))
-    assert seen == {(j, known) for j in range(3) for known in itertools.product((False, True), repeat=3) if not known[j]}
+    assert seen == {
+        (j, known) for j in range(3) for known in itertools.product((False, True), repeat=3) if not known[j]
+    }
 
 
 def test_only_the_digits_of_a_step_are_asked_for() -> None:

@@ -368,7 +368,12 @@ def test_samples_have_the_exact_distribution_of_the_rule(sampler: Sampler, exact
     oracle.assert_distribution(oracle.counts_of(WORLD.index(found.y), len(WORLD.y)), exact())
 
 
-STAND_INS = ("margin-token", "entropy-token", "moment-token", "entropy_bounded-token")  # of a chain: along what was drawn
+STAND_INS = (
+    "margin-token",
+    "entropy-token",
+    "moment-token",
+    "entropy_bounded-token",
+)  # of a chain: along what was drawn
 
 
 @pytest.mark.parametrize("head", [FactoredHead(), ChainHead()], ids=lambda head: head.name)

@@ -16,7 +16,8 @@ __all__ = [
 
 
 def head_of(name: str, rounds: int | None = None) -> Head:
-    """The head of a name; rounds are of "chain" only. Raises ValueError on another name, or rounds where there are none."""
+    """The head of a name; rounds are of "chain" only. Raises ValueError on another name, or rounds where there are
+    none."""
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; there are {', '.join(HEADS)}")
     if rounds is not None and name != "chain":

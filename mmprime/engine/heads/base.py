@@ -3,7 +3,8 @@
     state h and visible digits y_V of a token  ->  p(y_R | h, y_V)  for any set R of its masked digits
 
 Three things are asked of it: -log p of a reveal, a draw, and the distribution of a unit for samplers that look. A
-distribution of a unit is a product of U *factors*: one where the head has the whole table, one for each digit elsewhere.
+distribution of a unit is a product of U *factors*: one where the head has the whole table, one for each digit
+elsewhere.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw of M tokens: asked (M, S) bool digits that may be revealed; u (M, U) uniforms in [0, 1); temperature:
-    a number or (M, S), 0 is greedy; top_p in (0, 1]. unit: "" or the unit to be described. again (M, S) bool: visible
-    digits to be described as if they were masked, None for none. strict: refuse a token whose visible digits agree with
-    no code, else its digits are `MASK_ID`."""
+    """What to draw of M tokens: asked (M, S) bool digits that may be revealed; u (M, U) uniforms in [0, 1);
+    temperature: a number or (M, S), 0 is greedy; top_p in (0, 1]. unit: "" or the unit to be described. again (M, S)
+    bool: visible digits to be described as if they were masked, None for none. strict: refuse a token whose visible
+    digits agree with no code, else its digits are `MASK_ID`."""
 
     asked: Tensor
     u: Tensor
@@ -91,8 +92,9 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """digits (M, S): drawn, or visible; confidence, entropy (M, S): probability of what was drawn, and entropy in nats of
-    the distribution it was drawn from, that of the whole code where codes are drawn. unit: what was asked for, if."""
+    """digits (M, S): drawn, or visible; confidence, entropy (M, S): probability of what was drawn, and entropy in nats
+    of the distribution it was drawn from, that of the whole code where codes are drawn. unit: what was asked for,
+    if."""
 
     digits: Tensor
     confidence: Tensor

@@ -1,6 +1,7 @@
 """The chain head: the digits of a token that are revealed at one step, one after another.
 
-    log p(y_R | h, y_V) = Σ_{j in R} log p_j(y_j | h, y_V, y_i : i in R, round(i) < round(j)),    round(j) = floor(j k / S)
+    log p(y_R | h, y_V) = Σ_{j in R} log p_j(y_j | h, y_V, y_i : i in R, round(i) < round(j)),    round(j) = floor(j k
+    / S)
 
 for any set R of masked digits, levels in order. With k = S rounds every digit sees all that were drawn before it and
 nothing is lost inside the token; the digits of one round are independent given the rounds before. k = 1 is the factored
@@ -49,8 +50,8 @@ class ChainHead(Head):
         if codec.num_codes != codec.num_cells:
             raise ValueError(
                 f"span {span.name!r}: the head {self.name!r} gives every combination of digits a chance, and of "
-                f"{codec.num_cells} only {codec.num_codes} are codes; choose radices whose product is {codec.num_codes}, "
-                "or the head 'softmax'"
+                f"{codec.num_cells} only {codec.num_codes} are codes; choose radices whose product is "
+                f"{codec.num_codes}, or the head 'softmax'"
             )
 
     def log_probs(self, network: Logits, tokens: Tokens, query: DigitQuery) -> Tensor:
@@ -86,8 +87,8 @@ class ChainHead(Head):
     def draw(self, network: Logits, tokens: Tokens, request: Request) -> Draw:
         """Exactly the digits asked for are drawn. Temperature and top_p apply to each digit in turn.
 
-        The factors of the unit "token" are the conditionals along the digits drawn: their product is the chance of these
-        digits exactly, their entropies sum to an unbiased estimate of the joint entropy (exact where k = 1).
+        The factors of the unit "token" are the conditionals along the digits drawn: their product is the chance of
+        these digits exactly, their entropies sum to an unbiased estimate of the joint entropy (exact where k = 1).
         """
         span, again = tokens.span, request.again
         again = torch.zeros_like(request.asked) if again is None else again

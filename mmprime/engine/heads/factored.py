@@ -2,8 +2,8 @@
 
     log p(y_R | h, y_V) = Σ_{j in R} log p_j(y_j | h)
 
-O(Σ b_j) for a token of any size. What a step reveals of one token costs its total correlation, Σ_j H(y_j) - H(y_R); digits
-that are masked apart pay it only where they fall into one step.
+O(Σ b_j) for a token of any size. What a step reveals of one token costs its total correlation, Σ_j H(y_j) - H(y_R);
+digits that are masked apart pay it only where they fall into one step.
 
 Source: MaskBit, arXiv 2409.16211 (groups of bits, each with a softmax of its own).
 """

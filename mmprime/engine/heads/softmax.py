@@ -32,7 +32,8 @@ class SoftmaxHead(Head):
         codec = span.codec
         if codec.num_cells > MAX_CODES:
             raise ValueError(
-                f"span {span.name!r}: one softmax over {codec.num_codes} codes takes {4 * codec.num_codes} bytes a token; "
+                f"span {span.name!r}: one softmax over {codec.num_codes} codes takes {4 * codec.num_codes} bytes a "
+                "token; "
                 "use the head 'factored' or 'chain'"
             )
 

@@ -158,8 +158,8 @@ class Sampler(ABC):
         return candidate
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
-        """What `select` is to know of some units: probs (m, U, K) float64, the factors of each one's distribution before
-        temperature and top-p; value (m, U) drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
+        """What `select` is to know of some units: probs (m, U, K) float64, the factors of each one's distribution
+        before temperature and top-p; value (m, U) drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
         raise NotImplementedError
 
 

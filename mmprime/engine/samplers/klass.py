@@ -39,7 +39,8 @@ class Klass(OfUnit):
             )
 
     def begin(self, start: Start) -> Memory:
-        """probs: the last factors of each token's unit; digit: the first of that unit, -1 before it was seen; calm: steps."""
+        """probs: the last factors of each token's unit; digit: the first of that unit, -1 before it was seen; calm:
+        steps."""
         shapes = [start.heads[span.name].unit_shape(span, self.unit) for span in start.canvas.spans]
         shape = start.batch, start.canvas.num_tokens
         return {
