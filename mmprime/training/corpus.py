@@ -21,8 +21,8 @@ from .schema import DataConfig, TrainConfig
 class Corpus:
     """The splits of one dataset and the sizes a model for it needs.
 
-    tokenizers: their fingerprints, by span; notices: what a run says about its data before the first step; classes:
-    names of the labels, where labels are used.
+    radices: of the spans whose data are digits; tokenizers: their fingerprints, by span; notices: what a run says
+    about its data before the first step; classes: names of the labels, where labels are used.
     """
 
     train: Examples
@@ -35,6 +35,7 @@ class Corpus:
     tokenizers: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    radices: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -91,6 +92,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         train=examples.pop(config.train_split),
         validation={name: part.subset(config.validate_examples, seed) for name, part in examples.items()},
         num_codes=num_codes,
+        radices={"image": first.radices} if first.radices else {},
         lengths=lengths,
         num_classes=num_classes,
         text_tokenizer=tokenizer,
@@ -104,7 +106,8 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    codes, captions, labels = {"image": dataset.codes}, dataset.captions, dataset.labels
+    image = dataset.digits if dataset.radices else dataset.codes
+    codes, captions, labels = {"image": image}, dataset.captions, dataset.labels
     text_tokens = alternatives = None
     if tokenizer is not None:
         pick = _captioned(dataset, config)
@@ -118,7 +121,7 @@ def _examples(
         }
         codes = {
             "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
-            "image": dataset.codes[pick],
+            "image": image[pick],
         }
         text_tokens = tokenizer.count_tokens(codes["text"])
         alternatives = _alternatives(texts, known, tokenizer) if more else None

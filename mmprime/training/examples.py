@@ -43,8 +43,8 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Examples:
-    """n examples: ``codes[name]`` (n, L) int32, or the digits (n, L·S) of a span once :meth:`packed`; ``labels`` (n,)
-    int64 or None; ``captions`` empty or n strings.
+    """n examples: ``codes[name]`` (n, L) int32 or digits (n, L, S), in one row (n, L·S) once :meth:`packed`;
+    ``labels`` (n,) int64 or None; ``captions`` empty or n strings.
 
     ``text_tokens`` (n,): tokens of the text with its end, where padding follows; None: the text span holds no padding.
     Where an example has several captions, text and tokens are those of the first; ``alternatives`` are all.
@@ -95,7 +95,8 @@ class Examples:
 
 
 def _digits(codes: Tensor, span: Span) -> Tensor:
-    """Codes (n, L) -> (n, L·S), as narrow as the radices allow."""
+    """Codes (n, L) or digits (n, L, S) -> (n, L·S), as narrow as the radices allow."""
     narrow = torch.int16 if max(span.codec.radices) <= 1 << 15 else torch.int32
-    parts = [span.codec.encode(part.long()).flatten(1).to(narrow) for part in codes.split(_PACKED_AT_ONCE)]
+    canvas = Canvas([span])
+    parts = [canvas.pack({span.name: part}).to(narrow) for part in codes.split(_PACKED_AT_ONCE)]
     return torch.cat(parts)

@@ -40,7 +40,7 @@ def build_canvas(
             raise ConfigError(f"model.codec.{name}: the data has no such span{nearest(name, corpus.lengths)}")
     spans = []
     for name, length in corpus.lengths.items():
-        config = codecs.get(name, CodecConfig())
+        config = codecs.get(name, CodecConfig(kind="product" if name in corpus.radices else "clustered"))
         try:
             codec = _cached(name, config, corpus, image_tokenizer, cache)
         except ValueError as error:
@@ -80,6 +80,13 @@ def plain_codec(num_codes: int, config: CodecConfig) -> Codec:
 
 
 def _build(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> Codec:
+    if (config.kind == "product") != (name in corpus.radices):
+        made = f"digits of radices {corpus.radices[name]}" if name in corpus.radices else "codes, not digits"
+        raise ValueError(
+            f"kind={config.kind}, but the data are {made}; kind=product is for data of digits, and only it"
+        )
+    if config.kind == "product":
+        return Codec.product(corpus.radices[name])
     num_codes = corpus.num_codes[name]
     if config.kind == "stored":
         return _stored(config.path, num_codes)

@@ -99,7 +99,7 @@ class DataConfig:
 class CodecConfig:
     """How a token of one span is written in digits."""
 
-    kind: str = _choice("clustered", "base", "shuffled", "mixed_radix", "stored")
+    kind: str = _choice("clustered", "base", "shuffled", "mixed_radix", "product", "stored")  # product: data of digits
     path: str = _path()  # stored: a file of tools/prepare.py codec; it knows its digits and radices
     digits: int = _number(2, "[1, 64]")
     radices: list[int] = field(
@@ -122,7 +122,14 @@ class ModelConfig:
     mask_rate: bool = False  # also tell the model how much is masked
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
     checkpointing: bool = False  # recompute activations: less memory, more time
-    digit_embedding: str = _choice("sum", "concat")  # of the digits of a token: their sum | side by side, mixed
+    digit_embedding: str = _choice(
+        "sum", "concat", "linear"
+    )  # of the digits of a token: their sum | side by side, mixed
+    # | of ordinal digits, a linear map of their values
+    head: str = _choice("auto", "softmax", "factored", "chain")  # auto: factored for product codes, else softmax
+    span_heads: dict[str, str] = field(default_factory=dict)  # of some spans, instead of `head`
+    head_rounds: int = _number(0, "[0, 64]", "0 = one round a digit")  # of a chain
+    head_width: int = _number(0, "[0, 65536]", "0 = that of the trunk")  # of the network inside a chain
     token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
     init: str = _path()  # start from the weights of this model folder, whose codec may be another
     codec: dict[str, CodecConfig] = field(default_factory=dict)  # by span: text, image
