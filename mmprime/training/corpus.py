@@ -92,7 +92,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
         train=examples.pop(config.train_split),
         validation={name: part.subset(config.validate_examples, seed) for name, part in examples.items()},
         num_codes=num_codes,
-        radices={"image": first.radices} if first.radices else {},
+        radices={"image": first.radices} if first.tokens.ndim == 3 else {},
         lengths=lengths,
         num_classes=num_classes,
         text_tokenizer=tokenizer,
@@ -106,8 +106,7 @@ def _load_codes(config: DataConfig, seed: int) -> Corpus:
 def _examples(
     dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
 ) -> Examples:
-    image = dataset.digits if dataset.radices else dataset.codes
-    codes, captions, labels = {"image": image}, dataset.captions, dataset.labels
+    codes, captions, labels = {"image": dataset.tokens}, dataset.captions, dataset.labels
     text_tokens = alternatives = None
     if tokenizer is not None:
         pick = _captioned(dataset, config)
@@ -121,7 +120,7 @@ def _examples(
         }
         codes = {
             "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
-            "image": image[pick],
+            "image": dataset.tokens[pick],
         }
         text_tokens = tokenizer.count_tokens(codes["text"])
         alternatives = _alternatives(texts, known, tokenizer) if more else None
