@@ -266,3 +266,4 @@ def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "chance",
     ]
     assert (nearest[0].nfe, nearest[2].nfe) == (3, 0)
+    assert (nearest[0].num_samples, nearest[1].num_samples) == (4, 5)  # the ceiling is that of all captions

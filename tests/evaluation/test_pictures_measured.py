@@ -180,13 +180,20 @@ def test_accuracy_ceiling_and_chance(gallery: Gallery) -> None:
     # apple is found at the other vendor; the sun's nearest drawing there is a car
     assert gallery.ceiling(["apple"]).value == 1
     assert gallery.ceiling(["sun"]).value == 0
+    # the car of a is nearest to the sun of b, that of b to the car of a: half of the caption's drawings are right
+    assert gallery.ceiling(["car"]).value == 0.5
+    for captions, batch in ((["apple", "car", "sun"], 512), (["sun", "car", "apple", "car"], 2)):
+        found = gallery.ceiling(captions, batch)
+        assert (found.value, found.count) == (0.5, 3)  # of 1, 1/2 and 0: captions weigh alike, repeated or not
+        assert found.stderr == pytest.approx((1 / 6 / 3) ** 0.5)
     assert gallery.chance(["apple", "sun"]) == pytest.approx((2 / 5 + 1 / 5) / 2)
     with pytest.raises(ValueError, match="'moon'"):
         gallery.ceiling(["moon"])
     with pytest.raises(ValueError, match="one vendor"):
         Gallery(gallery.features, gallery.captions, ["a"] * 5).ceiling(["apple"])
-    with pytest.raises(ValueError, match="nothing to decide"):
-        Accuracy.of([])
+    for decide in (Accuracy.of, gallery.ceiling):
+        with pytest.raises(ValueError, match="nothing to decide"):
+            decide([])
 
 
 def test_captions_are_chosen_once_and_by_seed() -> None:

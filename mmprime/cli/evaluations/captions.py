@@ -57,7 +57,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     data = gallery_set(pipe, options.data)
     real = ImageDataset.load(data)
     known = [caption for caption, split in zip(real.captions, real.splits) if split == "train"]
-    wanted = choose_captions(known, options.num, options.seed, {known[index] for index in fitting(pipe, known)})
+    seen = {known[index] for index in fitting(pipe, known)}
+    wanted = choose_captions(known, options.num, options.seed, seen)
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
     sampler = named or trained_sampler(pipe, "image")
     config = SamplingConfig(sampler, options.steps, guidance, options.temperature, seed=seeds, progress=True)
@@ -69,8 +70,10 @@ def run(options: argparse.Namespace) -> list[Measure]:
     features = extractor.cached_features(PictureArray(real.images), progress=True).features
     print(f"{len(wanted)} pictures in {result.seconds:.1f} s of sampling; {len(real)} real drawings of {data}")
     generated = extractor.features(PictureArray((result.images.cpu() * 255).round().byte())).features
-    decided = by_nearest if options.by == "nearest" else by_alignment
-    rows = decided(real, features, generated, wanted, options.seed)
+    if options.by == "nearest":
+        rows = by_nearest(real, features, generated, wanted, seen, options.seed)
+    else:
+        rows = by_alignment(real, features, generated, wanted, options.seed)
     idle = idle_share(config, steps_unused(config, result.rank))
     rows[0] = replace(rows[0], nfe=float(result.nfe.double().mean()), idle_steps=idle)
     name = " ".join(options.sampler or [pipe.card.masking])
@@ -90,8 +93,13 @@ def gallery_set(pipe: Pipeline, asked: str | None) -> str:
     raise ValueError(f"the model {trained}; give --data DIR, the captioned images to compare its drawings with")
 
 
-def by_nearest(real: ImageDataset, features: Tensor, generated: Tensor, wanted: list[str], seed: int) -> list[Measure]:
-    """The caption of the nearest real drawing; features (n, d) of the real drawings, generated (m, d)."""
+def by_nearest(
+    real: ImageDataset, features: Tensor, generated: Tensor, wanted: list[str], seen: set[str], seed: int
+) -> list[Measure]:
+    """The caption of the nearest real drawing; features (n, d) of the real drawings, generated (m, d).
+
+    The ceiling is that of all captions `seen` in training, whatever `wanted` were drawn.
+    """
     from mmprime.evaluation import Measure
     from mmprime.evaluation.images.captions import Gallery
 
@@ -100,8 +108,8 @@ def by_nearest(real: ImageDataset, features: Tensor, generated: Tensor, wanted: 
     common = ("share", len(wanted), 0, seed)
     rows = [Measure("caption accuracy, generated", reached.value, reached.stderr, *common)]
     if len(set(real.vendors)) > 1:
-        best = gallery.ceiling(wanted, seed)
-        rows.append(Measure("ceiling: a vendor's drawing among the others'", best.value, best.stderr, *common))
+        best, name = gallery.ceiling(seen), "ceiling: a vendor's drawing among the others'"
+        rows.append(Measure(name, best.value, best.stderr, "share", best.count, 0, None))
     rows.append(Measure("chance", gallery.chance(wanted), None, *common))
     return rows
 

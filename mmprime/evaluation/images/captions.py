@@ -2,8 +2,9 @@
 
     accuracy = mean_i [ caption(argmax_j cos(f(generated_i), f(real_j))) = caption_i ]
 
-Ceiling: a real drawing in place of the generated one, compared with the drawings of all other vendors. Chance: the
-share of real drawings that carry the caption. Features are those of EfficientNet-Lite0.
+Ceiling: a real drawing in place of the generated one, compared with the drawings of all other vendors; the mean over
+captions of the share of a caption's drawings that are right, so that no draw is in it. Chance: the share of real
+drawings that carry the caption. Features are those of EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mmprime.engine import generator_of
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of n decisions with its binomial standard error."""
+    """A share with its standard error over `count` decisions or captions."""
 
     value: float
     stderr: float
@@ -28,7 +29,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, hits: Sequence[bool]) -> Accuracy:
-        """Raises ValueError on no decision."""
+        """Of single decisions, with the binomial standard error. Raises ValueError on no decision."""
         if not hits:
             raise ValueError("nothing to decide")
         share = sum(hits) / len(hits)
@@ -56,30 +57,32 @@ class Gallery:
         indices = self.nearest(features)
         return Accuracy.of([self.captions[j] == caption for j, caption in zip(indices, captions)])
 
-    def ceiling(self, captions: Sequence[str], seed: int = 0) -> Accuracy:
-        """Of one real drawing of each caption, chosen by seed, among the drawings of all other vendors.
+    def ceiling(self, captions: Collection[str], batch: int = 512) -> Accuracy:
+        """Of all real drawings of each caption, each among the drawings of all other vendors; ± over captions.
 
-        Raises ValueError on a caption without a drawing, and when there is one vendor only.
+        Raises ValueError on no caption, on one without a drawing, and when there is one vendor only.
         """
         if len(set(self.vendors)) < 2:
             raise ValueError("all drawings are of one vendor, so there is no other to compare with")
-        generator = generator_of(seed)
-        queries = [self._one_of(caption, generator) for caption in captions]
+        hits: dict[str, list[bool]] = {caption: [] for caption in sorted(captions)}
+        queries = [index for index, caption in enumerate(self.captions) if caption in hits]
         vendor = {name: number for number, name in enumerate(dict.fromkeys(self.vendors))}
         owner = torch.tensor([vendor[name] for name in self.vendors])
-        indices = self.nearest(self.features[queries], owner[queries][:, None] != owner)
-        return Accuracy.of([self.captions[j] == caption for j, caption in zip(indices, captions)])
+        for start in range(0, len(queries), batch):
+            part = queries[start : start + batch]
+            nearest = self.nearest(self.features[part], owner[part][:, None] != owner)
+            for index, other in zip(part, nearest):
+                hits[self.captions[index]].append(self.captions[other] == self.captions[index])
+        bare = [caption for caption, decided in hits.items() if not decided]
+        if bare or not hits:
+            raise ValueError(f"no real drawing carries the caption {bare[0]!r}" if bare else "nothing to decide")
+        shares = torch.tensor([sum(decided) / len(decided) for decided in hits.values()], dtype=torch.float64)
+        return Accuracy(float(shares.mean()), float(shares.std(correction=0)) / math.sqrt(len(shares)), len(shares))
 
     def chance(self, captions: Sequence[str]) -> float:
         """Accuracy of drawings picked blindly."""
         share = {caption: self.captions.count(caption) / len(self.captions) for caption in set(captions)}
         return sum(share[caption] for caption in captions) / len(captions)
-
-    def _one_of(self, caption: str, generator: torch.Generator) -> int:
-        with_it = [index for index, other in enumerate(self.captions) if other == caption]
-        if not with_it:
-            raise ValueError(f"no real drawing carries the caption {caption!r}")
-        return with_it[int(torch.randint(len(with_it), (), generator=generator))]
 
 
 def choose_captions(
