@@ -46,13 +46,23 @@ class FactoredNet(nn.Module):
         self.register_buffer("radix", radix, persistent=False)
         self.register_buffer("cell", torch.minimum(start[:, None] + values, start[:, None] + radix[:, None] - 1), False)
         self.linear = _zero_linear(width, sum(codec.radices))
+        self.mixed = len(set(codec.radices)) > 1
 
     def forward(self, hidden: Tensor, query: DigitQuery) -> Tensor:
-        logits = self.linear(rms_norm(hidden))
-        return self.beyond(logits[query.token[:, None], self.cell[query.level]], query.level)
+        return self.beyond(self.apart(rms_norm(hidden), query), query.level)
+
+    def apart(self, state: Tensor, query: DigitQuery) -> Tensor:
+        """A_j r(h) of the digits asked for: (R, max b)."""
+        levels, base = self.cell.shape
+        logits = self.linear(state)
+        if self.mixed:
+            logits = logits.index_select(1, self.cell.flatten())
+        return logits.view(-1, base).index_select(0, query.token * levels + query.level)
 
     def beyond(self, logits: Tensor, level: Tensor) -> Tensor:
         """(R, max b) with -inf from the radix of a level on."""
+        if not self.mixed:
+            return logits
         values = torch.arange(logits.shape[1], device=logits.device)
         return logits.masked_fill(values >= self.radix[level, None], -torch.inf)
 
@@ -81,19 +91,19 @@ class ChainNet(FactoredNet):
     def forward(self, hidden: Tensor, query: DigitQuery) -> Tensor:
         state = rms_norm(hidden)
         rows = torch.where(query.known < 0, self.radix, query.known) + self.offset
-        z = self.state(state)[query.token] + self.level(query.level)
+        z = self.state(state).index_select(0, query.token) + self.level(query.level)
         z = z + F.embedding_bag(rows, self.known.weight, mode="sum")
         r = rms_norm(z)
         z = z + self.down(F.silu(self.gate(r)) * self.up(r))
-        logits = self.linear(state)[query.token[:, None], self.cell[query.level]]
-        return self.beyond(logits + self._by_level(rms_norm(z), query.level), query.level)
+        return self.beyond(self.apart(state, query) + self._by_level(rms_norm(z), query.level), query.level)
 
     def _by_level(self, z: Tensor, level: Tensor) -> Tensor:
         """z (R, d) times the matrix of its level -> (R, max b)."""
         order = level.argsort(stable=True)
         counts = level.bincount(minlength=len(self.out)).tolist()
-        parts = [part @ matrix.to(part.dtype) for part, matrix in zip(z[order].split(counts), self.out)]
-        return torch.cat(parts)[order.argsort()]
+        sorted_ = z.index_select(0, order).split(counts)
+        parts = [part @ matrix.to(part.dtype) for part, matrix in zip(sorted_, self.out)]
+        return torch.cat(parts).index_select(0, order.argsort())
 
 
 def _zero_linear(width: int, count: int) -> nn.Linear:
