@@ -35,10 +35,10 @@ def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, Sampl
         sampler = sampler_of(samples.sampler, samples.options, samples.steps) if samples.sampler else None
     except ValueError as error:
         raise ConfigError(f"samples.sampler={samples.sampler}: {error}") from error
-    own = {}
+    named = {}
     for name, words in samples.spans.items():
         try:
-            own[canvas.span(name).name] = with_steps(sampler_from_words(words.split()), samples.steps)
+            named[canvas.span(name).name] = with_steps(sampler_from_words(words.split()), samples.steps)
         except ValueError as error:
             raise ConfigError(f"samples.spans.{name}={words}: {error}") from error
     by_class = config.data.labels and shares.label_dropout > 0
@@ -46,7 +46,7 @@ def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, Sampl
     configs = {}
     for name, default in default_sampling(canvas, goal.masking, goal.level_powers).items():
         configs[name] = SamplingConfig(
-            own.get(name) or sampler or default.sampler,
+            named.get(name) or sampler or default.sampler,
             samples.steps,
             samples.guidance if left_out.get(name) else None,
             samples.temperature,
