@@ -1,12 +1,12 @@
 """Golden numbers: what the project computes, to be computed again bit for bit by whatever changes its shape only.
 
     python tests/golden.py            # compare with tests/golden.json, exit status 1 where a number differs
-    python tests/golden.py --write    # write tests/golden.json anew: only for a change of numbers that is meant
+    python tests/golden.py --write    # write this machine's numbers: on a new machine, or where a change is meant
 
 Losses of 50 steps of three trainings, bounds of the shipped models under every masking process, samples of every
 sampler on the shipped text-image model: about two minutes of one core. Floating point differs between processors, so
-numbers are compared exactly on a machine like the one they were written on and to a relative 1e-4 elsewhere, where
-samples are not compared.
+the file holds the numbers of each kind of machine they were written on. They are compared exactly on such a machine.
+Elsewhere samples are not compared, bounds and losses to a relative 1e-4, losses after step 15 to 1e-2.
 """
 
 from __future__ import annotations
@@ -115,12 +115,17 @@ def measure() -> Numbers:
     return numbers
 
 
+def tolerance(name: str) -> float:
+    """The relative difference between machines that is rounding; it grows along a training."""
+    return 1e-2 if name.startswith("loss ") and int(name.split()[-1]) > 15 else 1e-4
+
+
 def differences(known: Numbers, numbers: Numbers, exact: bool) -> list[str]:
     """A line for each number that differs; hashes differ only where numbers are compared exactly."""
     lines = [f"{name}: only in one of the two" for name in known.keys() ^ numbers.keys()]
     for name in known.keys() & numbers.keys():
         a, b = known[name], numbers[name]
-        close = not exact and (isinstance(a, str) or math.isclose(a, float(b), rel_tol=1e-4))
+        close = not exact and (isinstance(a, str) or math.isclose(a, float(b), rel_tol=tolerance(name)))
         if a != b and not close:
             lines.append(f"{name}: {a} became {b}")
     return sorted(lines)
@@ -129,7 +134,14 @@ def differences(known: Numbers, numbers: Numbers, exact: bool) -> list[str]:
 def read() -> tuple[Numbers, bool]:
     """The known numbers, and whether they were written on a machine like this one."""
     golden = json.loads(FILE.read_text())
-    return golden["numbers"], golden["machine"] == machine()
+    return golden.get(machine()) or next(iter(golden.values())), machine() in golden
+
+
+def write(numbers: Numbers) -> None:
+    """Beside those of other machines that differ by rounding only; the others are gone."""
+    golden = {} if not FILE.is_file() else json.loads(FILE.read_text())
+    golden = {name: known for name, known in golden.items() if not differences(known, numbers, exact=False)}
+    FILE.write_text(json.dumps({**golden, machine(): numbers}, indent=0) + "\n")
 
 
 def main() -> int:
@@ -139,7 +151,7 @@ def main() -> int:
     torch.set_num_threads(1)
     numbers = measure()
     if options.write:
-        FILE.write_text(json.dumps({"machine": machine(), "numbers": numbers}, indent=0) + "\n")
+        write(numbers)
         return 0
     lines = differences(read()[0], numbers, read()[1])
     print("\n".join(lines) or f"{len(numbers)} numbers agree")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import golden
 import pytest
@@ -34,6 +36,24 @@ def test_what_differs_is_told() -> None:
     assert golden.differences(known, numbers, exact=True) == ["a: 1.0 became 1.00001", "b: x became y", *gone]
     assert golden.differences(known, numbers, exact=False) == gone
     assert golden.differences({"a": 1.0}, {"a": 1.001}, exact=False) == ["a: 1.0 became 1.001"]
+    late: golden.Numbers = {"loss toy 15": 1.001, "loss toy 16": 1.001}
+    found = golden.differences(dict.fromkeys(late, 1.0), late, exact=False)
+    assert found == ["loss toy 15: 1.0 became 1.001"]
+
+
+def test_numbers_of_other_machines_stay_where_they_differ_by_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden, "FILE", tmp_path / "golden.json")
+    for name, number in (("here", 1.0), ("there", 1.00001), ("there too", 2.0), ("there", 2.0), ("here", 2.0)):
+        monkeypatch.setattr(golden, "machine", lambda name=name: name)
+        golden.write({"a": number})
+        assert golden.read() == ({"a": number}, True)
+        held = {(other, numbers["a"]) for other, numbers in json.loads(golden.FILE.read_text()).items()}
+        assert ("here", 1.0) in held or number == 2.0
+    assert held == {("here", 2.0), ("there", 2.0), ("there too", 2.0)}
+    monkeypatch.setattr(golden, "machine", lambda: "elsewhere")
+    assert golden.read()[1] is False
 
 
 @pytest.mark.slow

@@ -201,14 +201,14 @@ def scale(text: str) -> float | dict[str, float]:
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor SPAN=NUMBER,SPAN=NUMBER, each span once")
 
 
-def add_guidance_arguments(parser: Any, default: float | None, note: str = "") -> None:
+def add_guidance_arguments(parser: Any) -> None:
     """--guidance and --guidance-schedule, the parts of a `Guidance`."""
     parser.add_argument(
-        "--guidance", type=scale, default=default, metavar="SCALE",
-        help=f"classifier-free guidance, 0 is off; image=3,text=1 for each span that is sampled{note}",
+        "--guidance", type=scale, metavar="SCALE",
+        help="classifier-free guidance, 0 is off; image=3,text=1 for each span that is sampled",
     )  # fmt: skip
     parser.add_argument(
-        "--guidance-schedule", default=None if default is None else "linear", metavar="SCHEDULE",
+        "--guidance-schedule", metavar="SCHEDULE",
         help="constant, linear (default), power_cosine[:POWER] or interval:LO:HI, over the share that is visible",
     )  # fmt: skip
 

@@ -4,7 +4,7 @@
         bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
     mmprime evaluate samples --generated DIR --reference DIR --inception FILE
         FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
-    mmprime evaluate captions --model DIR [--num 300] [--steps 32]
+    mmprime evaluate captions --model DIR [--num 300]
         how often the nearest real drawing of a generated one carries its caption
     mmprime evaluate text --model DIR [--temperature 0.7,1]
         generative perplexity by a causal language model, beside entropy, distinct-n and repetition

@@ -12,11 +12,11 @@ from . import console
 
 if TYPE_CHECKING:
     from mmprime.engine import Sampler
+    from mmprime.generation.pipeline import Pipeline
     from mmprime.generation.sampling import SamplingConfig
 
 FORMER_NAME = "plan"  # of the option
 OF_MODEL = "default: as the model folder says in generation_config.json"
-AS_TRAINED = "default: in the order of the masking process the model was trained on"
 
 
 class _Renamed(argparse.Action):
@@ -24,11 +24,11 @@ class _Renamed(argparse.Action):
         parser.error(f"{self.option_strings[0]} is called --sampler")
 
 
-def add_sampler(parser: Any, default: str = OF_MODEL) -> None:
+def add_sampler(parser: Any) -> None:
     """--sampler NAME [key=value ...]; read it with `sampler`."""
     parser.add_argument(
         "--sampler", nargs="+", metavar=("NAME", "key=value"),
-        help=f"order of revealing and its options; --sampler list prints them all ({default})",
+        help=f"order of revealing and its options; --sampler list prints them all ({OF_MODEL})",
     )  # fmt: skip
     parser.add_argument(f"--{FORMER_NAME}", nargs="*", action=_Renamed, help=argparse.SUPPRESS)
 
@@ -38,7 +38,7 @@ def add_sampling(how: argparse._ArgumentGroup, num: int) -> None:
     how.description = f"What is not given is as the model folder says in generation_config.json{_shipped()}."
     how.add_argument("--num", type=console.positive, default=num, help=f"how many (default {num})")
     how.add_argument("--steps", type=console.positive, help="forward steps")
-    console.add_guidance_arguments(how, None)
+    console.add_guidance_arguments(how)
     add_sampler(how)
     how.add_argument("--seed", type=console.whole, default=0)
     how.add_argument("--temperature", type=console.temperature)
@@ -62,35 +62,29 @@ def _shipped() -> str:
 
 
 def sampler(words: Sequence[str] | None) -> Sampler | None:
-    """["remdm", "eta=0.3"] -> the sampler, None without words. Raises ValueError as `sampler_of` does, and on a word
-    without =."""
+    """["remdm", "eta=0.3"] -> the sampler, None without words. Raises ValueError as `sampler_from_words` does, and on
+    steps, which are an option of their own."""
     if not words:
         return None
-    from mmprime.engine import SAMPLERS, sampler_of
+    from mmprime.engine.samplers import sampler_from_words
 
-    name, *rest = words
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; --sampler list prints them")
-    for word in rest:
-        if "=" not in word:
-            raise ValueError(f"--sampler {name}: {word!r} is not key=value")
-    options = dict(word.split("=", 1) for word in rest)
-    if "steps" in options:
-        raise ValueError(f"--sampler {name}: steps is an option of its own, --steps {options['steps']}")
-    return sampler_of(name, options)
+    if steps := [word for word in words if word.startswith("steps=")]:
+        raise ValueError(f"--sampler {words[0]}: steps is an option of its own, --steps {steps[0][6:]}")
+    return sampler_from_words(words)
 
 
 def given_sampling(options: argparse.Namespace) -> Callable[[SamplingConfig], SamplingConfig]:
-    """Checks the options of `add_sampling`; gives a function from a model's `SamplingConfig` to that with the options
-    that were given in it. Raises ValueError."""
+    """Checks those options of `add_sampling` that a command has; gives a function from a model's `SamplingConfig` to
+    that with what was given in it. A list of steps or temperatures is the command's own. Raises ValueError."""
     from dataclasses import replace
 
     from mmprime.engine import Guidance
 
-    given: dict[str, Any] = {key: getattr(options, key) for key in ("steps", "temperature", "top_p", "seed")}
+    said = vars(options)
+    given: dict[str, Any] = {key: said.get(key) for key in ("steps", "temperature", "top_p", "seed")}
     given |= {"sampler": sampler(options.sampler)}
-    given = {key: value for key, value in given.items() if value is not None}
-    scale, schedule = options.guidance, options.guidance_schedule
+    given = {key: value for key, value in given.items() if value is not None and not isinstance(value, list)}
+    scale, schedule = said.get("guidance"), said.get("guidance_schedule")
     Guidance(scale or 0.0, schedule or "linear")
 
     def applied(config: SamplingConfig) -> SamplingConfig:
@@ -101,6 +95,21 @@ def given_sampling(options: argparse.Namespace) -> Callable[[SamplingConfig], Sa
         return replace(config, guidance=guidance, **given)
 
     return applied
+
+
+def measured_sampling(options: argparse.Namespace, pipe: Pipeline, span: str) -> tuple[SamplingConfig, str]:
+    """How a command that measures a model samples a span: as its folder says, with what was given; and the sampler in
+    words."""
+    from dataclasses import replace
+
+    from mmprime.engine import Sampler
+    from mmprime.engine.samplers import sampler_words
+    from mmprime.generation.sampling import steps_of
+
+    config = given_sampling(options)(pipe.config_for(span))
+    assert isinstance(config.sampler, Sampler)
+    words = " ".join(options.sampler or [sampler_words(config.sampler)])
+    return replace(config, steps=config.steps or steps_of(config.sampler), progress=True), words
 
 
 def listed_samplers(words: Sequence[str] | None) -> bool:

@@ -1,27 +1,13 @@
-"""By which sampler a model is measured unless one is named, and how many of its steps reveal nothing."""
+"""How many steps of a sampler reveal nothing."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mmprime.engine.samplers import Ancestral, Sampler
+from mmprime.engine.samplers import Ancestral
 from mmprime.engine.samplers.base import CountPlanned
-from mmprime.generation.defaults import default_sampling
 from mmprime.generation.sampling import SamplingConfig
-
-if TYPE_CHECKING:
-    from mmprime.generation.pipeline import Pipeline
-
-
-def trained_sampler(pipe: Pipeline, span: str) -> Sampler:
-    """The sampler that reveals in the order of the masking process the model was trained on."""
-    card = pipe.card
-    sampler = default_sampling(pipe.canvas, card.masking, card.level_powers)[span].sampler
-    assert isinstance(sampler, Sampler)
-    return sampler
 
 
 def steps_unused(config: SamplingConfig, rank: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmprime.engine import MASK_ID, Canvas, Rows, sampler_of
+from mmprime.engine.samplers import sampler_from_words, with_steps
 from mmprime.generation.defaults import default_sampling
 from mmprime.generation.images import save_picture, sheet
 from mmprime.generation.sampling import SamplingConfig, sample_rows
@@ -27,19 +28,25 @@ SCALE = 2  # of a sheet's pictures
 def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, SamplingConfig]:
     """How to sample each span, by the section ``samples``; guided where the condition was left out in training.
 
-    Raises ConfigError on a sampler or an option that does not exist.
+    Raises ConfigError on a sampler or an option that does not exist, and on a span that the model has not.
     """
     samples, goal, shares = config.samples, config.objective, config.conditions
     try:
         sampler = sampler_of(samples.sampler, samples.options, samples.steps) if samples.sampler else None
     except ValueError as error:
         raise ConfigError(f"samples.sampler={samples.sampler}: {error}") from error
+    named = {}
+    for name, words in samples.spans.items():
+        try:
+            named[canvas.span(name).name] = with_steps(sampler_from_words(words.split()), samples.steps)
+        except ValueError as error:
+            raise ConfigError(f"samples.spans.{name}={words}: {error}") from error
     by_class = config.data.labels and shares.label_dropout > 0
     left_out = {"image": by_class or shares.text_absent > 0, "text": shares.image_absent > 0}
     configs = {}
     for name, default in default_sampling(canvas, goal.masking, goal.level_powers).items():
         configs[name] = SamplingConfig(
-            sampler or default.sampler,
+            named.get(name) or sampler or default.sampler,
             samples.steps,
             samples.guidance if left_out.get(name) else None,
             samples.temperature,

@@ -175,6 +175,7 @@ class SamplesConfig:
     count: int = _number(16, "[1, 1e5]")  # samples written during training
     sampler: str = ""  # empty: in the order of objective.masking
     options: dict[str, Any] = field(default_factory=dict)  # of the sampler
+    spans: dict[str, str] = field(default_factory=dict)  # another sampler for a span, in words: {text: remdm eta=0.3}
     steps: int = _number(16, "[1, 1e6]")
     temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
     guidance: float = _number(0.0, "[0, 1e3]", "0 = none")

@@ -8,7 +8,7 @@ import oracle
 import pytest
 
 from mmprime.engine import MASKINGS, SAMPLERS, Sampler, default_sampler, sample, sampler_of
-from mmprime.engine.samplers import Nested, ReMDM, listing, with_steps
+from mmprime.engine.samplers import Nested, ReMDM, listing, sampler_from_words, sampler_words, with_steps
 
 WORLD = oracle.mixed_world()
 DENOISER = oracle.wrong(WORLD)
@@ -85,3 +85,9 @@ def test_a_model_is_sampled_in_the_order_it_was_trained_on(masking):
 def test_what_does_not_fit_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         sampler_of(name, options, 4)
+
+
+def test_a_sampler_in_words_is_read_back() -> None:
+    for words in ("p2", "p2 eta=0.5", "remdm eta=0.3", "first_hitting schedule=levels:1,4", "mixture rule=margin"):
+        assert sampler_words(sampler_from_words(words.split())) == words
+    assert sampler_words(sampler_of("p2", {}, 5)) == "p2"

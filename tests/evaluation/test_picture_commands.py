@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
 from mmprime.data.shards import Entry, Unit, build_dataset, canonical_json
-from mmprime.engine import Canvas, Codec, Span
+from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
 from mmprime.evaluation.datasets import fitting, load_scored
 from mmprime.evaluation.images import extractors
@@ -24,7 +24,9 @@ from mmprime.evaluation.images.captions import choose_captions
 from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct
 from mmprime.evaluation.images.sampling import choose_prompts
+from mmprime.generation.defaults import write_sampling
 from mmprime.generation.pipeline import from_pretrained
+from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import DiTConfig, PrimeDiT, save_model
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
@@ -78,6 +80,7 @@ def _dataset(folder: Path, size: int = 32, names: tuple[str, ...] = NAMES) -> Pa
 def _class_model(folder: Path) -> Path:
     """An image model of three classes."""
     image = tiny_image_tokenizer()
+    folder.mkdir(exist_ok=True)
     image.save(folder / "image_tokenizer", torch.float32)
     canvas = Canvas([Span("image", image.grid, Codec.base(16, 2))])
     model = trained_looking(PrimeDiT(canvas, DiTConfig(preset="nano", depth=1, num_classes=3)))
@@ -199,6 +202,33 @@ def test_what_is_drawn_is_not_drawn_again(tmp_path: Path, capsys: pytest.Capture
         _noise(number).save(few / f"{number:06d}.png")
     with pytest.raises(ValueError, match="2 of 6 pictures are missing"):
         imagenet._await(few, 6, patience=-1)
+
+
+def test_a_model_is_measured_as_its_folder_says_but_for_what_is_given(tmp_path: Path) -> None:
+    model, data, real = write_text_image_model(tmp_path), _dataset(tmp_path / "data"), _folder(tmp_path / "real", 20)
+    classes = _class_model(tmp_path / "classes")
+    how = SamplingConfig(sampler_of("p2", {"eta": 0.5}, 3), guidance=2.0)
+    write_sampling(model, {"image": how})
+    write_sampling(classes, {"image": how})
+    fd = ("--metric", "fd-effnet-lite0")
+    for command, rest in (
+        (samples, ("--model", model, "--data", data, "--num", 6, *fd)),
+        (captions, ("--model", model, "--data", data, "--num", 4)),
+        (imagenet, ("--model", classes, "--reference", real, "--num", 6, *fd)),
+    ):
+        for number, (given, wanted) in enumerate(
+            (
+                ((), ("p2 eta=0.5", "2", 5)),
+                (("--steps", 2, "--guidance", 0), ("p2 eta=0.5", "0", 2)),
+                (("--sampler", "token_synchronous", "--guidance-schedule", "constant"),
+                 ("token_synchronous", "2 constant", 6)),
+            )
+        ):  # fmt: skip
+            out = ("--out", tmp_path / f"out{number}") if command is imagenet else ()
+            row = _run(command, *rest, *given, *out)[0]
+            assert (row.sampler, row.guidance, row.nfe) == wanted, command
+    with pytest.raises(ValueError, match=r"drawn in another way \(steps 3 there, 2 now"):
+        _run(imagenet, *rest, "--steps", 2, "--out", tmp_path / "out0")
 
 
 def test_captioned_models_have_no_classes(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help="dataset folder of captioned images (default: the bundled emoji, for a model trained on them)"
     )
     parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
-    parser.add_argument("--steps", type=console.positive, default=32)
-    console.add_guidance_arguments(parser, 3.0)
-    sampling.add_sampler(parser, sampling.AS_TRAINED)
-    parser.add_argument("--temperature", type=console.temperature, default=1.0)
+    parser.add_argument("--steps", type=console.positive, help=sampling.OF_MODEL)
+    console.add_guidance_arguments(parser)
+    sampling.add_sampler(parser)
+    parser.add_argument("--temperature", type=console.temperature)
     parser.add_argument("--by", choices=("nearest", "alignment"), default="nearest")
     parser.add_argument(
         "--save", type=console.out_folder, metavar="DIR", help="also write the generated pictures, one file each"
@@ -47,11 +47,10 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.evaluation.images.extractors import effnet
     from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash
-    from mmprime.evaluation.sample_cost import idle_share, steps_unused, trained_sampler
+    from mmprime.evaluation.sample_cost import idle_share, steps_unused
     from mmprime.generation.pipeline import from_pretrained
-    from mmprime.generation.sampling import SamplingConfig
 
-    guidance, named = Guidance(options.guidance, options.guidance_schedule), sampling.sampler(options.sampler)
+    sampling.given_sampling(options)  # refuse before anything is loaded
     extractor = effnet()
     pipe = from_pretrained(options.model)
     data = gallery_set(pipe, options.data)
@@ -60,8 +59,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     seen = {known[index] for index in fitting(pipe, known)}
     wanted = choose_captions(known, options.num, options.seed, seen)
     seeds = [mix(options.seed, number) for number in range(len(wanted))]
-    sampler = named or trained_sampler(pipe, "image")
-    config = SamplingConfig(sampler, options.steps, guidance, options.temperature, seed=seeds, progress=True)
+    config, name = sampling.measured_sampling(options, pipe, "image")
+    config = replace(config, seed=seeds)
     if options.by == "alignment":
         hold_out(real.vendors, real.splits)  # says what is missing before anything is sampled
     result = pipe.generate(wanted, 1, config)
@@ -76,8 +75,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
         rows = by_alignment(real, features, generated, wanted, options.seed)
     idle = idle_share(config, steps_unused(config, result.rank))
     rows[0] = replace(rows[0], nfe=float(result.nfe.double().mean()), idle_steps=idle)
-    name = " ".join(options.sampler or [pipe.card.masking])
-    return stamp(rows, data_hash=data_hash(data), sampler=name, guidance=str(guidance))
+    return stamp(rows, data_hash=data_hash(data), sampler=name, guidance=str(Guidance.of(config.guidance)))
 
 
 def gallery_set(pipe: Pipeline, asked: str | None) -> str:

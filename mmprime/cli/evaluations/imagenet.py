@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reference", metavar="PATH", help="a folder of pictures, or an .npz batch (arr_0)")
     parser.add_argument("--num", type=console.positive, default=50000)
-    parser.add_argument("--steps", type=console.positive, default=32)
-    console.add_guidance_arguments(parser, 2.0)
-    sampling.add_sampler(parser, sampling.AS_TRAINED)
-    parser.add_argument("--temperature", type=console.temperature, default=1.0)
+    parser.add_argument("--steps", type=console.positive, help=sampling.OF_MODEL)
+    console.add_guidance_arguments(parser)
+    sampling.add_sampler(parser)
+    parser.add_argument("--temperature", type=console.temperature)
     parser.add_argument("--batch", type=console.positive, default=64, help="pictures drawn together")
     parser.add_argument("--patience", type=console.positive, default=3600, help="seconds to wait for a next picture")
     add_metric_arguments(parser, "fid,kid,is,prc")
@@ -61,15 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[Measure]:
     """Draw this process's share; in process 0 also score. The other processes end here, with exit code 0."""
-    from mmprime.engine import mix
+    from mmprime.engine import Guidance, mix
     from mmprime.evaluation import stamp
     from mmprime.evaluation.images.comparison import Extractors, parse_metrics
     from mmprime.evaluation.images.sampling import sample_classes
+    from mmprime.evaluation.provenance import model_hash
     from mmprime.generation.pipeline import from_pretrained
 
     process = process_of(os.environ)
     metrics = parse_metrics(options.metric)
-    sampling.sampler(options.sampler)
+    sampling.given_sampling(options)  # refuse before anything is loaded
     pipe = from_pretrained(options.model, _device(process.local))
     classes = pipe.model.config.num_classes
     if classes is None:
@@ -79,9 +80,12 @@ def run(options: argparse.Namespace) -> list[Measure]:
         comparison = _comparison(options, Extractors(metrics, options.inception), pipe)
         comparison.check(options.num)
     out = Path(options.out)
-    _claim(out, options, classes)
+    config, sampler = sampling.measured_sampling(options, pipe, "image")
+    config = replace(config, progress=False)
+    guidance = str(Guidance.of(config.guidance))
+    how = {"steps": config.steps, "guidance": guidance, "temperature": config.temperature, "sampler": sampler}
+    _claim(out, {"model": model_hash(options.model), "classes": classes, **how, "seed": options.seed})
     numbers = [i for i in range(process.rank, options.num, process.world) if not _file(out, i).is_file()]
-    config = _config(options, pipe)
     for start in bar(range(0, len(numbers), options.batch), "sampling", "batch", process.rank == 0):
         picks = numbers[start : start + options.batch]
         seeds = [mix(options.seed, i) for i in picks]
@@ -93,17 +97,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
         raise SystemExit(0)
     _await(out, options.num, options.patience)
     rows = _score(out, options, comparison, config)
-    return stamp(rows, sampler=" ".join(options.sampler or [pipe.card.masking]), guidance=str(config.guidance))
-
-
-def _config(options: argparse.Namespace, pipe: Pipeline) -> SamplingConfig:
-    from mmprime.engine import Guidance
-    from mmprime.evaluation.sample_cost import trained_sampler
-    from mmprime.generation.sampling import SamplingConfig
-
-    sampler = sampling.sampler(options.sampler) or trained_sampler(pipe, "image")
-    guidance = Guidance(options.guidance, options.guidance_schedule)
-    return SamplingConfig(sampler, options.steps, guidance, options.temperature)
+    return stamp(rows, sampler=sampler, guidance=guidance)
 
 
 class Process(NamedTuple):
@@ -137,14 +131,10 @@ def _comparison(options: argparse.Namespace, extractors: Extractors, pipe: Pipel
     return Comparison(extractors, open_folder(options.reference, size), rules_of(options))
 
 
-def _claim(out: Path, options: argparse.Namespace, classes: int) -> None:
+def _claim(out: Path, record: dict[str, object]) -> None:
     """Write down how the pictures in `out` are drawn. Raises ValueError when they were drawn in another way."""
-    from mmprime.evaluation.provenance import model_hash
     from mmprime.io import write_text
 
-    how = {name: getattr(options, name) for name in ("steps", "guidance", "guidance_schedule", "temperature", "seed")}
-    sampler = " ".join(options.sampler) if options.sampler else None
-    record = {"model": model_hash(options.model), "classes": classes, **how, "sampler": sampler}
     if (out / _RECORD).is_file():
         known = _record(out / _RECORD)
         odd = [

@@ -7,6 +7,7 @@ their own: fd-effnet-lite0, kid-effnet-lite0, prc-effnet-lite0.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import console, sampling
@@ -34,15 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="with --model: captioned images (real pictures)")
     parser.add_argument("--split", default="train", help="with --model: a split, or the start of some")
     parser.add_argument("--num", type=console.positive, default=1000, help="with --model: how many to sample")
-    parser.add_argument(
-        "--steps",
-        type=console.numbers,
-        default=[32],
-        help="with --model: step counts, e.g. 4,8,16,32",
-    )
-    console.add_guidance_arguments(parser, 3.0)
-    sampling.add_sampler(parser, sampling.AS_TRAINED)
-    parser.add_argument("--temperature", type=console.temperature, default=1.0)
+    parser.add_argument("--steps", type=console.numbers, help="with --model: step counts, e.g. 4,8,16,32")
+    console.add_guidance_arguments(parser)
+    sampling.add_sampler(parser)
+    parser.add_argument("--temperature", type=console.temperature)
     add_metric_arguments(parser, "fid")
 
 
@@ -69,27 +65,24 @@ def _of_model(options: argparse.Namespace, extractors: Extractors) -> list[Measu
     from mmprime.evaluation.images.sampling import choose_prompts, sample_pictures
     from mmprime.evaluation.images.sets import PictureArray, PictureSet
     from mmprime.evaluation.provenance import data_hash
-    from mmprime.evaluation.sample_cost import trained_sampler
     from mmprime.generation.pipeline import from_pretrained
-    from mmprime.generation.sampling import SamplingConfig
 
-    named = sampling.sampler(options.sampler)
+    sampling.given_sampling(options)  # refuse before anything is loaded
     pipe = from_pretrained(options.model)
     captions, images = _split(options.data, options.split)
     real: PictureSet = PictureArray(images) if options.reference is None else open_folder(options.reference)
     comparison = Comparison(extractors, real, rules_of(options))
     comparison.check(options.num)
     prompts = choose_prompts(pipe, captions, options.num, options.seed)
-    guidance = Guidance(options.guidance, options.guidance_schedule) if prompts is not None else None
-    sampler = named or trained_sampler(pipe, "image")
+    config, name = sampling.measured_sampling(options, pipe, "image")
+    if prompts is None:
+        config = replace(config, guidance=None)
     rows: list[Measure] = []
-    for steps in options.steps:
-        config = SamplingConfig(sampler, steps, guidance, options.temperature, progress=True)
-        sampled = sample_pictures(pipe, prompts, options.num, config, options.seed)
-        print(f"{options.num} pictures of {steps} steps in {sampled.seconds:.1f} s of sampling")
+    for steps in options.steps or [config.steps]:
+        sampled = sample_pictures(pipe, prompts, options.num, replace(config, steps=steps), options.seed)
+        print(f"{options.num} pictures, NFE {sampled.nfe:g}, in {sampled.seconds:.1f} s of sampling")
         rows += comparison.rows(sampled.pictures, sampled.nfe, options.seed, sampled.idle_steps)
-    name = " ".join(options.sampler or [pipe.card.masking])
-    guided = None if guidance is None else str(guidance)
+    guided = None if prompts is None else str(Guidance.of(config.guidance))
     return stamp(rows, data_hash=data_hash(options.data), sampler=name, guidance=guided)
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=console.list_of(console.temperature), default=[0.7, 1.0], help="e.g. 0.7,1.0"
     )
-    sampling.add_sampler(parser, sampling.AS_TRAINED)
+    sampling.add_sampler(parser)
     parser.add_argument(
         "--prompt",
         type=console.sentence,
@@ -123,14 +123,12 @@ def _text_pipeline(directory: str) -> Pipeline:
 
 
 def _sample(pipe: Pipeline, options: argparse.Namespace) -> Iterator[TextGroup]:
-    from mmprime.evaluation.sample_cost import idle_share, steps_unused, trained_sampler
-    from mmprime.generation.sampling import SamplingConfig
+    from mmprime.evaluation.sample_cost import idle_share, steps_unused
 
-    sampler = sampling.sampler(options.sampler) or trained_sampler(pipe, "text")
-    words = " ".join(options.sampler or [pipe.card.masking])
+    default, words = sampling.measured_sampling(options, pipe, "text")
     for steps in options.steps:
         for temperature in options.temperature:
-            config = SamplingConfig(sampler, steps, temperature=temperature, seed=options.seed, progress=True)
+            config = replace(default, steps=steps, temperature=temperature)
             result = pipe.continue_text(options.prompt, options.num, config=config)
             about = {
                 "nfe": float(result.nfe.double().mean()),

@@ -31,6 +31,7 @@ from .registry import (
     options_of,
     sampler_from_words,
     sampler_of,
+    sampler_words,
     with_steps,
 )
 
@@ -72,5 +73,6 @@ __all__ = [
     "options_of",
     "sampler_from_words",
     "sampler_of",
+    "sampler_words",
     "with_steps",
 ]

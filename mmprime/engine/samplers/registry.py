@@ -95,6 +95,13 @@ def options_of(sampler: Sampler) -> dict[str, Any]:
     return options
 
 
+def sampler_words(sampler: Sampler) -> str:
+    """The sampler as `sampler_from_words` reads it, without its steps and what is as by default."""
+    usual = options_of(sampler_of(sampler.name))
+    words = [f"{key}={value}" for key, value in options_of(sampler).items() if value != usual.get(key)]
+    return " ".join([sampler.name, *words])
+
+
 def listing() -> str:
     """A line for each sampler: its name, what it does and its options with their defaults."""
     return "\n".join(f"{name:18} {_line(name)}" for name in SAMPLERS)

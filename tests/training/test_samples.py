@@ -1,0 +1,44 @@
+"""How a run samples, and what its model folder says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmprime.engine import sampler_of
+from mmprime.generation.defaults import FILE, write_sampling
+from mmprime.io import read_json
+from mmprime.models import load_model
+from mmprime.training.config import ConfigError, load_config
+from mmprime.training.samples import sampling_configs
+from mmprime.training.schema import DiffusionConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_of(name: str, *overrides: str) -> DiffusionConfig:
+    config = load_config(ROOT / f"configs/{name}.yaml", overrides)
+    assert isinstance(config, DiffusionConfig)
+    return config
+
+
+@pytest.mark.parametrize(("model", "config"), [("emoji_t2i", "emoji_t2i"), ("sotu", "text_sotu")])
+def test_shipped_models_are_sampled_as_their_configs_say(tmp_path: Path, model: str, config: str) -> None:
+    folder = ROOT / "assets/models" / model
+    write_sampling(tmp_path, sampling_configs(config_of(config), load_model(folder)[1]))
+    assert read_json(tmp_path / FILE) == read_json(folder / FILE)
+
+
+def test_a_span_may_have_a_sampler_of_its_own() -> None:
+    canvas = load_model(ROOT / "assets/models/emoji_t2i")[1]
+    configs = sampling_configs(config_of("emoji_t2i", "samples.spans.text=remdm eta=0.3", "samples.steps=7"), canvas)
+    assert configs["image"].sampler == sampler_of("p2", {"eta": 1.0}, 7)
+    assert configs["text"].sampler == sampler_of("remdm", {"eta": 0.3}, 7)
+    for override, said in (
+        ("samples.spans.text=p3", r"samples\.spans\.text=p3: unknown sampler 'p3'"),
+        ("samples.spans.sound=p2", r"samples\.spans\.sound=p2: no span 'sound'"),
+        ("samples.spans.text=''", r"samples\.spans\.text=: no sampler is named"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            sampling_configs(config_of("emoji_t2i", override), canvas)
