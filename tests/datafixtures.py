@@ -72,11 +72,15 @@ class MeanTokenizer:
 
     def __init__(self, num_codes: int = 16, grid: tuple[int, int] = (4, 4)) -> None:
         self.num_codes, self.grid, self.calls = num_codes, grid, 0
+        self.radices: tuple[int, ...] = ()
 
     def encode(self, images: Tensor) -> Tensor:
         self.calls += 1
         patches = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)[:, 0]
         return (patches * (self.num_codes - 1)).round().long()
+
+    def encode_digits(self, images: Tensor) -> Tensor:
+        return self.encode(images)[..., None]
 
     def fingerprint(self) -> str:
         return f"mean-{self.num_codes}"

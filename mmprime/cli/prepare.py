@@ -1,4 +1,4 @@
-"""Make and check datasets: python tools/prepare.py emoji|sotu|text|folder|codes|bpe|codec|shards-check ...
+"""Make and check datasets: python tools/prepare.py emoji|sotu|text|folder|tokenizer|codes|bpe|codec|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line); all of them:
@@ -8,6 +8,7 @@ docs/commands.md.
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from . import console
@@ -75,7 +76,21 @@ def parser() -> argparse.ArgumentParser:
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
-    sub = add("codes", codes, "Encode image shards into packed VQ-code shards.")
+    sub = add("tokenizer", tokenizer, "Make an image tokenizer that needs no training, from image shards.")
+    what = "pca: quantised principal components of patches; pixels: the identity"
+    sub.add_argument("--kind", choices=("pca", "pixels"), required=True, help=what)
+    sub.folder("--data", "image dataset folder")
+    sub.add_argument("--split", default="train", help="split to learn from (default train)")
+    sub.number("--patch", 8, "pca: pixels a side of a patch (default 8)")
+    sub.number("--components", 12, "pca: coefficients of a patch, its digits (default 12)")
+    sub.add_argument("--levels", type=_radices, default=(8,), metavar="B[,B]",
+                     help="pca: values of each coefficient, one number or one each (default 8)")  # fmt: skip
+    sub.add_argument("--channels", type=positive, default=1, help="pixels: 1, grey (default), or 3")
+    sub.add_argument("--digits", choices=("values", "nibbles", "bits"), default="values",
+                     help="pixels: an intensity as one digit, two or eight (default values)")  # fmt: skip
+    sub.out("tokenizer folder to write")
+
+    sub = add("codes", codes, "Encode image shards into packed code shards.")
     sub.folder("--images", "image dataset folder")
     sub.folder("--tokenizer", "image tokenizer folder")
     sub.add_argument("--device", type=console.device, default="cpu", help="where to encode: cpu (default), cuda")
@@ -174,14 +189,34 @@ def fashion_mnist(options: argparse.Namespace) -> None:
     _print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
 
 
+def tokenizer(options: argparse.Namespace) -> None:
+    """Make an image tokenizer without training."""
+    from mmprime.data import ImageDataset
+    from mmprime.tokenizers import PCATokenizer, PixelTokenizer
+
+    images = ImageDataset.load(options.data, options.split).images
+    made: PCATokenizer | PixelTokenizer
+    if options.kind == "pixels":
+        made = PixelTokenizer(images.shape[-1], options.channels, options.digits)
+    else:
+        levels = options.levels * (options.components if len(options.levels) == 1 else 1)
+        if len(levels) != options.components:
+            raise ValueError(f"--levels has {len(levels)} numbers, --components {options.components} coefficients")
+        made = PCATokenizer.fit(images, options.patch, levels)
+    made.save(options.out)
+    height, width = made.grid
+    bits = math.log2(made.num_codes)
+    print(f"{options.out}: {height} x {width} tokens of digits {list(made.radices)}, {bits:.1f} bits a token")
+
+
 def codes(options: argparse.Namespace) -> None:
     """Encode image shards."""
     from mmprime.data import encode_dataset, read_index
     from mmprime.models.device import find_device
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import load_image_tokenizer
 
     read_index(options.images, "images")
-    tokenizer = ImageTokenizer.load(options.tokenizer).to(find_device(options.device, "--device"))
+    tokenizer = load_image_tokenizer(options.tokenizer).to(find_device(options.device, "--device"))
     _print_index(encode_dataset(options.images, tokenizer, options.out, progress=True), options.out)
 
 
@@ -222,10 +257,10 @@ def codec(options: argparse.Namespace) -> None:
 def shards_check(options: argparse.Namespace) -> None:
     """Verify and describe a dataset folder."""
     from mmprime.data import check_dataset
-    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+    from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
     def load(kind: str) -> Any:
-        return (ImageTokenizer if kind == "codes" else TextTokenizer).load(options.tokenizer)
+        return load_image_tokenizer(options.tokenizer) if kind == "codes" else TextTokenizer.load(options.tokenizer)
 
     captions = TextTokenizer.load(options.text_tokenizer) if options.text_tokenizer else None
     loader = load if options.tokenizer else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,18 @@ import torch
 
 from mmprime.io import parse_json
 
+from .code_counts import code_facts, digit_facts, unigram_entropy
 from .codes import CodeDataset, CodeTokenizer
-from .digit_order import AS_STORED, RENUMBERED, agreement, find_images, readings, survival
+from .digit_order import (
+    AS_STORED,
+    RENUMBERED,
+    Reading,
+    agreement,
+    digit_readings,
+    find_images,
+    readings,
+    survival,
+)
 from .images import decode_image, known_image
 from .shards import field_of, read_index, read_shard
 from .text import read_documents
@@ -167,23 +177,6 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> se
     return set().union(*captions.values())
 
 
-def unigram_entropy(counts: torch.Tensor) -> float:
-    """H = -Σ p ln p in nats of the frequencies of a histogram (C,)."""
-    share = counts[counts > 0].double() / counts.sum()
-    return max(0.0, float(-(share * share.log()).sum()))
-
-
-def histogram(counts: torch.Tensor) -> str:
-    """How many codes are used 0 times, once, 2-3 times, 4-7 times, ...
-
-    >>> histogram(torch.tensor([0, 1, 2, 3, 9]))
-    '0: 1, 1: 1, 2-3: 2, 8-15: 1'
-    """
-    octaves = Counter(int(count).bit_length() for count in counts.tolist())
-    names = {0: "0", 1: "1"}
-    return ", ".join(f"{names.get(o, f'{2 ** (o - 1)}-{2**o - 1}')}: {octaves[o]}" for o in sorted(octaves))
-
-
 def _check_codes(
     path: str | Path,
     tokenizer: CodeTokenizer | None,
@@ -197,38 +190,31 @@ def _check_codes(
         report.problems.append(str(error))
         return set()
     captions = set(data.captions)
-    counts = torch.bincount(data.codes.flatten().long(), minlength=data.num_codes)
-    entropy, dead = unigram_entropy(counts), int((counts == 0).sum())
-    top, which = counts.sort(descending=True, stable=True)
-    frequent = ", ".join(f"{code} ({count / counts.sum():.1%})" for code, count in zip(which[:NAMED].tolist(), top))
-    report.facts += [
-        f"{len(data)} images of {data.grid[0]}×{data.grid[1]} codes, C = {data.num_codes}",
-        f"dead codes: {dead} ({dead / data.num_codes:.1%}); the most frequent code has {top[0] / top.sum():.1%}, "
-        f"the ten most frequent {top[:10].sum() / top.sum():.1%} of all tokens",
-        f"histogram (times used: codes): {histogram(counts)}",
-        f"most frequent codes: {frequent}",
-        f"unigram entropy: {entropy:.4f} nats = {entropy / math.log(2):.4f} bits a token "
-        f"(perplexity {math.exp(entropy):.1f}), the floor of a model without context",
-        f"NELBO of an untrained model: ln C = {math.log(data.num_codes):.4f} nats a token",
-        f"tokenizer fingerprint: {data.tokenizer_fingerprint}",
-    ]
+    report.facts += digit_facts(data) if data.tokens.ndim == 3 else code_facts(data)
+    report.facts.append(f"tokenizer fingerprint: {data.tokenizer_fingerprint}")
     if tokenizer is None:
         return captions
     for name, stored, asked in (
         ("code book", data.num_codes, int(tokenizer.num_codes)),
+        ("radices", data.radices or tuple(tokenizer.radices), tuple(tokenizer.radices)),
         ("grid", data.grid, tuple(tokenizer.grid)),
         ("fingerprint", index["tokenizer_fingerprint"], tokenizer.fingerprint()),
     ):
         if stored != asked:
             report.problems.append(f"{name} mismatch: the codes were made with {stored}, this tokenizer has {asked}")
-    if data.num_codes == tokenizer.num_codes and data.grid == tuple(tokenizer.grid):
+    if (data.num_codes, data.grid, data.radices or tuple(tokenizer.radices)) == (
+        tokenizer.num_codes, tuple(tokenizer.grid), tuple(tokenizer.radices),
+    ):  # fmt: skip
         _check_order(data, tokenizer, images, report)
     return captions
 
 
 def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, report: Report) -> None:
     """Whether the codes mean to this tokenizer what they meant to the one that made them."""
-    tables = readings(tuple(getattr(tokenizer, "radices", ())), data.num_codes)
+    what = "tokens" if data.tokens.ndim == 2 else "digits"
+    tables: Mapping[str, Reading] = (
+        readings(tokenizer.radices, data.num_codes) if what == "tokens" else digit_readings(tokenizer.radices)
+    )
     step = max(1, len(data) // LOOKED_AT)
     pick = list(range(0, len(data), step))[:LOOKED_AT]
     if images is not None:
@@ -236,23 +222,23 @@ def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, r
             numbers, pixels = find_images(images, [data.keys[number] for number in pick])
             if pixels is None:
                 raise ValueError(f"none of {len(pick)} keys of the codes, first {data.keys[pick[0]]!r}, is in {images}")
-            shares = agreement(data.codes[[pick[number] for number in numbers]], pixels, tokenizer, tables)
+            shares = agreement(data.tokens[[pick[number] for number in numbers]], pixels, tokenizer, tables)
         except ValueError as error:
             report.problems.append(f"the images cannot be encoded again: {error}")
         else:
-            report.facts.append(f"tokens that {len(numbers)} images encoded again agree with: {shares[AS_STORED]:.1%}")
+            report.facts.append(f"{what} that {len(numbers)} images encoded again agree with: {shares[AS_STORED]:.1%}")
             if shares[AS_STORED] < LEAST_AGREEMENT:
-                _complain_of_order("agree with the images", shares, LEAST_AGREEMENT, report)
+                _complain_of_order(f"of the {what} agree with the images", shares, LEAST_AGREEMENT, report)
     elif hasattr(tokenizer, "decode"):
-        shares = survival(data.codes[pick], tokenizer, tables)
+        shares = survival(data.tokens[pick], tokenizer, tables)
         others = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if name != AS_STORED)
         report.facts.append(
-            f"tokens of {len(pick)} images that survive decoding and encoding: {shares[AS_STORED]:.1%} ({others})"
+            f"{what} of {len(pick)} images that survive decoding and encoding: {shares[AS_STORED]:.1%} ({others})"
         )
         lead = shares[AS_STORED] + LEAST_LEAD
         no_better = shares[AS_STORED] < min(shares[RENUMBERED] + LEAST_LEAD, LEAST_AGREEMENT)
         if no_better or any(share >= lead for share in shares.values()):
-            _complain_of_order("survive decoding and encoding", shares, lead, report)
+            _complain_of_order(f"of the {what} survive decoding and encoding", shares, lead, report)
 
 
 def _complain_of_order(what: str, shares: dict[str, float], enough: float, report: Report) -> None:
@@ -261,12 +247,12 @@ def _complain_of_order(what: str, shares: dict[str, float], enough: float, repor
     best = max(others, key=lambda name: others[name], default=AS_STORED)
     if others.get(best, 0.0) >= enough:
         report.problems.append(
-            f"bit order mismatch: {shares[AS_STORED]:.1%} of the tokens {what} as stored, "
+            f"bit order mismatch: {shares[AS_STORED]:.1%} {what} as stored, "
             f"{shares[best]:.1%} with {best}; convert the codes or encode the images again"
         )
     else:
         report.problems.append(
-            f"code book mismatch: {shares[AS_STORED]:.1%} of the tokens {what}; another tokenizer made these codes"
+            f"code book mismatch: {shares[AS_STORED]:.1%} {what}; another tokenizer made these codes"
         )
 
 

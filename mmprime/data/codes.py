@@ -1,14 +1,18 @@
-"""Images as packed VQ codes: hundreds of images an entry, because small entries read twenty times slower.
+"""Images as packed codes: hundreds of images an entry, because small entries read twenty times slower.
 
-KEY.codes.npy   (m, L) int16 or int32      KEY.labels.npy  (m,) int64, -1 = unlabelled
+KEY.codes.npy   (m, L) int16 or int32; of a tokenizer with digits and more than 2^15 codes, in its place
+KEY.digits.npy  (m, bytes) uint8: the digits (m, L, S), bit by bit (`digit_packing`)
+KEY.labels.npy  (m,) int64, -1 = unlabelled
 KEY.meta.json   keys, captions, tags, vendors (and more_captions where an image has several): lists of length m
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.engine import Codec
 from mmprime.io import parse_json
 
+from .digit_packing import pack_digits, unpack_digits
 from .images import Captioned, ImageDataset, several
 from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
 
 PACK = 512
+MOST_INTEGERS = 2**15  # codes of a tokenizer with digits that are stored as integers
 
 
 class CodeTokenizer(Protocol):
@@ -32,11 +39,18 @@ class CodeTokenizer(Protocol):
         """Size C of the code book."""
 
     @property
+    def radices(self) -> tuple[int, ...]:
+        """Bases of the digits a code has by construction; () for a learned code book."""
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the codes of one image."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Float images (B, 3, H, W) in [0, 1] to int64 codes (B, h, w)."""
+
+    def encode_digits(self, images: Tensor) -> Tensor:
+        """Float images (B, 3, H, W) in [0, 1] to int64 digits (B, h, w, S)."""
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the codes."""
@@ -59,14 +73,36 @@ def _array(files: dict[str, bytes], extension: str, where: str) -> np.ndarray:
 class CodeDataset(Captioned):
     """Codes of captioned images in memory.
 
-    codes: int32 (n, L), L = h·w in raster order; grid: (h, w); tokenizer_fingerprint: of the tokenizer that made (and
-    alone can decode) the codes.
+    tokens: int32 codes (n, L), L = h·w in raster order, or digits (n, L, S), uint8 where they fit; grid: (h, w);
+    radices: bases of the digits that a code has by construction, () for a code book; tokenizer_fingerprint: of the
+    tokenizer that made (and alone can decode) the codes.
     """
 
-    codes: Tensor
+    tokens: Tensor
     grid: tuple[int, int]
     num_codes: int
+    radices: tuple[int, ...] = ()
     tokenizer_fingerprint: str
+
+    @property
+    def codes(self) -> Tensor:
+        """Codes (n, L), int32 where they fit, else int64. Raises ValueError where there are more than 2^62."""
+        if self.tokens.ndim == 2:
+            return self.tokens
+        codes = torch.cat([self.codec().decode(part.long()) for part in self.tokens.split(PACK)])
+        return codes.int() if self.num_codes <= 2**31 else codes
+
+    @property
+    def digits(self) -> Tensor:
+        """Digits (n, L, S), one of C values for a code book; uint8 where they fit."""
+        if self.tokens.ndim == 3:
+            return self.tokens
+        dtype = _memory_dtype(self.codec().radices)
+        return torch.cat([self.codec().encode(part).to(dtype) for part in self.tokens.split(PACK)])
+
+    def codec(self) -> Codec:
+        """All combinations of the digits."""
+        return Codec.product(self.radices or (self.num_codes,))
 
     @classmethod
     def load(cls, path: str | Path, split: str | None = None) -> CodeDataset:
@@ -75,9 +111,8 @@ class CodeDataset(Captioned):
         Raises ValueError for a missing or damaged folder, an unknown split, arrays that disagree, codes out of range.
         """
         index = read_index(path, "codes")
-        height, width = index["grid"]
-        num_codes = int(index["num_codes"])
-        codes: list[np.ndarray] = []
+        num_codes, radices = int(index["num_codes"]), tuple(index.get("radices", ()))
+        codes: list[Tensor] = []
         labels: list[np.ndarray] = []
         metas: dict[str, list[Any]] = {name: [] for name in ("keys", "captions", "tags", "vendors")}
         splits: list[str] = []
@@ -86,16 +121,12 @@ class CodeDataset(Captioned):
             examples = 0
             for key, files in read_shard(path, entry):
                 where = f"{entry['file']}: {key}"
-                block, label = _array(files, "codes.npy", where), _array(files, "labels.npy", where)
+                block, label = _tokens(files, index, where), _array(files, "labels.npy", where)
                 meta = parse_json(field_of(files, "meta.json", where), where)
-                if block.ndim != 2 or block.shape[1] != height * width:
-                    raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {height * width})")
                 extra = meta.get("more_captions") or [[] for _ in block]
                 if len({len(block), len(label), len(extra), *(len(meta.get(name, ())) for name in metas)}) != 1:
                     raise ValueError(f"{where}: codes, labels and meta differ in length")
-                if block.min() < 0 or block.max() >= num_codes:
-                    raise ValueError(f"{where} has codes in [{block.min()}, {block.max()}], allowed [0, {num_codes})")
-                codes.append(block.astype(np.int32))
+                codes.append(block)
                 labels.append(label.astype(np.int64))
                 for name, values in metas.items():
                     values += meta[name]
@@ -106,9 +137,10 @@ class CodeDataset(Captioned):
                 raise ValueError(f"{entry['file']} packs {examples} examples, its index says {entry['examples']}")
         all_labels = torch.from_numpy(np.concatenate(labels))
         return cls(
-            codes=torch.from_numpy(np.concatenate(codes)),
-            grid=(height, width),
+            tokens=torch.cat(codes),
+            grid=(index["grid"][0], index["grid"][1]),
             num_codes=num_codes,
+            radices=radices,
             tokenizer_fingerprint=index["tokenizer_fingerprint"],
             labels=all_labels if bool((all_labels >= 0).any()) else None,
             splits=splits,
@@ -118,29 +150,65 @@ class CodeDataset(Captioned):
         )
 
 
+def _tokens(files: dict[str, bytes], index: dict[str, Any], where: str) -> Tensor:
+    """Codes (m, L) int32 or digits (m, L, S) of an entry. Raises ValueError for another shape, and out of range."""
+    num_codes, radices, length = int(index["num_codes"]), tuple(index.get("radices", ())), math.prod(index["grid"])
+    if "digits.npy" in files and radices:
+        try:
+            digits = unpack_digits(_array(files, "digits.npy", where), length, radices)
+        except ValueError as error:
+            raise ValueError(f"{where} has {error}") from error
+        return torch.from_numpy(digits.astype(np.int32) if digits.dtype != np.uint8 else digits)
+    block = _array(files, "codes.npy", where)
+    if block.ndim != 2 or block.shape[1] != length:
+        raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {length})")
+    if block.size and (block.min() < 0 or block.max() >= num_codes):
+        raise ValueError(f"{where} has codes in [{block.min()}, {block.max()}], allowed [0, {num_codes})")
+    return torch.from_numpy(block.astype(np.int32))
+
+
+def _memory_dtype(radices: Sequence[int]) -> torch.dtype:
+    return torch.uint8 if max(radices) <= 2**8 else torch.int32
+
+
+def stored_as_digits(tokenizer: CodeTokenizer) -> bool:
+    """Whether the tokens of a tokenizer are kept as digits, not as integers."""
+    return bool(tokenizer.radices) and tokenizer.num_codes > MOST_INTEGERS
+
+
+def device_of(tokenizer: object) -> torch.device:
+    """Where a tokenizer computes."""
+    if not isinstance(tokenizer, torch.nn.Module):
+        return torch.device("cpu")
+    return next(chain(tokenizer.parameters(), tokenizer.buffers()), torch.empty(0)).device
+
+
 @torch.inference_mode()
 def encode_images(images: Tensor, tokenizer: CodeTokenizer, batch: int = 64) -> Tensor:
-    """uint8 images (n, 3, H, W) to codes int32 (n, L), on the tokenizer's own device.
+    """uint8 images (n, 3, H, W) to codes int32 (n, L), on the tokenizer's own device; digits (n, L, S) where
+    `stored_as_digits`.
 
     Raises ValueError if the images do not give the tokenizer's grid or a code is out of range.
     """
-    device = torch.device("cpu")
+    device = device_of(tokenizer)
     if isinstance(tokenizer, torch.nn.Module):
         tokenizer.eval()
-        device = next((p.device for p in tokenizer.parameters()), device)
+    digits = stored_as_digits(tokenizer)
+    bounds = torch.tensor(tokenizer.radices if digits else tokenizer.num_codes)
     blocks = []
     for part in images.split(batch):
-        codes = tokenizer.encode(part.to(device).float() / 255)
-        if tuple(codes.shape[1:]) != tuple(tokenizer.grid):
+        pixels = part.to(device).float() / 255
+        codes = tokenizer.encode_digits(pixels) if digits else tokenizer.encode(pixels)
+        if tuple(codes.shape[1:3]) != tuple(tokenizer.grid):
             raise ValueError(
-                f"images of {images.shape[-2]}×{images.shape[-1]} px give codes of {tuple(codes.shape[1:])}, "
+                f"images of {images.shape[-2]}×{images.shape[-1]} px give codes of {tuple(codes.shape[1:3])}, "
                 f"but the tokenizer's grid is {tuple(tokenizer.grid)}: prepare the images at its size"
             )
-        blocks.append(codes.flatten(1).to("cpu", torch.int32))
-    result = torch.cat(blocks)
-    if int(result.min()) < 0 or int(result.max()) >= tokenizer.num_codes:
-        raise ValueError(f"the tokenizer gave codes outside [0, {tokenizer.num_codes})")
-    return result
+        codes = codes.flatten(1, 2).cpu()
+        if ((codes < 0) | (codes >= bounds)).any():
+            raise ValueError(f"the tokenizer gave codes outside [0, {bounds.tolist()})")
+        blocks.append(codes.to(_memory_dtype(tokenizer.radices) if digits else torch.int32))
+    return torch.cat(blocks)
 
 
 def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Entry]]:
@@ -151,8 +219,12 @@ def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iter
         labels = np.full(len(part), -1) if part.labels is None else part.labels.numpy()
         meta = {"keys": part.keys, "captions": part.captions, "tags": part.tags, "vendors": part.vendors}
         meta |= {"more_captions": part.more_captions} if part.more_captions else {}
+        tokens = encode_images(part.images, tokenizer).numpy()
+        member = ("codes.npy", tokens.astype(dtype))
+        if tokens.ndim == 3:
+            member = ("digits.npy", pack_digits(tokens, tokenizer.radices))
         files = {
-            "codes.npy": _npy(encode_images(part.images, tokenizer).numpy().astype(dtype)),
+            member[0]: _npy(member[1]),
             "labels.npy": _npy(labels.astype(np.int64)),
             "meta.json": canonical_json(meta),
         }
@@ -162,6 +234,7 @@ def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iter
 def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
     return {
         "num_codes": int(tokenizer.num_codes),
+        **({"radices": list(tokenizer.radices)} if tokenizer.radices else {}),
         "grid": list(tokenizer.grid),
         "tokenizer_fingerprint": tokenizer.fingerprint(),
         "classes": classes,

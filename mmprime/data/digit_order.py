@@ -6,14 +6,16 @@ Two tests, both with the codes as they are and with other readings of them:
     survival    share of tokens with code = Q(E(D(code))): below 1 even for the right tokenizer, whose images are lossy,
                 but lower still for codes that mean something else, because no image it was trained on looks like that
 
-A reading is a table r (C,), code -> code. Codes that are numbers of digits (FSQ levels, LFQ bits) are written by some
-programs least significant digit first, or with each digit counted from the other end; those are the readings tried.
-Codes renumbered at random are the control.
+A reading is a table r (C,), code -> code, or, of tokens that are kept as digits, a map digits (..., S) -> digits; shares
+are then of digits. Codes that are numbers of digits (FSQ levels, bits) are written by some programs least significant
+digit first, or with each digit counted from the other end; those are the readings tried. Codes, or values of digits,
+renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, and only the images
+can tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from torch import Tensor
 
 from mmprime.engine import Codec
 
-from .codes import CodeTokenizer, encode_images
+from .codes import CodeTokenizer, device_of, encode_images
 from .images import decode_image, known_image
 from .shards import read_samples
 
 AS_STORED, REVERSED, FROM_THE_END = "as stored", "digits in reverse order", "each digit counted from the other end"
 RENUMBERED = "renumbered at random"
+Reading = Tensor | Callable[[Tensor], Tensor]
 
 
 def readings(radices: Sequence[int], num_codes: int) -> dict[str, Tensor]:
@@ -55,27 +58,50 @@ def readings(radices: Sequence[int], num_codes: int) -> dict[str, Tensor]:
     return tables
 
 
-def agreement(codes: Tensor, images: Tensor, tokenizer: CodeTokenizer, tables: dict[str, Tensor]) -> dict[str, float]:
-    """Of codes (n, L) and the uint8 images (n, 3, H, W) they were made of: the share that agrees, by reading.
+def digit_readings(radices: Sequence[int]) -> dict[str, Reading]:
+    """Maps of digits (..., S) by name: those of `readings`. The reverse order only where it has the same radices."""
+    base, generator = torch.tensor(list(radices)), torch.Generator().manual_seed(0)
+    orders = [torch.randperm(count, generator=generator) for count in radices]
+    maps: dict[str, Reading] = {
+        AS_STORED: lambda digits: digits,
+        RENUMBERED: lambda digits: torch.stack([order[digits[..., j]] for j, order in enumerate(orders)], -1),
+        FROM_THE_END: lambda digits: base - 1 - digits,
+    }
+    if len(radices) > 1 and tuple(radices) == tuple(reversed(radices)):
+        maps[REVERSED] = lambda digits: digits.flip(-1)
+        maps[f"{REVERSED}, {FROM_THE_END}"] = lambda digits: base - 1 - digits.flip(-1)
+    return maps
+
+
+def agreement(
+    codes: Tensor, images: Tensor, tokenizer: CodeTokenizer, tables: Mapping[str, Reading]
+) -> dict[str, float]:
+    """Of codes (n, L) or digits (n, L, S) and the uint8 images (n, 3, H, W) they were made of: the share that agrees,
+    by reading.
 
     Raises ValueError when the images do not fit the tokenizer.
     """
     again = encode_images(images, tokenizer).long()
-    return {name: float((table[codes.long()] == again).double().mean()) for name, table in tables.items()}
+    return {name: float((_read(table, codes) == again).double().mean()) for name, table in tables.items()}
 
 
-def survival(codes: Tensor, tokenizer: Any, tables: dict[str, Tensor]) -> dict[str, float]:
-    """Of codes (n, L): the share that is the same after decoding and encoding again, by reading."""
-    device = torch.device("cpu")
-    if isinstance(tokenizer, torch.nn.Module):
-        device = next((p.device for p in tokenizer.parameters()), device)
+def survival(codes: Tensor, tokenizer: Any, tables: Mapping[str, Reading]) -> dict[str, float]:
+    """Of codes (n, L) or digits (n, L, S): the share that is the same after decoding and encoding again, by reading."""
+    device = device_of(tokenizer)
     shares = {}
     for name, table in tables.items():
-        read = table[codes.long()].view(-1, *tokenizer.grid).to(device)
+        read = _read(table, codes).unflatten(1, tuple(tokenizer.grid)).to(device)
         with torch.inference_mode():
-            again = tokenizer.encode(tokenizer.decode(read))
+            if read.ndim == 4:
+                again = tokenizer.encode_digits(tokenizer.decode_digits(read))
+            else:
+                again = tokenizer.encode(tokenizer.decode(read))
         shares[name] = float((read == again).double().mean())
     return shares
+
+
+def _read(reading: Reading, codes: Tensor) -> Tensor:
+    return reading[codes.long()] if isinstance(reading, Tensor) else reading(codes.long())
 
 
 def find_images(path: str | Path, keys: Sequence[str]) -> tuple[list[int], Tensor | None]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Check = Callable[[Any], bool]
+_MOST_DIGITS = 65536
 
 
 def _is(kind: type) -> Check:
@@ -15,6 +17,14 @@ def _is(kind: type) -> Check:
 
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
+
+
+def _natural(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _radices(value: Any) -> bool:
+    return _list_of(_count)(value) and all(1 < base <= 2**32 for base in value) and 0 < len(value) <= _MOST_DIGITS
 
 
 def _list_of(check: Check) -> Check:
@@ -33,8 +43,9 @@ _EVERY: dict[str, Check] = {"kind": _is(str), "splits": _table_of(_count), "shar
 _SHARD: dict[str, Check] = {
     "file": _is(str), "split": _is(str), "sha256": _is(str), "bytes": _count, "entries": _count, "examples": _count,
 }  # fmt: skip
-_CODES: dict[str, Check] = {"num_codes": _count, "grid": _grid, "tokenizer_fingerprint": _is(str)}
+_CODES: dict[str, Check] = {"num_codes": _natural, "grid": _grid, "tokenizer_fingerprint": _is(str)}
 _OPTIONAL: dict[str, Check] = {
+    "radices": _radices,
     "classes": _list_of(_is(str)), "label": _is(str), "name": _is(str), "sources": _is(dict), "licences": _is(dict),
 }  # fmt: skip
 
@@ -45,6 +56,8 @@ def check_index(file: Path, index: Any) -> None:
     if index["kind"] == "codes":
         _check(file, index, _CODES)
     _check(file, index, {name: check for name, check in _OPTIONAL.items() if name in index})
+    if index["kind"] == "codes" and math.prod(index.get("radices", ())) not in (1, index["num_codes"]):
+        raise ValueError(f"{file}: radices {str(index['radices'])[:60]} do not make num_codes={index['num_codes']}")
     for number, entry in enumerate(index["shards"]):
         _check(file, entry, _SHARD, f"shard {number}: ")
 

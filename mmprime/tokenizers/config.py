@@ -11,8 +11,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-QUANTIZERS = ("vq", "fsq", "lfq")
-MAX_CODES = 2**24  # the vectors of all codes are in memory
+QUANTIZERS = ("vq", "fsq", "lfq", "bsq", "rvq", "gvq")
+MAX_CODES = 2**24  # vq: the vectors of all codes are in memory
+MAX_BITS = 256  # of a code that is made of digits
+MAX_LEVELS = 65536
 
 
 def _choice(default: str, choices: tuple[str, ...]) -> Any:
@@ -41,16 +43,16 @@ class ImageTokenizerConfig:
     encoder_blocks: list[int] = field(default_factory=lambda: [1, 2], metadata=_each("[0, 256]"))
     decoder_blocks: list[int] = field(default_factory=lambda: [3, 2], metadata=_each("[0, 256]"))
     quantizer: str = _choice("vq", QUANTIZERS)
-    num_codes: int = _number(512, f"[2, {MAX_CODES}]")
-    code_dim: int = _number(24, "[2, 8192]")  # vq: width of a code vector
-    cosine: bool = False  # vq: compare directions only
-    decay: float = _number(0.98, "[0, 1)")  # vq: of the moving averages that make the code book
-    revive_below: float = _number(1.0, "[0, 1e6]")  # vq: a code hit fewer times a step gets a vector of the step
-    commitment: float = _number(0.25, "[0, 1e6]")  # vq, lfq: pull of the encoder towards its code
+    num_codes: int = _number(512, f"[2, {2**MAX_BITS}]")  # vq: at most 2^24
+    code_dim: int = _number(24, "[2, 8192]")  # vq, rvq, gvq: width of a code vector
+    cosine: bool = False  # vq, gvq: compare directions only
+    decay: float = _number(0.98, "[0, 1)")  # vq, rvq, gvq: of the moving averages that make the code book
+    revive_below: float = _number(1.0, "[0, 1e6]")  # vq, rvq, gvq: a code hit fewer times a step gets a vector of the step
+    commitment: float = _number(0.25, "[0, 1e6]")  # all but fsq: pull of the encoder towards its code
     levels: list[int] = field(
-        default_factory=list, metadata=_each("[3, 65536]")
-    )  # fsq: values of each dimension; their product is num_codes
-    entropy: float = _number(0.02, "[0, 1e6]")  # lfq: weight of the entropy term that spreads the codes
+        default_factory=list, metadata=_each(f"[2, {MAX_LEVELS}]")
+    )  # fsq: values of each dimension; rvq, gvq: size of each code book; their product is num_codes
+    entropy: float = _number(0.02, "[0, 1e6]")  # lfq, bsq: weight of the entropy term that spreads the codes
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -62,7 +64,7 @@ class ImageTokenizerConfig:
         """Channels between encoder and decoder."""
         if self.quantizer == "fsq":
             return len(self.levels)
-        return self.code_dim if self.quantizer == "vq" else self.num_codes.bit_length() - 1
+        return self.num_codes.bit_length() - 1 if self.quantizer in ("lfq", "bsq") else self.code_dim
 
     def check(self) -> None:
         """Raise ValueError, quoting the values, unless the numbers fit together."""
@@ -86,22 +88,31 @@ class ImageTokenizerConfig:
         odd = [width for width in self.widths if width < 8 or width % 8]
         if odd:
             raise ValueError(f"tokenizer.widths={list(self.widths)}: {odd[0]} is not a positive multiple of 8")
-        if not 2 <= self.num_codes <= MAX_CODES:
-            raise ValueError(f"tokenizer.num_codes={self.num_codes} must lie in [2, {MAX_CODES}]")
+        most = MAX_CODES if self.quantizer == "vq" else 2**MAX_BITS
+        if not 2 <= self.num_codes <= most:
+            more = "; more codes by quantizer=fsq, bsq or rvq" if self.num_codes > most == MAX_CODES else ""
+            raise ValueError(f"tokenizer.num_codes={self.num_codes} must lie in [2, {most}]{more}")
         self._check_codes()
 
     def _check_codes(self) -> None:
-        if self.quantizer == "fsq" and (
-            any(v < 3 for v in self.levels) or math.prod(self.levels) != self.num_codes or not self.levels
+        """What each quantizer asks of the numbers of codes."""
+        kind, levels = self.quantizer, list(self.levels)
+        least = {"fsq": 3, "rvq": 2, "gvq": 2}.get(kind)
+        if least is not None and (
+            not levels or any(v < least or v > MAX_LEVELS for v in levels) or math.prod(levels) != self.num_codes
         ):
             raise ValueError(
-                f"tokenizer.num_codes={self.num_codes} must be the product of levels={list(self.levels)}, each at "
-                "least 3, for quantizer=fsq"
+                f"tokenizer.num_codes={self.num_codes} must be the product of levels={levels}, each in "
+                f"[{least}, {MAX_LEVELS}], for quantizer={kind}"
             )
-        if self.quantizer == "lfq" and self.num_codes & (self.num_codes - 1):
-            raise ValueError(f"tokenizer.num_codes={self.num_codes} must be a power of two for quantizer=lfq")
-        if self.quantizer == "vq" and self.code_dim < 2:
+        if kind in ("lfq", "bsq") and self.num_codes & (self.num_codes - 1):
+            raise ValueError(f"tokenizer.num_codes={self.num_codes} must be a power of two for quantizer={kind}")
+        if kind in ("vq", "rvq", "gvq") and self.code_dim < 2:
             raise ValueError(f"tokenizer.code_dim={self.code_dim} must be at least 2")
+        if kind == "gvq" and self.code_dim % len(levels):
+            raise ValueError(f"tokenizer.code_dim={self.code_dim} must be a multiple of {len(levels)}, one part a level")
+        if kind == "rvq" and self.cosine:
+            raise ValueError("tokenizer.cosine=true is for vq and gvq: a residual of directions means nothing")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -10,7 +10,7 @@ from datafixtures import write_codes
 from torch import Tensor
 
 from mmprime.data import ImageDataset, check_dataset, encode_dataset, prepare_folder, prepare_text
-from mmprime.data.check import histogram, unigram_entropy
+from mmprime.data.code_counts import histogram, unigram_entropy
 from mmprime.data.digit_order import AS_STORED, RENUMBERED, REVERSED, readings, survival
 from mmprime.engine import Codec
 from mmprime.tokenizers import TextTokenizer
@@ -36,6 +36,9 @@ class Colours:
         if self.reverse:
             return Codec.mixed_radix(RADICES[::-1]).decode(digits.flip(-1))
         return Codec.mixed_radix(RADICES).decode(digits)
+
+    def encode_digits(self, images: Tensor) -> Tensor:
+        return Codec.mixed_radix(RADICES).encode(self.encode(images))
 
     def decode(self, codes: Tensor) -> Tensor:
         colour = Codec.mixed_radix(RADICES).encode(codes) / (torch.tensor(RADICES) - 1)

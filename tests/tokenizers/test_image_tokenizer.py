@@ -33,7 +33,11 @@ KINDS = {
     "cosine": {"quantizer": "vq", "cosine": True},
     "fsq": {"quantizer": "fsq", "levels": [4, 3, 5], "num_codes": 60},
     "lfq": {"quantizer": "lfq", "num_codes": 64},
+    "bsq": {"quantizer": "bsq", "num_codes": 64},
+    "rvq": {"quantizer": "rvq", "levels": [8, 4, 3], "num_codes": 96},
+    "gvq": {"quantizer": "gvq", "levels": [8, 5], "num_codes": 40},
 }
+BOOKS = ("vq", "cosine", "rvq", "gvq")
 
 
 def make(kind: str = "vq", **changes: Any) -> ImageTokenizer:
@@ -141,7 +145,7 @@ def test_looking_at_images_does_not_start_the_code_book() -> None:
     assert model.codebook_vectors().norm(dim=1).min() > 0
 
 
-@pytest.mark.parametrize("kind", ["vq", "cosine"])
+@pytest.mark.parametrize("kind", BOOKS)
 def test_the_code_book_moves_once_a_step_by_all_its_micro_batches(kind: str) -> None:
     """Halves of a step are all of it: what is learned depends on the vectors of a step, not on how it was cut."""
     images, books = pictures(), []
@@ -161,15 +165,18 @@ def test_the_code_book_moves_once_a_step_by_all_its_micro_batches(kind: str) -> 
     torch.testing.assert_close(books[0], books[1], atol=1e-5, rtol=1e-5)
 
 
-def test_the_lfq_loss_is_that_of_the_library() -> None:
+@pytest.mark.parametrize(("kind", "temperature"), [("lfq", 10.0), ("bsq", 100.0)])
+def test_the_loss_of_bits_is_that_of_the_library(kind: str, temperature: float) -> None:
     from vector_quantize_pytorch import LFQ as Library
 
-    model = make("lfq", entropy=0.3, commitment=0.2)
+    model = make(kind, entropy=0.3, commitment=0.2)
     vectors = torch.randn(4, 6, 3, 3)
-    theirs = Library(codebook_size=64, dim=6, entropy_loss_weight=0.3, commitment_loss_weight=0.2)
-    wanted, codes, loss = theirs(vectors, inv_temperature=10.0)
+    theirs = Library(
+        codebook_size=64, dim=6, entropy_loss_weight=0.3, commitment_loss_weight=0.2, spherical=kind == "bsq"
+    )
+    wanted, codes, loss = theirs(vectors, inv_temperature=temperature)
     found = model.quantizer(vectors)
-    assert torch.equal(found.codes, codes.long())
+    assert torch.equal(model.codec().decode(found.digits), codes.long())
     torch.testing.assert_close(found.vectors, wanted)
     torch.testing.assert_close(found.loss, loss)
 
@@ -203,7 +210,7 @@ def test_every_code_decodes_and_others_are_refused(kind: str) -> None:
         model.decode(codes.float())
 
 
-@pytest.mark.parametrize("kind", ["fsq", "lfq"])
+@pytest.mark.parametrize("kind", ["fsq", "lfq", "bsq"])
 def test_radices_are_the_digits_of_a_code(kind: str) -> None:
     model = make(kind)
     digits = torch.cartesian_prod(*map(torch.arange, model.radices))  # in code order, most significant first
@@ -233,13 +240,18 @@ def test_images_that_do_not_fit_are_refused(images: Tensor, message: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quantizer": "pq"}, "'pq'.*vq, fsq, lfq"),
+        ({"quantizer": "pq"}, "'pq'.*vq, fsq, lfq, bsq, rvq, gvq"),
         ({"downsample": 8}, "downsample=8.*4"),
         ({"widths": [16, 20]}, "20"),
         ({"widths": [16]}, "same length"),
         ({"quantizer": "fsq", "levels": [4, 4], "num_codes": 15}, "num_codes=15.*product"),
         ({"quantizer": "lfq", "num_codes": 48}, "48.*power of two"),
-        ({"quantizer": "lfq", "num_codes": 2**40}, f"num_codes={2**40} must lie in"),
+        ({"quantizer": "vq", "num_codes": 2**40}, f"num_codes={2**40} must lie in .*fsq, bsq or rvq"),
+        ({"quantizer": "bsq", "num_codes": 2**257}, f"num_codes={2**257} must lie in"),
+        ({"quantizer": "bsq", "num_codes": 2**36 - 1}, "power of two"),
+        ({"quantizer": "rvq", "levels": [8, 8], "num_codes": 65}, "num_codes=65.*product"),
+        ({"quantizer": "rvq", "levels": [8, 8], "num_codes": 64, "cosine": True}, "cosine"),
+        ({"quantizer": "gvq", "levels": [2, 2, 2], "num_codes": 8}, "code_dim=8 must be a multiple of 3"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
