@@ -62,8 +62,7 @@ def digit_facts(data: CodeDataset) -> list[str]:
         f"values used, by level: {used}",
         f"entropy by level, nats: {', '.join(f'{each:.3f}' for each in entropies)}",
         f"different tokens: {different:,} of {tokens:,}",
-        f"sum of the entropies: {total:.4f} nats = {total / math.log(2):.4f} bits a token, the floor of a model without
-        "
+        f"sum of the entropies: {total:.4f} nats = {total / math.log(2):.4f} bits a token, the floor of a model without "
         "context and with independent digits",
         f"NELBO of an untrained model: ln C = {math.log(data.num_codes):.4f} nats a token",
     ]

@@ -91,8 +91,7 @@ class ImageTokenizerBase(nn.Module):
         digits = digits.long()
         odd = ((digits < MASK_ID) | (digits >= torch.tensor(bounds, device=digits.device))).any(-1)
         if odd.any():
-            raise ValueError(f"digits {digits[odd][0].tolist()} must lie below {list(bounds)}, or be {MASK_ID}
-            (masked)")
+            raise ValueError(f"digits {digits[odd][0].tolist()} must lie below {list(bounds)}, or be {MASK_ID} (masked)")
         return self._images(digits).clamp(0, 1)
 
     @torch.no_grad()
