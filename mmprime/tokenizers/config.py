@@ -131,7 +131,7 @@ class ImageTokenizerConfig:
             raise ValueError(f"{source}: values are written out, without ${{...}}")
         try:
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:  # TypeError: a mapping where a list belongs
             raise ValueError(f"{source}: {str(error).splitlines()[0]}") from error
         assert isinstance(config, cls)
         config.check()
