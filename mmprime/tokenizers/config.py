@@ -49,7 +49,9 @@ class ImageTokenizerConfig:
     code_dim: int = _number(24, "[2, 8192]")  # vq, rvq, gvq: width of a code vector
     cosine: bool = False  # vq, gvq: compare directions only
     decay: float = _number(0.98, "[0, 1)")  # vq, rvq, gvq: of the moving averages that make the code book
-    revive_below: float = _number(1.0, "[0, 1e6]")  # vq, rvq, gvq: a code hit fewer times a step gets a vector of the step
+    revive_below: float = _number(
+        1.0, "[0, 1e6]"
+    )  # vq, rvq, gvq: a code hit fewer times a step gets a vector of the step
     commitment: float = _number(0.25, "[0, 1e6]")  # all but fsq: pull of the encoder towards its code
     levels: list[int] = field(
         default_factory=list, metadata=_each(f"[2, {MAX_LEVELS}]")
@@ -117,7 +119,9 @@ class ImageTokenizerConfig:
         if kind in ("vq", "rvq", "gvq") and self.code_dim < 2:
             raise ValueError(f"tokenizer.code_dim={self.code_dim} must be at least 2")
         if kind == "gvq" and self.code_dim % len(levels):
-            raise ValueError(f"tokenizer.code_dim={self.code_dim} must be a multiple of {len(levels)}, one part a level")
+            raise ValueError(
+                f"tokenizer.code_dim={self.code_dim} must be a multiple of {len(levels)}, one part a level"
+            )
         if kind == "rvq" and self.cosine:
             raise ValueError("tokenizer.cosine=true is for vq and gvq: a residual of directions means nothing")
 
