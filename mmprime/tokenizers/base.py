@@ -119,6 +119,10 @@ class ImageTokenizerBase(nn.Module):
             raise ValueError(f"codes span [{low}, {high}] but must lie in [0, {self.num_codes})")
         return self.decode_digits(self.codec().encode(codes))
 
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Images of codes (B, h, w), as `decode`, or of digits (B, h, w, S), as `decode_digits`."""
+        return self.decode_digits(tokens) if tokens.dim() == 4 else self.decode(tokens)
+
     def codebook_vectors(self) -> Tensor:
         """(C, d): the vector of every code. Raises ValueError where there is no such table, or it is too large."""
         raise ValueError(f"a tokenizer of kind {self.kind!r} has digits {list(self.radices)} and no code book")
