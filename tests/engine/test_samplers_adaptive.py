@@ -234,6 +234,18 @@ def test_descriptions_are_their_formulas():
     assert Moment(power=2.0).describe(probs, value, index, {})[:, 0].tolist() == pytest.approx([math.log(0.54), 0.0])
 
 
+@pytest.mark.parametrize("sampler", [Margin(), Entropy(), Confidence(), Moment(power=2.0), Threshold()], ids=str)
+def test_descriptions_of_factors_are_those_of_their_product(sampler):
+    """A unit of two digits, described by its factors and by all nine pairs; the runner-up differs in either."""
+    one, two = [0.7, 0.2, 0.1], [0.6, 0.35, 0.05]
+    factors = torch.tensor([[one, two], [two, one]], dtype=torch.float64)
+    value, index = torch.tensor([[1, 0], [2, 1]]), torch.tensor([[0, 0, 0], [0, 1, 0]])
+    pairs = (factors[:, 0, :, None] * factors[:, 1, None]).flatten(1)[:, None]
+    pair = 3 * value[:, :1] + value[:, 1:]
+    found, want = sampler.describe(factors, value, index, {}), sampler.describe(pairs, pair, index, {})
+    assert found.flatten().tolist() == pytest.approx(want.flatten().tolist())
+
+
 @pytest.mark.parametrize(("sampler", "heat"), [(Confidence(3, noise=2.0), 2.0), (Moment(3), 1.0)])
 def test_noise_draws_the_first_unit_in_proportion_to_the_power_of_its_score(sampler, heat):
     """The largest of s_i + r·Gumbel is i with chance softmax(s / r)_i; with the noise of the other sign it is not."""
