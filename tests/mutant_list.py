@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    """old, new: an expression or a statement, as Python text; old stands once in the function `where`."""
-
-    name: str
-    file: str
-    where: str
-    old: str
-    new: str
-    test: str  # a file, or a file::test where the file is slow
-
-    @property
-    def file_of_test(self) -> str:
-        return self.test.partition("::")[0]
-
-
-def m(name: str, place: str, old: str, new: str, test: str) -> Mutant:
-    """place: "file:function", the file in mmprime/engine or, from a slash on, in mmprime; test: likewise."""
-    file, _, where = place.partition(":")
-    test, *node = test.split("::")
-    path, tests = (part[1:] if part.startswith("/") else f"engine/{part}" for part in (file, test))
-    folder, _, stem = tests.rpartition("/")
-    return Mutant(name, f"mmprime/{path}.py", where, old, new, "::".join([f"tests/{folder}/test_{stem}.py", *node]))
-
-
-def rule(case: str) -> str:
-    return f"samplers_exact::test_samples_have_the_exact_distribution_of_the_rule[{case}]"
-
+from mutant import m
+from mutant_samplers import OF_SAMPLERS
 
 NUCLEUS = "sampling::test_temperature_and_nucleus_on_one_token"
 TIES = "sampling::test_a_nucleus_is_cut_exactly_and_of_equal_codes_the_first_stay"
 UNIFORMS = "sampling::test_uniforms_are_finer_than_float32"
 IDLE = "sampling::test_idle_steps_are_not_computed_and_compacting_changes_no_digit"
-QUOTA = "samplers_adaptive::test_the_quota_of_a_step_follows_the_pace"
-DEPTH = "samplers_adaptive::test_a_quota_beyond_the_tokens_goes_into_their_depth"
-NOISE = "samplers_adaptive::test_noise_draws_the_first_unit_in_proportion_to_the_power_of_its_score"
 WALK = "heads::test_exact_values_are_those_of_a_walk_over_states"
 DRAWN = "heads::test_plans_draw_the_distribution_they_score"
 KNOWN = "heads::test_a_chain_is_trained_on_every_set_of_known_digits"
 TOLD = "heads::test_the_factored_head_is_told_nothing_of_its_step"
 SOME = "heads::test_guidance_of_some_tokens_leaves_the_others_as_they_are"
-FACTORS = "samplers_adaptive::test_descriptions_of_factors_are_those_of_their_product"
+FACTORS = "samplers_select::test_descriptions_of_factors_are_those_of_their_product"
 ALONE = "alone_and_together"
 JOINT = "TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)"
 NEXT = "process.next_reveals(canvas, rows.y, y_t, masked, rate)"
@@ -228,108 +197,7 @@ MUTANTS = [
       "particles"),
     m("particles of other examples", "particles:_resample",
       "picked + particles * torch.arange(batch).repeat_interleave(count)", "picked", "particles"),
-    # samplers: quota, depth, noise
-    m("quota of the step before", "samplers/base:Paced.quota", "1 - view.step / self.steps",
-      "1 - (view.step - 1) / self.steps", QUOTA),
-    m("quota forgets what is done", "samplers/base:Paced.quota", "done - (view.total - view.left)", "done",
-      QUOTA),
-    m("quota may be none", "samplers/base:Paced.quota", "(done - (view.total - view.left)).clamp(min=1)",
-      "(done - (view.total - view.left)).clamp(min=0)", QUOTA),
-    m("quota ignores the pace", "samplers/base:Paced.quota", "self.pace", "Schedule.linear()", QUOTA),
-    m("quota in the depth of one digit", "samplers/base:Paced.select",
-      "(quota + candidates - 1) // candidates.clamp(min=1)", "torch.ones_like(quota)", DEPTH),
-    m("as many tokens as units", "samplers/base:Paced.select", "(quota + depth - 1) // depth.clamp(min=1)", "quota",
-      DEPTH),
-    m("depth is not looked at", "samplers/base:View.masked_of", "1 if depth is None else depth[:, None]", "1",
-      DEPTH),
-    m("last step leaves a rest", "samplers/base:Paced.select", "view.step >= self.steps", "False",
-      "samplers_adaptive::test_the_last_step_takes_all_however_deep"),
-    m("the worst first", "samplers/base:View.best", "score.masked_fill(~among, -torch.inf)",
-      "(-score).masked_fill(~among, -torch.inf)", rule("margin-digit-3")),
-    m("noise the other way", "samplers/base:View.gumbel", "-(-self.noise.log()).log()", "(-self.noise.log()).log()",
-      NOISE),
-    m("noise does not fade", "samplers/confidence:Confidence.score",
-      "self.noise * (1 - self.progress(view)) * view.gumbel()", "self.noise * view.gumbel()",
-      rule("confidence-digit-4")),
-    m("confidence without its noise", "samplers/confidence:Confidence.score",
-      "view.feature[..., 0] + self.noise * (1 - self.progress(view)) * view.gumbel()", "view.feature[..., 0]",
-      rule("confidence-token-2")),
-    # samplers: what each selects
-    m("margin is the best value alone", "samplers/margin:Margin.describe",
-      "first.prod(-1) - others.prod(-1).amax(-1)", "first.prod(-1)",
-      "samplers_adaptive::test_descriptions_are_their_formulas"),
-    m("highest entropy first", "samplers/entropy:Entropy.describe", "-entropy_nats(probs)",
-      "entropy_nats(probs)", rule("entropy-digit-3")),
-    m("moment without its power", "samplers/moment:Moment.describe", "self.power * probs.log()", "probs.log()",
-      "samplers_adaptive::test_descriptions_are_their_formulas"),
-    m("moment draws what is not sharpened", "samplers/moment:Moment.sharpness", "self.power", "1.0",
-      rule("moment-token-2")),
-    m("entropy bound counts the least certain", "samplers/entropy_bounded:EntropyBounded.select",
-      "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)",
-      "samplers_adaptive::test_entropy_bounded_takes_the_largest_set_under_its_bound"),
-    m("entropy bound of the least certain", "samplers/entropy_bounded:EntropyBounded.select", "view.best(-nats, count)",
-      "view.best(nats, count)", rule("entropy_bounded-digit")),
-    m("blocks from the end", "samplers/blocks:Blocks.window",
-      "torch.where(candidate, block, len(block)).amin(-1, keepdim=True)",
-      "torch.where(candidate, block, -1).amax(-1, keepdim=True)", rule("blocks-digit")),
-    m("blocks look beyond the window", "samplers/blocks:Blocks.select",
-      "replace(view, candidate=self.window(view.candidate))", "view",
-      "samplers_adaptive::test_a_block_takes_nothing_of_the_next"),
-    m("entropy budget without the last step", "samplers/entropy_budget:EntropyBudget.select",
-      "self.steps - view.step + 1", "self.steps - view.step",
-      "samplers_adaptive::test_an_entropy_budget_spends_its_share_of_what_is_left"),
-    m("entropy budget of the candidates alone", "samplers/entropy_budget:EntropyBudget.select",
-      "ordered.masked_fill(ordered.isinf(), 0).sum(-1) * view.left / candidates.clamp(min=1)",
-      "ordered.masked_fill(ordered.isinf(), 0).sum(-1)", rule("entropy_budget-digit-2")),
-    m("threshold from below", "samplers/threshold:Threshold.select", "sure > self.threshold", "sure < self.threshold",
-      "samplers_adaptive::test_threshold_takes_all_that_is_sure_and_at_least_the_best"),
-    m("factor k for k + 1", "samplers/factor:Factor.select", "k + 1", "k",
-      "samplers_adaptive::test_factor_takes_the_largest_k_of_its_rule"),
-    m("klass does not wait", "samplers/klass:Klass.select", "calm >= self.history", "calm >= 0", rule("klass-digit")),
-    m("klass: divergence the other way", "samplers/klass:Klass.describe", "probs * ratio", "before * -ratio",
-      "samplers_adaptive::test_klass_takes_the_divergence_of_now_from_before"),
-    m("klass compares another digit", "samplers/klass:Klass.describe",
-      "known = memory['digit'][example, token] == digit", "known = memory['digit'][example, token] >= 0",
-      rule("klass-digit")),
-    m("remasking beyond its cap", "samplers/remdm:ReMDM._sigma", "min(self.eta, limit)", "self.eta",
-      rule("remdm-token-4-cap")),
-    m("remasking rescaled without eta", "samplers/remdm:ReMDM._sigma", "self.eta * limit", "limit",
-      "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking of the surest", "samplers/remdm:ReMDM._sigma", "-view.memory['confidence'][view.example]",
-      "view.memory['confidence'][view.example]", "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking without revealing more", "samplers/remdm:ReMDM.select", "after - (1 - again) * before",
-      "after - before", "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking loop without its hold", "samplers/remdm:ReMDM.alpha", "self.kind != 'loop'", "True",
-      rule("remdm-token-4-loop")),
-    m("path planning without its eta", "samplers/p2:PathPlanning.select", "self.eta * score", "score",
-      "samplers_adaptive::test_path_planning_keeps_the_most_credible"),
-    m("path planning a step ahead", "samplers/p2:PathPlanning.select", "view.total * view.step",
-      "view.total * (view.step + 1)", "samplers_adaptive::test_path_planning_keeps_the_most_credible"),
-    m("corrector masks without revealing more", "samplers/corrector:Corrector.chances",
-      "after - (1 - sigma) * before", "after - before", "samplers_corrector"),
-    m("corrector masks beyond its limit", "samplers/corrector:Corrector.chances",
-      "min(self.beta(step) * (after - before), 1 - after)", "self.beta(step) * (after - before)",
-      "samplers_corrector"),
-    m("corrector takes the time from the other end", "samplers/corrector:Corrector.beta",
-      "(step - 1) / self.steps", "1 - (step - 1) / self.steps", "samplers_corrector"),
-    m("what reveals nothing is forwarded", "rollout:Rollout.step",
-      "self._propose(example, reveal.reveal, reveal.reveal, u)",
-      "self._propose(example, self.masked[example], self.masked[example], u)", "samplers_corrector"),
-    m("given digits are masked again", "rollout:Rollout._view", "free & ~masked", "~masked", "samplers_corrector"),
-    m("mixture counts the share anew at each step", "samplers/mixture:Mixture.select",
-      "self._planned(done + quota) - self._planned(done)", "self._planned(quota)", "samplers_mixture"),
-    m("the rule takes what the plan has taken", "samplers/mixture:Mixture.select", "view.masked & ~by_plan",
-      "view.masked", "samplers_mixture"),
-    m("all examples follow the first one's plan", "samplers/mixture:Mixture._next",
-      "view.memory['order'][view.example]", "view.memory['order'][0 * view.example]", "samplers_mixture"),
-    m("mixture follows the plan from its end", "samplers/mixture:Mixture._next", "left <= count[:, None]",
-      "left > left.amax(-1, keepdim=True) - count[:, None]", rule("mixture-digit-4")),
-    m("region begins a step early", "samplers/regions:Region.steps", "round(self.window[0] * total) + 1",
-      "int(self.window[0] * total) + 1", "samplers_regions"),
-    m("region ends a step early", "samplers/regions:Region.steps", "round(self.window[1] * total)",
-      "int(self.window[1] * total)", "samplers_regions"),
-    m("regions judge the batch as one", "samplers/regions:Regions._parts", "(free & part.mask).any(-1)",
-      "(free & part.mask).any()", f"{ALONE}::test_regions_treat_an_example_alone_as_in_a_batch"),
+    *OF_SAMPLERS,
     # finite steps
     m("a step forgets that the rest is masked", "masking/base:Masking.step_chance",
       "(after - before) / torch.where(masked > 0, masked, 1.0)", "after - before", "masking_steps"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import digit_oracle
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from mmprime.engine import (
     Head,
     NonFiniteLogits,
     Plan,
+    Schedule,
     Span,
     begin,
     exact_nelbo,
@@ -53,7 +55,8 @@ def test_exact_values_are_those_of_a_walk_over_states(
 ) -> None:
     model = digit_oracle.DigitTable(world.canvas, head)
     value = exact_nelbo(model, world.canvas, world.y, steps, masking)
-    nll, bound = oracle.likelihood_of(model, world.canvas, world.y, masking, steps=steps, log_p=digit_oracle.log_reveal)
+    log_p = digit_oracle.log_reveal
+    nll, bound = oracle_walk.likelihood_of(model, world.canvas, world.y, masking, steps=steps, log_p=log_p)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
     assert float((-value.nll).exp().sum()) == pytest.approx(1, abs=1e-9)  # a distribution over all configurations
@@ -77,7 +80,7 @@ def test_estimates_have_the_exact_bound_as_their_mean(head: Head, masking: str, 
 def test_plans_draw_the_distribution_they_score(head: Head, masking: str) -> None:
     for world in WORLDS:
         model = digit_oracle.DigitTable(world.canvas, head)
-        plan = Plan.ancestral(world.canvas, oracle.Schedule.linear(), 2, 8000, 5, masking=masking)
+        plan = Plan.ancestral(world.canvas, Schedule.linear(), 2, 8000, 5, masking=masking)
         found = sample(model, world.canvas, plan, generator=6)
         want = oracle.mixture(model, world, plan.rank, digit_oracle.log_reveal)
         oracle.assert_distribution(oracle.counts_of(world.index(found.y), len(world.y)), want)
@@ -153,22 +156,28 @@ def test_the_joint_loss_of_digits_is_a_bound_where_none_depends_on_another(head:
 
 
 def test_a_chain_is_trained_on_every_set_of_known_digits() -> None:
-    seen: set[tuple[int, tuple[bool, ...]]] = set()
+    known: set[tuple[int, tuple[bool, ...]]] = set()  # of each digit asked for: what the network may look at,
+    of_step: set[tuple[int, tuple[bool, ...]]] = set()  # and which of that is masked for the trunk
 
     class Watched(digit_oracle.DigitTable):
+        def __call__(self, y, canvas, cond=None):
+            self.visible = y[(y < 0).any(-1)]
+            return super().__call__(y, canvas, cond)
+
         def digit_logits(self, hidden, span, query):
-            seen.update(zip(query.level.tolist(), map(tuple, (query.known >= 0).tolist())))
+            looked_at, level = query.known >= 0, query.level.tolist()
+            known.update(zip(level, map(tuple, looked_at.tolist())))
+            of_step.update(zip(level, map(tuple, (looked_at & (self.visible[query.token] < 0)).tolist())))
             return super().digit_logits(hidden, span, query)
 
     model = Watched(TRIPLE.canvas, ChainHead())
     rows = TRIPLE.y[:1].expand(500, -1)
     joint_loss(model, TRIPLE.canvas, rows, masking="token_synchronous", generator=generator_of(1))
-    prefixes = {(level, tuple(j < level for j in range(3))) for level in range(3)}
-    assert seen == prefixes
+    assert known == of_step == {(level, tuple(j < level for j in range(3))) for level in range(3)}
     joint_loss(model, TRIPLE.canvas, rows, masking="independent", generator=generator_of(1))
-    assert seen == {
-        (j, known) for j in range(3) for known in itertools.product((False, True), repeat=3) if not known[j]
-    }
+    sets = list(itertools.product((False, True), repeat=3))
+    assert known == {(j, each) for j in range(3) for each in sets if not each[j]}
+    assert of_step == {(j, each) for j in range(3) for each in sets if not any(each[j:])}
 
 
 def test_only_the_digits_of_a_step_are_asked_for() -> None:
