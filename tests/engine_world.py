@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmprime.engine import Canvas, Codec, Masking, Plan, Schedule, Span, masking_of, random_order
+from mmprime.engine.heads import SoftmaxHead
 from mmprime.engine.order import class_priority, halton_priority
 from mmprime.engine.plan import plan_streams
 from mmprime.engine.rng import Randomness
@@ -24,7 +25,8 @@ def start_of(
 ) -> Start:
     """What a planned sampler makes its plan of."""
     masks = (canvas.full_mask(mask, batch) for mask in (given, absent))
-    return Start(canvas, *masks, plan_streams(generator, batch))
+    heads = {span.name: SoftmaxHead() for span in canvas.spans}
+    return Start(canvas, *masks, plan_streams(generator, batch), heads=heads)
 
 
 def count_plan(

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    """old, new: an expression or a statement, as Python text; old stands once in the function `where`."""
-
-    name: str
-    file: str
-    where: str
-    old: str
-    new: str
-    test: str  # a file, or a file::test where the file is slow
-
-    @property
-    def file_of_test(self) -> str:
-        return self.test.partition("::")[0]
-
-
-def m(name: str, place: str, old: str, new: str, test: str) -> Mutant:
-    """place: "file:function", the file in mmprime/engine or, from a slash on, in mmprime; test: likewise."""
-    file, _, where = place.partition(":")
-    test, *node = test.split("::")
-    path, tests = (part[1:] if part.startswith("/") else f"engine/{part}" for part in (file, test))
-    folder, _, stem = tests.rpartition("/")
-    return Mutant(name, f"mmprime/{path}.py", where, old, new, "::".join([f"tests/{folder}/test_{stem}.py", *node]))
-
-
-def rule(case: str) -> str:
-    return f"samplers_exact::test_samples_have_the_exact_distribution_of_the_rule[{case}]"
-
+from mutant import m
+from mutant_samplers import OF_SAMPLERS
 
 NUCLEUS = "sampling::test_temperature_and_nucleus_on_one_token"
 TIES = "sampling::test_a_nucleus_is_cut_exactly_and_of_equal_codes_the_first_stay"
 UNIFORMS = "sampling::test_uniforms_are_finer_than_float32"
 IDLE = "sampling::test_idle_steps_are_not_computed_and_compacting_changes_no_digit"
-QUOTA = "samplers_adaptive::test_the_quota_of_a_step_follows_the_pace"
-DEPTH = "samplers_adaptive::test_a_quota_beyond_the_tokens_goes_into_their_depth"
-NOISE = "samplers_adaptive::test_noise_draws_the_first_unit_in_proportion_to_the_power_of_its_score"
+WALK = "heads::test_exact_values_are_those_of_a_walk_over_states"
+DRAWN = "heads::test_plans_draw_the_distribution_they_score"
+KNOWN = "heads::test_a_chain_is_trained_on_every_set_of_known_digits"
+TOLD = "heads::test_the_factored_head_is_told_nothing_of_its_step"
+SOME = "heads::test_guidance_of_some_tokens_leaves_the_others_as_they_are"
+FACTORS = "samplers_select::test_descriptions_of_factors_are_those_of_their_product"
 ALONE = "alone_and_together"
 JOINT = "TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)"
 NEXT = "process.next_reveals(canvas, rows.y, y_t, masked, rate)"
@@ -128,8 +103,8 @@ MUTANTS = [
       "likelihood::test_joint_loss_counts_neither_given_nor_absent_digits"),
     m("joint loss scores absent parts", "masking/base:Masking.order", "~(given | absent)", "~given",
       "likelihood::test_joint_loss_counts_neither_given_nor_absent_digits"),
-    m("joint loss without n/m", "likelihood:joint_loss", "_weighed(denoiser, canvas, y_t, whole, rows.cond)",
-      "_weighed(denoiser, canvas, y_t, Reveals(whole.after, (whole.weight > 0).to(whole.weight)), rows.cond)",
+    m("joint loss without n/m", "likelihood:joint_loss", JOINT,
+      JOINT.replace("weight", "(weight > 0).to(weight)"),
       "likelihood::test_joint_loss_counts_neither_given_nor_absent_digits"),
     m("exact: Jensen the other way", "exact:exact_nelbo", "log_weight - plan_nats", "log_weight + plan_nats", "exact"),
     m("exact: chances of the grid reversed", "exact:_grids", "process.visible(canvas, times).diff(dim=0)",
@@ -139,17 +114,17 @@ MUTANTS = [
     # head, sampling, guidance
     m("carry-over on the wrong axis", "heads/softmax:constrain", "y[:, axis]", "y[:, -1 - axis]", "exact"),
     m("posterior forgets what is visible", "heads/softmax:log_posterior", "constrain(grid, y)", "grid", "exact"),
-    m("draw forgets what is visible", "heads/softmax:sample_cells", "constrain(grid, y)", "grid", "sampling"),
-    m("temperature multiplies", "heads/softmax:sample_cells", "score /= torch.where(heat > 0, heat, 1.0)",
+    m("draw forgets what is visible", "heads/softmax:SoftmaxHead.draw", "constrain(grid, visible)", "grid", "sampling"),
+    m("temperature multiplies", "heads/base:draw_from", "score /= torch.where(heat > 0, heat, 1.0)",
       "score *= torch.where(heat > 0, heat, 1.0)", NUCLEUS),
-    m("nucleus one code short", "heads/softmax:_nucleus", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)",
+    m("nucleus one code short", "heads/base:_nucleus", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)",
       NUCLEUS),
-    m("nucleus one code more at a tie with top_p", "heads/softmax:_nucleus", "before >= top_p", "before > top_p", TIES),
-    m("nucleus takes the later of equal codes", "heads/softmax:_nucleus",
+    m("nucleus one code more at a tie with top_p", "heads/base:_nucleus", "before >= top_p", "before > top_p", TIES),
+    m("nucleus takes the later of equal codes", "heads/base:_nucleus",
       "weights.sort(dim=-1, descending=True, stable=True)",
       "[each.flip(-1) for each in weights.sort(dim=-1, stable=True)]", TIES),
-    m("temperature of the token's first digit", "rollout:ValueSampling.of",
-      "canvas.view(self.temperature, span.name)[token, first]", "canvas.view(self.temperature, span.name)[token, 0]",
+    m("temperature of the token's first digit", "heads/softmax:SoftmaxHead.draw",
+      "heat.gather(1, first[:, None])[:, 0]", "heat[:, 0]",
       "rollout::test_a_token_takes_the_temperature_of_the_first_digit_it_reveals"),
     m("digits of a cell reversed", "heads/softmax:unravel", "digits[::-1]", "digits", "sampling"),
     m("uniforms in float32", "rng:uniforms", "torch.rand(width, generator=g, dtype=torch.float64)",
@@ -158,11 +133,54 @@ MUTANTS = [
       "torch.searchsorted(cdf, target, right=False)", UNIFORMS),
     m("idle examples are forwarded", "rollout:Rollout.step", "some = reveal.reveal.any(-1)",
       "some = torch.ones(len(example), dtype=torch.bool)", IDLE),
-    m("chunks misaligned", "denoiser:reveal_nats", "aim[:, batch, token][:, part]",
-      "aim[:, batch, token].flip(1)[:, part]", "denoiser"),
-    m("guidance w - 1 for w", "guidance:Guided.logits", "weight * (conditional - without)",
-      "(weight - 1) * (conditional - without)",
-      "guidance"),
+    m("chunks misaligned", "denoiser:reveal_nats", "_chunk_nats(network, tokens, aim[:, b, i], allowed)",
+      "_chunk_nats(network, tokens, aim[:, b, i].flip(1), allowed)", "denoiser"),
+    # heads that draw digits
+    m("digits: rounds cut with ceil for floor", "heads/chain:ChainHead.round_of",
+      "torch.arange(levels) * min(self.rounds or levels, levels) // levels",
+      "-(-torch.arange(levels) * min(self.rounds or levels, levels) // levels)", WALK),
+    m("digits: one round less", "heads/chain:ChainHead.round_of", "min(self.rounds or levels, levels)",
+      "max(1, min(self.rounds or levels, levels) - 1)", WALK),
+    m("digits: a digit sees its own round", "heads/chain:ChainHead.nats", "rounds < rounds[level, None]",
+      "rounds <= rounds[level, None]", WALK),
+    m("digits: known ones are not looked at", "heads/chain:ChainHead.nats",
+      "revealed if known is None else revealed & known", "revealed", KNOWN),
+    m("digits: a draw sees visible digits only", "heads/chain:ChainHead.draw",
+      "DigitQuery(token, level, digits[token])", "DigitQuery(token, level, tokens.visible[token])", DRAWN),
+    m("digits: uniform of another level", "heads/chain:ChainHead.draw", "request.u[token, level]",
+      "request.u[token, 0]", DRAWN),
+    m("digits: temperature of the first level", "heads/chain:ChainHead.draw", "heat[token, level]", "heat[token, 0]",
+      "heads::test_temperature_and_nucleus_act_on_each_digit"),
+    m("digits: factored said to chain", "heads/factored:FactoredHead", "chains: ClassVar[bool] = False",
+      "chains: ClassVar[bool] = True", TOLD),
+    m("digits: factored in as many rounds as digits", "heads/factored:FactoredHead",
+      "rounds: int = field(default=1, init=False)", "rounds: int = field(default=9, init=False)", TOLD),
+    m("digits: what contradicts the visible is possible", "heads/chain:ChainHead.nats", "bool(never.any())", "False",
+      "heads::test_what_contradicts_the_visible_is_impossible_and_revealing_nothing_is_free"),
+    m("digits: guided ones without their rows", "guidance:Guided.digit_logits",
+      "DigitQuery(query.token[rows], query.level[rows], query.known[rows])",
+      "DigitQuery(*(each[:len(rows)] for each in query))", SOME),
+    m("digits: guided by the weights of the first rows", "guidance:Guided.digit_logits",
+      "_guided(with_condition, without, weight[rows, None], rows)",
+      "_guided(with_condition, without, hidden[:len(rows), -1:], rows)", SOME),
+    m("digits: trained on all known", "likelihood:_any_subset", "(u < chance[:, canvas.token_of]).to(rows.y.device)",
+      "torch.ones_like(rows.y, dtype=torch.bool)", KNOWN),
+    m("digits: trained on none known", "likelihood:_any_subset", "(u < chance[:, canvas.token_of]).to(rows.y.device)",
+      "torch.zeros_like(rows.y, dtype=torch.bool)", KNOWN),
+    m("digits: trained on subsets where there are none", "likelihood:joint_loss", "chains and process.any_subset",
+      "chains", KNOWN),
+    m("digits: margin's runner-up in all factors", "samplers/margin:Margin.describe",
+      "others.diagonal(dim1=1, dim2=2).copy_(second)", "others.copy_(second[:, None].expand_as(others))", FACTORS),
+    m("digits: margin's runner-up of the last factor", "samplers/margin:Margin.describe",
+      "others.prod(-1).amax(-1)", "others.prod(-1)[:, -1]", FACTORS),
+    m("digits: entropies of factors averaged", "samplers/base:entropy_nats",
+      "-torch.special.xlogy(probs, probs).sum(-1).sum(-1, keepdim=True)",
+      "-torch.special.xlogy(probs, probs).sum(-1).mean(-1, keepdim=True)", FACTORS),
+    m("digits: chance of the first factor", "samplers/base:log_chance",
+      "probs.gather(-1, value[..., None])[..., 0].clamp(min=1e-300).log().sum(-1, keepdim=True)",
+      "probs.gather(-1, value[..., None])[..., 0].clamp(min=1e-300).log()[:, :1]", FACTORS),
+    m("guidance w - 1 for w", "guidance:_guided", "weight * (conditional - without)",
+      "(weight - 1) * (conditional - without)", "guidance"),
     m("guidance ramp downwards", "guidance:Guided._weight", "y >= 0", "y < 0", "guidance"),
     m("guidance drops parts of spans", "guidance:Guided.condition", "(given | ~inside).all(-1, keepdim=True)",
       "(given | ~inside).any(-1, keepdim=True)", "guidance"),
@@ -179,107 +197,7 @@ MUTANTS = [
       "particles"),
     m("particles of other examples", "particles:_resample",
       "picked + particles * torch.arange(batch).repeat_interleave(count)", "picked", "particles"),
-    # samplers: quota, depth, noise
-    m("quota of the step before", "samplers/base:Paced.quota", "1 - view.step / self.steps",
-      "1 - (view.step - 1) / self.steps", QUOTA),
-    m("quota forgets what is done", "samplers/base:Paced.quota", "done - (view.total - view.left)", "done",
-      QUOTA),
-    m("quota may be none", "samplers/base:Paced.quota", "(done - (view.total - view.left)).clamp(min=1)",
-      "(done - (view.total - view.left)).clamp(min=0)", QUOTA),
-    m("quota ignores the pace", "samplers/base:Paced.quota", "self.pace", "Schedule.linear()", QUOTA),
-    m("quota in the depth of one digit", "samplers/base:Paced.select",
-      "(quota + candidates - 1) // candidates.clamp(min=1)", "torch.ones_like(quota)", DEPTH),
-    m("as many tokens as units", "samplers/base:Paced.select", "(quota + depth - 1) // depth.clamp(min=1)", "quota",
-      DEPTH),
-    m("depth is not looked at", "samplers/base:View.masked_of", "1 if depth is None else depth[:, None]", "1",
-      DEPTH),
-    m("last step leaves a rest", "samplers/base:Paced.select", "view.step >= self.steps", "False",
-      "samplers_adaptive::test_the_last_step_takes_all_however_deep"),
-    m("the worst first", "samplers/base:View.best", "score.masked_fill(~among, -torch.inf)",
-      "(-score).masked_fill(~among, -torch.inf)", rule("margin-digit-3")),
-    m("noise the other way", "samplers/base:View.gumbel", "-(-self.noise.log()).log()", "(-self.noise.log()).log()",
-      NOISE),
-    m("noise does not fade", "samplers/confidence:Confidence.score",
-      "self.noise * (1 - self.progress(view)) * view.gumbel()", "self.noise * view.gumbel()",
-      rule("confidence-digit-4")),
-    m("confidence without its noise", "samplers/confidence:Confidence.score",
-      "view.feature[..., 0] + self.noise * (1 - self.progress(view)) * view.gumbel()", "view.feature[..., 0]",
-      rule("confidence-token-2")),
-    # samplers: what each selects
-    m("margin is the best value alone", "samplers/margin:Margin.describe", "two[:, :1] - two[:, 1:]", "two[:, :1]",
-      "samplers_adaptive::test_descriptions_are_their_formulas"),
-    m("highest entropy first", "samplers/entropy:Entropy.describe", "-entropy_nats(probs)[:, None]",
-      "entropy_nats(probs)[:, None]", rule("entropy-digit-3")),
-    m("moment without its power", "samplers/moment:Moment.describe", "self.power * probs.log()", "probs.log()",
-      "samplers_adaptive::test_descriptions_are_their_formulas"),
-    m("moment draws what is not sharpened", "samplers/moment:Moment.sharpness", "self.power", "1.0",
-      rule("moment-token-2")),
-    m("entropy bound counts the least certain", "samplers/entropy_bounded:EntropyBounded.select",
-      "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)",
-      "samplers_adaptive::test_entropy_bounded_takes_the_largest_set_under_its_bound"),
-    m("entropy bound of the least certain", "samplers/entropy_bounded:EntropyBounded.select", "view.best(-nats, count)",
-      "view.best(nats, count)", rule("entropy_bounded-digit")),
-    m("blocks from the end", "samplers/blocks:Blocks.window",
-      "torch.where(candidate, block, len(block)).amin(-1, keepdim=True)",
-      "torch.where(candidate, block, -1).amax(-1, keepdim=True)", rule("blocks-digit")),
-    m("blocks look beyond the window", "samplers/blocks:Blocks.select",
-      "replace(view, candidate=self.window(view.candidate))", "view",
-      "samplers_adaptive::test_a_block_takes_nothing_of_the_next"),
-    m("entropy budget without the last step", "samplers/entropy_budget:EntropyBudget.select",
-      "self.steps - view.step + 1", "self.steps - view.step",
-      "samplers_adaptive::test_an_entropy_budget_spends_its_share_of_what_is_left"),
-    m("entropy budget of the candidates alone", "samplers/entropy_budget:EntropyBudget.select",
-      "ordered.masked_fill(ordered.isinf(), 0).sum(-1) * view.left / candidates.clamp(min=1)",
-      "ordered.masked_fill(ordered.isinf(), 0).sum(-1)", rule("entropy_budget-digit-2")),
-    m("threshold from below", "samplers/threshold:Threshold.select", "sure > self.threshold", "sure < self.threshold",
-      "samplers_adaptive::test_threshold_takes_all_that_is_sure_and_at_least_the_best"),
-    m("factor k for k + 1", "samplers/factor:Factor.select", "k + 1", "k",
-      "samplers_adaptive::test_factor_takes_the_largest_k_of_its_rule"),
-    m("klass does not wait", "samplers/klass:Klass.select", "calm >= self.history", "calm >= 0", rule("klass-digit")),
-    m("klass: divergence the other way", "samplers/klass:Klass.describe", "probs * ratio", "before * -ratio",
-      "samplers_adaptive::test_klass_takes_the_divergence_of_now_from_before"),
-    m("klass compares another digit", "samplers/klass:Klass.describe",
-      "known = memory['digit'][example, token] == digit", "known = memory['digit'][example, token] >= 0",
-      rule("klass-digit")),
-    m("remasking beyond its cap", "samplers/remdm:ReMDM._sigma", "min(self.eta, limit)", "self.eta",
-      rule("remdm-token-4-cap")),
-    m("remasking rescaled without eta", "samplers/remdm:ReMDM._sigma", "self.eta * limit", "limit",
-      "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking of the surest", "samplers/remdm:ReMDM._sigma", "-view.memory['confidence'][view.example]",
-      "view.memory['confidence'][view.example]", "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking without revealing more", "samplers/remdm:ReMDM.select", "after - (1 - again) * before",
-      "after - before", "samplers_adaptive::test_the_chances_of_remasking"),
-    m("remasking loop without its hold", "samplers/remdm:ReMDM.alpha", "self.kind != 'loop'", "True",
-      rule("remdm-token-4-loop")),
-    m("path planning without its eta", "samplers/p2:PathPlanning.select", "self.eta * score", "score",
-      "samplers_adaptive::test_path_planning_keeps_the_most_credible"),
-    m("path planning a step ahead", "samplers/p2:PathPlanning.select", "view.total * view.step",
-      "view.total * (view.step + 1)", "samplers_adaptive::test_path_planning_keeps_the_most_credible"),
-    m("corrector masks without revealing more", "samplers/corrector:Corrector.chances",
-      "after - (1 - sigma) * before", "after - before", "samplers_corrector"),
-    m("corrector masks beyond its limit", "samplers/corrector:Corrector.chances",
-      "min(self.beta(step) * (after - before), 1 - after)", "self.beta(step) * (after - before)",
-      "samplers_corrector"),
-    m("corrector takes the time from the other end", "samplers/corrector:Corrector.beta",
-      "(step - 1) / self.steps", "1 - (step - 1) / self.steps", "samplers_corrector"),
-    m("what reveals nothing is forwarded", "rollout:Rollout.step",
-      "self._propose(example, reveal.reveal, reveal.reveal, u[:, :tokens])",
-      "self._propose(example, self.masked[example], self.masked[example], u[:, :tokens])", "samplers_corrector"),
-    m("given digits are masked again", "rollout:Rollout._view", "free & ~masked", "~masked", "samplers_corrector"),
-    m("mixture counts the share anew at each step", "samplers/mixture:Mixture.select",
-      "self._planned(done + quota) - self._planned(done)", "self._planned(quota)", "samplers_mixture"),
-    m("the rule takes what the plan has taken", "samplers/mixture:Mixture.select", "view.masked & ~by_plan",
-      "view.masked", "samplers_mixture"),
-    m("all examples follow the first one's plan", "samplers/mixture:Mixture._next",
-      "view.memory['order'][view.example]", "view.memory['order'][0 * view.example]", "samplers_mixture"),
-    m("mixture follows the plan from its end", "samplers/mixture:Mixture._next", "left <= count[:, None]",
-      "left > left.amax(-1, keepdim=True) - count[:, None]", rule("mixture-digit-4")),
-    m("region begins a step early", "samplers/regions:Region.steps", "round(self.window[0] * total) + 1",
-      "int(self.window[0] * total) + 1", "samplers_regions"),
-    m("region ends a step early", "samplers/regions:Region.steps", "round(self.window[1] * total)",
-      "int(self.window[1] * total)", "samplers_regions"),
-    m("regions judge the batch as one", "samplers/regions:Regions._parts", "(free & part.mask).any(-1)",
-      "(free & part.mask).any()", f"{ALONE}::test_regions_treat_an_example_alone_as_in_a_batch"),
+    *OF_SAMPLERS,
     # finite steps
     m("a step forgets that the rest is masked", "masking/base:Masking.step_chance",
       "(after - before) / torch.where(masked > 0, masked, 1.0)", "after - before", "masking_steps"),
@@ -295,21 +213,21 @@ MUTANTS = [
     m("streams of 32 bits", "rng:seeded", "states[:, 0] = root", "root = root & 0xFFFFFFFF",
       "streams::test_every_bit_of_a_seed_counts"),
     m("a hash of 63 bits", "rng:mix", "return state", "return state >> 1", "streams::test_every_bit_of_a_seed_counts"),
-    m("logits that are no distribution are drawn from", "denoiser:token_grid", "not bool(top.isfinite().all())",
-      "False", "impossible::test_no_likelihood_is_made_of_what_is_no_distribution"),
+    m("logits that are no distribution are drawn from", "heads/softmax:SoftmaxHead.grid",
+      "not bool(top.isfinite().all())", "False", "impossible::test_no_likelihood_is_made_of_what_is_no_distribution"),
     m("an impossible state is NaN", "heads/softmax:log_posterior", "bool(posterior[:, 0].isnan().any())", "False",
       "impossible::test_of_an_impossible_state_everything_that_follows_is_impossible"),
     m("nothing times infinite nats", "likelihood:_weighed", "nats.masked_fill(weight == 0, 0.0)", "nats",
       "impossible::test_nothing_is_nan_where_the_impossible_is_visible"),
-    m("guidance revives the impossible", "guidance:Guided.logits",
+    m("guidance revives the impossible", "guidance:_guided",
       "torch.where(conditional.isneginf(), never, conditional + weight * (conditional - without))",
       "torch.where(conditional.isneginf(), 0.0, conditional + weight * (conditional - without))",
       "impossible::test_guidance_leaves_impossible_codes_impossible"),
     m("idle steps after the end", "rollout:Rollout.step", "self.idle_steps[example[~some]] += 1",
       "self.idle_steps += ~torch.isin(torch.arange(len(self.y)), example[some])",
       f"{ALONE}::test_idle_steps_end_with_the_example"),
-    m("path planning forgets what is given", "rollout:Rollout._propose_codes",
-      "whole & self.canvas.view(self.free, span.name)[example, inside]", "whole",
+    m("path planning forgets what is given", "rollout:Rollout._propose_values",
+      "whole & self.canvas.view(self.free, span.name)[example, tokens.index]", "whole",
       f"{ALONE}::test_path_planning_scores_an_unmasked_token_with_its_given_digits"),
     # evaluation
     m("error of a ratio as of its amounts alone", "/evaluation/likelihood:ratio", "amounts - value * sizes",

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutant_list import MUTANTS, Mutant
+from mutant import Mutant
+from mutant_list import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 
 import pytest
-from mutants import MUTANTS, ROOT, Mutant, mutate
+from mutant import Mutant
+from mutants import MUTANTS, ROOT, mutate
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

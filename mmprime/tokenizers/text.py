@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PAD, END = "<pad>", "<end>"
 _END_NAMES = (END, "<|endoftext|>", "</s>")
+_LEARNED_AT_ONCE = 1000  # bytes of an unbroken run: the trainer's time grows with the square of its length
 _GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
@@ -43,9 +44,13 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool = False) -> TextTokenizer:
         """A byte-level BPE of at most ``vocab_size`` ids learned from ``texts``; id 0 is pad, id 1 is end.
 
+        No merge is learned across each 1000th byte of an unbroken run of letters, digits, signs or blanks.
+
         Raises:
             ValueError: if ``vocab_size`` cannot hold the 256 bytes, pad and end.
         """
+        from tokenizers import Regex
+        from tokenizers.pre_tokenizers import Sequence, Split
         from tokenizers.trainers import BpeTrainer
 
         if vocab_size < 258:
@@ -57,7 +62,10 @@ class TextTokenizer:
             initial_alphabet=_byte_characters(),
             show_progress=False,
         )
+        runs = inner.pre_tokenizer
+        inner.pre_tokenizer = Sequence([runs, Split(Regex(f".{{1,{_LEARNED_AT_ONCE}}}"), "isolated")])
         inner.train_from_iterator((t.lower() if lowercase else t for t in texts), trainer)
+        inner.pre_tokenizer = runs
         return cls(inner, lowercase)
 
     @classmethod

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def test_exact_by_plans_equals_exact_by_states(masking: str, given: torch.Tensor
     denoiser, y = oracle.wrong(MIXED), MIXED.y[::4]
     known = [] if given is None else given.nonzero()[:, 0].tolist()
     value = exact_nelbo(denoiser, MIXED.canvas, y, masking=masking, given=given)
-    nll, bound = oracle.likelihood_of(denoiser, MIXED.canvas, y, masking, given=known)
+    nll, bound = oracle_walk.likelihood_of(denoiser, MIXED.canvas, y, masking, given=known)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
     assert (value.bound > value.nll + 1e-3).any()  # Jensen's gap is there to be seen
@@ -46,7 +47,7 @@ def test_exact_by_plans_equals_exact_by_states(masking: str, given: torch.Tensor
 def test_finite_exact_by_plans_equals_exact_by_states(masking: str, name: str, steps: int) -> None:
     denoiser, y = oracle.wrong(MIXED), MIXED.y[::8]
     value = exact_nelbo(denoiser, MIXED.canvas, y, steps, on(masking, SCHEDULES[name]))
-    nll, bound = oracle.likelihood_of(denoiser, MIXED.canvas, y, masking, SCHEDULES[name], steps)
+    nll, bound = oracle_walk.likelihood_of(denoiser, MIXED.canvas, y, masking, SCHEDULES[name], steps)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
 
@@ -116,7 +117,7 @@ def test_one_step_is_the_sum_of_the_token_marginals() -> None:
 def test_finite_exact_at_more_steps(masking: str) -> None:
     denoiser = oracle.wrong(PAIR)
     value = exact_nelbo(denoiser, PAIR.canvas, PAIR.y, 5, on(masking, Schedule.cosine()))
-    nll, bound = oracle.likelihood_of(denoiser, PAIR.canvas, PAIR.y, masking, Schedule.cosine(), 5)
+    nll, bound = oracle_walk.likelihood_of(denoiser, PAIR.canvas, PAIR.y, masking, Schedule.cosine(), 5)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
 
@@ -131,7 +132,7 @@ def test_the_continuous_bound_does_not_depend_on_the_schedule_and_the_finite_one
     assert expected_bound(PAIR, denoiser, masking=on("independent", Schedule.cosine())) == plain
     assert abs(finite["linear"] - finite["cosine"]) > 1e-3
     for name in ("linear", "cosine"):
-        _, fine = oracle.likelihood_of(denoiser, PAIR.canvas, PAIR.y, schedule=SCHEDULES[name], steps=64)
+        _, fine = oracle_walk.likelihood_of(denoiser, PAIR.canvas, PAIR.y, schedule=SCHEDULES[name], steps=64)
         assert abs(float((PAIR.p * fine).sum()) - plain) < 0.1 * abs(finite[name] - plain)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import digit_oracle
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from mmprime.engine import (
     Head,
     NonFiniteLogits,
     Plan,
+    Schedule,
     Span,
     begin,
     exact_nelbo,
@@ -31,7 +34,7 @@ from mmprime.engine import (
     sample,
 )
 from mmprime.engine.guidance import Guided
-from mmprime.engine.heads import DigitQuery, SoftmaxHead
+from mmprime.engine.heads import DigitQuery, SoftmaxHead, Tokens
 
 PAIR = digit_oracle.product_world()  # two tokens of a bit and a trit
 TRIPLE = digit_oracle.product_world(1, (2, 3, 2))
@@ -52,7 +55,8 @@ def test_exact_values_are_those_of_a_walk_over_states(
 ) -> None:
     model = digit_oracle.DigitTable(world.canvas, head)
     value = exact_nelbo(model, world.canvas, world.y, steps, masking)
-    nll, bound = oracle.likelihood_of(model, world.canvas, world.y, masking, steps=steps, log_p=digit_oracle.log_reveal)
+    log_p = digit_oracle.log_reveal
+    nll, bound = oracle_walk.likelihood_of(model, world.canvas, world.y, masking, steps=steps, log_p=log_p)
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
     assert float((-value.nll).exp().sum()) == pytest.approx(1, abs=1e-9)  # a distribution over all configurations
@@ -76,7 +80,7 @@ def test_estimates_have_the_exact_bound_as_their_mean(head: Head, masking: str, 
 def test_plans_draw_the_distribution_they_score(head: Head, masking: str) -> None:
     for world in WORLDS:
         model = digit_oracle.DigitTable(world.canvas, head)
-        plan = Plan.ancestral(world.canvas, oracle.Schedule.linear(), 2, 8000, 5, masking=masking)
+        plan = Plan.ancestral(world.canvas, Schedule.linear(), 2, 8000, 5, masking=masking)
         found = sample(model, world.canvas, plan, generator=6)
         want = oracle.mixture(model, world, plan.rank, digit_oracle.log_reveal)
         oracle.assert_distribution(oracle.counts_of(world.index(found.y), len(world.y)), want)
@@ -111,8 +115,6 @@ def test_a_chain_of_one_joint_distribution_is_the_softmax() -> None:
 
 
 def oracle_tokens(hidden: torch.Tensor, span: Span):
-    from mmprime.engine.heads import Tokens
-
     size = len(hidden)
     return Tokens(span, hidden, torch.full((size, 2), MASK_ID), torch.zeros(size, dtype=torch.int64))
 
@@ -154,22 +156,28 @@ def test_the_joint_loss_of_digits_is_a_bound_where_none_depends_on_another(head:
 
 
 def test_a_chain_is_trained_on_every_set_of_known_digits() -> None:
-    seen: set[tuple[int, tuple[bool, ...]]] = set()
+    known: set[tuple[int, tuple[bool, ...]]] = set()  # of each digit asked for: what the network may look at,
+    of_step: set[tuple[int, tuple[bool, ...]]] = set()  # and which of that is masked for the trunk
 
     class Watched(digit_oracle.DigitTable):
+        def __call__(self, y, canvas, cond=None):
+            self.visible = y[(y < 0).any(-1)]
+            return super().__call__(y, canvas, cond)
+
         def digit_logits(self, hidden, span, query):
-            seen.update(zip(query.level.tolist(), map(tuple, (query.known >= 0).tolist())))
+            looked_at, level = query.known >= 0, query.level.tolist()
+            known.update(zip(level, map(tuple, looked_at.tolist())))
+            of_step.update(zip(level, map(tuple, (looked_at & (self.visible[query.token] < 0)).tolist())))
             return super().digit_logits(hidden, span, query)
 
     model = Watched(TRIPLE.canvas, ChainHead())
     rows = TRIPLE.y[:1].expand(500, -1)
     joint_loss(model, TRIPLE.canvas, rows, masking="token_synchronous", generator=generator_of(1))
-    prefixes = {(level, tuple(j < level for j in range(3))) for level in range(3)}
-    assert seen == prefixes
+    assert known == of_step == {(level, tuple(j < level for j in range(3))) for level in range(3)}
     joint_loss(model, TRIPLE.canvas, rows, masking="independent", generator=generator_of(1))
-    assert seen == {
-        (j, known) for j in range(3) for known in itertools.product((False, True), repeat=3) if not known[j]
-    }
+    sets = list(itertools.product((False, True), repeat=3))
+    assert known == {(j, each) for j in range(3) for each in sets if not each[j]}
+    assert of_step == {(j, each) for j in range(3) for each in sets if not any(each[j:])}
 
 
 def test_only_the_digits_of_a_step_are_asked_for() -> None:
@@ -236,6 +244,60 @@ def test_guidance_acts_on_each_digit(head: Head, scale: float) -> None:
     want = with_text + scale * (with_text - without)
     assert torch.allclose(found[torch.isfinite(want)], want[torch.isfinite(want)])
     assert bool(torch.isneginf(found[0, 2]))
+
+
+def test_guidance_of_some_tokens_leaves_the_others_as_they_are() -> None:
+    """Only the second token of the image is guided; digits are asked for in an order of their own."""
+    codec = Codec.product((2, 3))
+    canvas = Canvas([Span("text", 1, codec), Span("image", 2, codec)])
+
+    class Three(digit_oracle.DigitTable):
+        def __call__(self, y, canvas, cond=None):
+            return self.table[oracle.state_number(y, [2, 3] * 3)].flatten(2)
+
+    model = Three(digit_oracle.product_world(3).canvas, ChainHead())
+    guided = Guided(model, Guidance(torch.tensor([0.0, 0.0, 2.0]), "constant"))
+    y, span = torch.tensor([[1, 2, -1, -1, -1, -1]]), canvas.spans[1]
+    hidden = guided(y, canvas, guided.condition(canvas, torch.tensor([[0, 0, 1, 1, 1, 1]]), None))[0, 1:]
+    query = DigitQuery(torch.tensor([0, 0, 1]), torch.tensor([1, 0, 1]), torch.tensor([[1, -1], [-1, -1], [0, -1]]))
+    found = guided.digit_logits(hidden, span, query)
+    with_text, without = (
+        model.digit_logits(model(state, canvas)[0, 1:], span, query) for state in (y, torch.full_like(y, MASK_ID))
+    )
+    assert torch.equal(found[:2], with_text[:2])
+    assert torch.allclose(found[2], with_text[2] + 2 * (with_text[2] - without[2]))
+
+
+def test_the_factored_head_is_told_nothing_of_its_step() -> None:
+    """Neither what else is revealed nor, in training, numbers drawn for what may be known."""
+
+    class Watched(digit_oracle.DigitTable):
+        def digit_logits(self, hidden, span, query):
+            assert bool((query.known == MASK_ID).all())
+            return super().digit_logits(hidden, span, query)
+
+    model = Watched(TRIPLE.canvas, FactoredHead())
+    sample(model, TRIPLE.canvas, Plan(torch.ones(20, 3, dtype=torch.int64), 1), generator=1)
+    exact_nelbo(model, TRIPLE.canvas, TRIPLE.y, 1, "token_synchronous")
+    ours, plain = generator_of(1), generator_of(1)
+    joint_loss(digit_oracle.DigitTable(PAIR.canvas, FactoredHead()), PAIR.canvas, PAIR.y, generator=ours)
+    joint_loss(oracle.random_table(PAIR.canvas), PAIR.canvas, PAIR.y, generator=plain)
+    assert torch.equal(ours.get_state(), plain.get_state())
+
+
+@pytest.mark.parametrize("head", [SoftmaxHead(), *HEADS], ids=named)
+def test_what_contradicts_the_visible_is_impossible_and_revealing_nothing_is_free(head: Head) -> None:
+    model: Any = oracle.random_table(PAIR.canvas)
+    if not isinstance(head, SoftmaxHead):
+        model = digit_oracle.DigitTable(PAIR.canvas, head)
+    visible = torch.tensor([[1, -1]])
+    tokens = Tokens(
+        PAIR.canvas.spans[0], model(torch.tensor([[1, -1, -1, -1]]), PAIR.canvas)[0, :1], visible, visible[:, 0]
+    )
+    nothing, one, other = head.nats(model, tokens, torch.tensor([[[1, -1]], [[1, 2]], [[0, 2]]]))[:, 0].tolist()
+    assert nothing == 0
+    assert 0 < one < math.inf
+    assert other == math.inf
 
 
 def test_a_run_of_digits_is_saved_and_taken_up() -> None:

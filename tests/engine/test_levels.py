@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 from engine_world import count_plan, start_of
@@ -78,8 +79,8 @@ def test_powers_that_do_not_fit_are_refused(powers: list[float], digits: tuple[i
 def test_exact_value(steps: int | None, given: torch.Tensor | None) -> None:
     known = [] if given is None else given.nonzero()[:, 0].tolist()
     value = exact_nelbo(WRONG, CANVAS, Y0, steps, masking=by(LEVELS), given=given)
-    nll, bound = oracle.likelihood_of(WRONG, CANVAS, Y0, "independent", LEVELS, steps, known, rates=RATES)
-    even = oracle.likelihood_of(WRONG, CANVAS, Y0, "independent", None, steps, known)[1]
+    nll, bound = oracle_walk.likelihood_of(WRONG, CANVAS, Y0, "independent", LEVELS, steps, known, rates=RATES)
+    even = oracle_walk.likelihood_of(WRONG, CANVAS, Y0, "independent", None, steps, known)[1]
     assert torch.allclose(value.nll, nll, atol=1e-9)
     assert torch.allclose(value.bound, bound, atol=1e-9)
     assert steps == 1 or (bound - even).abs().max() > 0.02  # one step reveals everything, whatever the powers
@@ -159,7 +160,7 @@ def test_joint_loss_masks_what_the_schedule_reveals_last() -> None:
 @pytest.mark.parametrize("steps", [2, 3])
 def test_ancestral_samples_have_the_distribution_that_is_scored(steps: int) -> None:
     sampler = sampler_of("ancestral", {"schedule": "levels:0.6,2.5"}, steps)
-    nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, schedule=LEVELS, steps=steps)
+    nll, _ = oracle_walk.likelihood_of(WRONG, CANVAS, WORLD.y, schedule=LEVELS, steps=steps)
     record = sample(WRONG, CANVAS, sampler, batch=4000, generator=5)
     oracle.assert_distribution(oracle.counts_of(WORLD.index(record.y), len(WORLD.p)), (-nll).exp())
 
@@ -170,7 +171,7 @@ def test_one_digit_a_step_races() -> None:
     assert torch.equal(plan.rank.sort(-1).values, torch.arange(1, 7).expand(4000, -1))
     first = oracle.counts_of(plan.rank.argmin(-1), 6)
     oracle.assert_distribution(first, torch.tensor(RATES, dtype=torch.float64) / sum(RATES))
-    nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, rates=RATES)
+    nll, _ = oracle_walk.likelihood_of(WRONG, CANVAS, WORLD.y, rates=RATES)
     record = sample(WRONG, CANVAS, plan, generator=7)
     oracle.assert_distribution(oracle.counts_of(WORLD.index(record.y), len(WORLD.p)), (-nll).exp())
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 from engine_world import count_plan
@@ -53,7 +54,7 @@ def check_estimate(
 @pytest.mark.parametrize("schedule", [None, Schedule.linear(), Schedule.cosine()], ids=["count", "linear", "cosine"])
 def test_continuous_estimate_meets_exact(masking: str, schedule: Schedule | None) -> None:
     y0 = WORLD.y[PICK]
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking)
     check_estimate(exact, y0, 10, masking=masking if schedule is None else timed(masking, schedule))
 
 
@@ -61,15 +62,15 @@ def test_continuous_estimate_meets_exact(masking: str, schedule: Schedule | None
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_finite_estimate_meets_exact(masking: str, steps: int) -> None:
     y0 = WORLD.y[PICK]
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps)
     check_estimate(exact, y0, 20 + steps, masking=masking, steps=steps)
 
 
 def test_finite_estimate_places_its_grid_by_the_schedule() -> None:
     y0 = WORLD.y[PICK]
     schedule = Schedule.polynomial(3.0)
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, "independent", schedule, steps=2)
-    _, linear = oracle.likelihood_of(WRONG, WORLD.canvas, y0, "independent", steps=2)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, "independent", schedule, steps=2)
+    _, linear = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, "independent", steps=2)
     assert (exact - linear).abs().max() > 0.05  # else the test would not see the schedule
     check_estimate(exact, y0, 30, steps=2, masking=timed("independent", schedule))
 
@@ -79,8 +80,8 @@ def test_finite_estimate_places_its_grid_by_the_schedule() -> None:
 def test_given_and_absent_subtokens(masking: str, steps: int | None) -> None:
     y0 = WORLD.y[PICK].clone()
     given, absent = GIVEN.nonzero()[:, 0].tolist(), ABSENT.nonzero()[:, 0].tolist()
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps, given=given, absent=absent)
-    _, all_scored = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps, given=given, absent=absent)
+    _, all_scored = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking, steps=steps)
     assert (exact - all_scored).abs().min() > 0.05
     check_estimate(exact, y0, 40, masking=masking, steps=steps, given=GIVEN, absent=ABSENT)
     y0[:, ABSENT] = -1  # an absent sub-token need not have a value, and a value it has is not seen
@@ -91,7 +92,7 @@ def test_given_may_differ_between_examples() -> None:
     y0 = WORLD.y[PICK[:2]]
     masks = torch.stack([GIVEN, ABSENT])
     exact = [
-        oracle.likelihood_of(WRONG, WORLD.canvas, y0[b : b + 1], given=masks[b].nonzero()[:, 0].tolist())[1]
+        oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0[b : b + 1], given=masks[b].nonzero()[:, 0].tolist())[1]
         for b in range(2)
     ]
     check_estimate(torch.cat(exact), y0, 50, given=masks.repeat(DRAWS, 1))
@@ -103,9 +104,9 @@ def test_regions_with_rates_of_their_own(masking: str) -> None:
     y0 = WORLD.y[PICK]
     schedule = Schedule.regions({"text": Schedule.polynomial(0.7), "image": Schedule.polynomial(2.5)}, WORLD.canvas)
     rates = [0.7] * 4 + [2.5] * 2
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking, rates=rates)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking, rates=rates)
     check_estimate(exact, y0, 60, masking=timed(masking, schedule))
-    _, finite = oracle.likelihood_of(WRONG, WORLD.canvas, y0, masking, schedule, steps=3)
+    _, finite = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, masking, schedule, steps=3)
     check_estimate(finite, y0, 61, masking=timed(masking, schedule), steps=3)
 
 
@@ -132,9 +133,9 @@ def test_coarse_first_regions_with_schedules_of_their_own() -> None:
     times = torch.where(canvas.mask("text"), (1 - key) ** 2, (1 - key) ** (1 / 3))
     nats = plan_nats(WRONG, canvas, rows, Plan(1 + (-times).argsort(-1).argsort(-1), 6)).detach()
     oracle.assert_mean(nats.view(-1, len(PICK)).mean(1), float(exact.mean()))
-    together = oracle.likelihood_of(WRONG, canvas, y0, "coarse_first")[1]
+    together = oracle_walk.likelihood_of(WRONG, canvas, y0, "coarse_first")[1]
     assert (exact - together).abs().max() > 0.05  # else the regions would not be seen
-    _, finite = oracle.likelihood_of(WRONG, canvas, y0, "coarse_first", schedule, steps=3)
+    _, finite = oracle_walk.likelihood_of(WRONG, canvas, y0, "coarse_first", schedule, steps=3)
     check_estimate(finite, y0, 64, masking=timed("coarse_first", schedule), steps=3)
 
 
@@ -142,7 +143,7 @@ def test_regions_in_windows_reveal_one_region_after_the_other() -> None:
     y0 = WORLD.y[PICK]
     late, early = Schedule.linear().window(0.0, 0.4), Schedule.cosine().window(0.4, 1.0)
     schedule = Schedule.regions({"text": early, "image": late}, WORLD.canvas)
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0, rates=[1.0] * 4 + [1e-12] * 2)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0, rates=[1.0] * 4 + [1e-12] * 2)
     check_estimate(exact, y0, 70, masking=timed("independent", schedule))
 
 
@@ -159,7 +160,7 @@ def test_digits_of_a_token_must_share_a_schedule_unless_independent() -> None:
 
 def test_more_samples_average() -> None:
     y0 = WORLD.y[PICK]
-    _, exact = oracle.likelihood_of(WRONG, WORLD.canvas, y0)
+    _, exact = oracle_walk.likelihood_of(WRONG, WORLD.canvas, y0)
     nats = nelbo(WRONG, WORLD.canvas, y0.repeat(1500, 1), samples=3, generator=seeded(80)).detach().view(1500, -1)
     single = nelbo(WRONG, WORLD.canvas, y0.repeat(1500, 1), samples=1, generator=seeded(80)).detach().view(1500, -1)
     for column, value in zip(nats.T, exact.tolist()):
@@ -233,7 +234,7 @@ def test_joint_loss_counts_neither_given_nor_absent_digits(masking: str) -> None
 def test_joint_loss_with_one_digit_is_the_bound() -> None:
     world = oracle.plain_world()
     denoiser = oracle.wrong(world)
-    _, exact = oracle.likelihood_of(denoiser, world.canvas, world.y)
+    _, exact = oracle_walk.likelihood_of(denoiser, world.canvas, world.y)
     assert torch.allclose(joint_by_hand(world.y, world, denoiser), exact, atol=1e-9)
     loss = joint_loss(denoiser, world.canvas, world.y.repeat(500, 1), generator=seeded(2)).detach().view(500, -1)
     oracle.assert_mean(loss.mean(1), float(exact.mean()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -83,6 +84,6 @@ def test_many_independent_digits_are_drawn() -> None:
         assert (reveals if reveals is None else len(reveals.after)) == counted
     world = oracle.make_world([Span("text", 2, Codec.mixed_radix((2, 2, 2, 2)))], 7)
     wrong, rows = oracle.wrong(world), world.y[[5, 200]].repeat(DRAWS, 1)
-    _, exact = oracle.likelihood_of(wrong, world.canvas, rows[:2], "independent", steps=2)
+    _, exact = oracle_walk.likelihood_of(wrong, world.canvas, rows[:2], "independent", steps=2)
     nats = nelbo(wrong, world.canvas, rows, 2, "independent", generator=seeded(4)).detach()
     oracle.assert_mean(nats.view(DRAWS, 2).mean(1), float(exact.mean()))

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -48,7 +49,7 @@ def distribution_of_chain(world: oracle.World, denoiser, chances: list[tuple[flo
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_without_strength_it_is_ancestral_sampling_of_independent_digits(name):
-    nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, "independent", SCHEDULES[name](), steps=3)
+    nll, _ = oracle_walk.likelihood_of(WRONG, CANVAS, WORLD.y, "independent", SCHEDULES[name](), steps=3)
     record = sample(WRONG, CANVAS, Corrector(3, 0.0, schedule=SCHEDULES[name]()), batch=BATCH, generator=1)
     oracle.assert_distribution(drawn(record), (-nll).exp())
 
@@ -68,7 +69,7 @@ def test_its_distribution_is_that_of_its_chain(denoiser):
         chances.append(((1 + beta) * flow / (1 - alpha[k]), hide) if hide <= limit else (1.0, limit))
     assert 0 < chances[2][1] < 1  # something is masked again
     probs = distribution_of_chain(world, model, chances)
-    nll, _ = oracle.likelihood_of(model, world.canvas, world.y, "independent", steps=4)
+    nll, _ = oracle_walk.likelihood_of(model, world.canvas, world.y, "independent", steps=4)
     assert float((probs - (-nll).exp()).abs().sum()) > 0.02  # and it is not the distribution without correction
     record = sample(model, world.canvas, Corrector(4, 3.0, start=0.25), batch=5 * BATCH, generator=2)
     oracle.assert_distribution(drawn(record, world), probs)

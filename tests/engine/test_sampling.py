@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 from engine_world import count_plan
@@ -58,7 +59,7 @@ def test_ancestral_samples_meet_the_exact_likelihood(masking: str) -> None:
     """Sampler and likelihood agree on p(x) at the same T: exp(-nll) of the oracle's walk over states."""
     for steps in (2, 3):
         plan = Plan.ancestral(CANVAS, Schedule.linear(), steps, BATCH, 30, masking=masking)
-        nll, _ = oracle.likelihood_of(WRONG, CANVAS, WORLD.y, masking, steps=steps)
+        nll, _ = oracle_walk.likelihood_of(WRONG, CANVAS, WORLD.y, masking, steps=steps)
         oracle.assert_distribution(drawn(sample(WRONG, CANVAS, plan, generator=31)), (-nll).exp())
 
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import oracle
+import oracle_walk
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ def exact_bound(task, masking, steps=None):
     powers = masking.schedule.powers if masking.schedule else ()
     schedule = Schedule.levels(powers, WORLD.canvas) if powers else None
     rates = [powers[int(digit)] for digit in WORLD.canvas.digit_of] if powers else None
-    return oracle.likelihood_of(WRONG, WORLD.canvas, ROWS, masking.name, schedule, steps, given, rates=rates)[1]
+    return oracle_walk.likelihood_of(WRONG, WORLD.canvas, ROWS, masking.name, schedule, steps, given, rates=rates)[1]
 
 
 def quantities():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,21 @@ def test_training_merges_what_is_frequent() -> None:
     assert len(tokenizer.encode(" xyz")) == 4
     with pytest.raises(ValueError, match="vocab_size=200"):
         TextTokenizer.train(CORPUS, 200)
+
+
+def test_an_unbroken_run_is_learned_from_in_time_in_proportion_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, 200,000 letters in a row would take the trainer a minute. Shorter runs teach the same as ever."""
+    letters = "".join(random.Random(3).choices("mask", k=200_000))
+    start = time.process_time()
+    tokenizer = TextTokenizer.train([letters], 300)
+    ids = tokenizer.encode(letters)
+    assert time.process_time() - start < 15
+    assert tokenizer.decode(ids) == letters
+    assert len(ids) < len(letters) / 2
+    shorter = [*CORPUS, letters[:1000], "中" * 333]
+    learned = TextTokenizer.train(shorter, 400).fingerprint()
+    monkeypatch.setattr("mmprime.tokenizers.text._LEARNED_AT_ONCE", 100_000)
+    assert TextTokenizer.train(shorter, 400).fingerprint() == learned
 
 
 def test_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
