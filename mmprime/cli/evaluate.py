@@ -9,7 +9,7 @@
     mmprime evaluate text --model DIR [--temperature 0.7,1]
         generative perplexity by a causal language model, beside entropy, distinct-n and repetition
     mmprime evaluate tokenizer --tokenizer DIR
-        PSNR, code use, rFID of an image tokenizer
+        PSNR, SSIM, use of codes or digits, seconds, rFID of an image tokenizer
     mmprime evaluate imagenet --model DIR --out DIR --reference FILE
         FID-50k of a class-conditional model; also under torchrun
     mmprime evaluate calibration --model DIR

@@ -49,9 +49,7 @@ def code_facts(data: CodeDataset) -> list[str]:
 
 def digit_facts(data: CodeDataset) -> list[str]:
     """Lines on the digits (n, L, S) of a dataset: use and entropy by level, beside ln C."""
-    counts = [
-        torch.bincount(data.tokens[..., j].flatten(), minlength=base) for j, base in enumerate(data.radices)
-    ]
+    counts = [torch.bincount(data.tokens[..., j].flatten(), minlength=base) for j, base in enumerate(data.radices)]
     entropies = [unigram_entropy(each) for each in counts]
     used = ", ".join(f"{int((each > 0).sum())}/{base}" for each, base in zip(counts, data.radices))
     different = len(torch.unique(data.tokens.flatten(0, 1), dim=0))
@@ -62,7 +60,7 @@ def digit_facts(data: CodeDataset) -> list[str]:
         f"values used, by level: {used}",
         f"entropy by level, nats: {', '.join(f'{each:.3f}' for each in entropies)}",
         f"different tokens: {different:,} of {tokens:,}",
-        f"sum of the entropies: {total:.4f} nats = {total / math.log(2):.4f} bits a token, the floor of a model without "
-        "context and with independent digits",
+        f"sum of the entropies: {total:.4f} nats = {total / math.log(2):.4f} bits a token, the floor of a model "
+        "without context and with independent digits",
         f"NELBO of an untrained model: ln C = {math.log(data.num_codes):.4f} nats a token",
     ]

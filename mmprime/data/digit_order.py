@@ -6,11 +6,11 @@ Two tests, both with the codes as they are and with other readings of them:
     survival    share of tokens with code = Q(E(D(code))): below 1 even for the right tokenizer, whose images are lossy,
                 but lower still for codes that mean something else, because no image it was trained on looks like that
 
-A reading is a table r (C,), code -> code, or, of tokens that are kept as digits, a map digits (..., S) -> digits; shares
-are then of digits. Codes that are numbers of digits (FSQ levels, bits) are written by some programs least significant
-digit first, or with each digit counted from the other end; those are the readings tried. Codes, or values of digits,
-renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, and only the images
-can tell.
+A reading is a table r (C,), code -> code, or, of tokens that are kept as digits, a map digits (..., S) -> digits;
+shares are then of digits. Codes that are numbers of digits (FSQ levels, bits) are written by some programs least
+significant digit first, or with each digit counted from the other end; those are the readings tried. Codes, or values
+of digits, renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, where it
+loses little (PCA patches) a wrong order may; there the images tell.
 """
 
 from __future__ import annotations

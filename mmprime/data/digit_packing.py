@@ -26,9 +26,7 @@ def pack_digits(digits: np.ndarray, radices: Sequence[int]) -> np.ndarray:
     if digits.size and ((digits < 0) | (digits >= np.asarray(radices))).any():
         raise ValueError(f"digits span [{digits.min()}, {digits.max()}], the radices are {list(radices)}")
     planes = [
-        (digits[..., level] >> bit) & 1
-        for level, width in enumerate(widths(radices))
-        for bit in reversed(range(width))
+        (digits[..., level] >> bit) & 1 for level, width in enumerate(widths(radices)) for bit in reversed(range(width))
     ]
     return np.packbits(np.stack(planes, -1).astype(np.uint8).reshape(len(digits), -1), axis=1)
 

@@ -5,7 +5,7 @@ Convention: t = 0 is clean, t = 1 is masked; α(t) is the chance that a sub-toke
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID, Codec
-from .denoiser import BaseDenoiser, Denoiser, completed
+from .denoiser import BaseDenoiser, Denoiser, Wrapper, completed
 from .exact import ExactLikelihood, exact_nelbo
 from .guidance import Guidance, Guided
 from .heads import HEADS, ChainHead, DigitQuery, FactoredHead, Head, NonFiniteLogits, SoftmaxHead, head_of
@@ -27,8 +27,8 @@ __all__ = [
     "ABSENT", "HEADS", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "ChainHead",
     "CodeScores", "Codec", "Condition", "Denoiser", "DigitQuery", "ExactLikelihood", "FactoredHead", "Guidance",
     "Guided", "Head", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows", "Sample", "Sampler",
-    "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "begin", "completed", "corrupt",
-    "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of", "joint_loss", "log_mass",
+    "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "Wrapper", "begin", "completed",
+    "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of", "joint_loss", "log_mass",
     "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded",
     "steer", "stream", "transition_matrix",
 ]  # fmt: skip

@@ -65,6 +65,34 @@ class BaseDenoiser:
         raise ValueError(f"{type(self).__name__} has no null_condition, so it cannot be guided by {', '.join(cond)}")
 
 
+class Wrapper(BaseDenoiser):
+    """A denoiser around a denoiser, to which it leaves all that it does not write anew."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = completed(denoiser)
+
+    def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
+        return self.denoiser(y, canvas, cond)
+
+    def logits(self, hidden: Tensor, span: Span) -> Tensor:
+        return self.denoiser.logits(hidden, span)
+
+    def head(self, span: Span) -> Head:
+        """That of the inner denoiser."""
+        return self.denoiser.head(span)
+
+    def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
+        return self.denoiser.digit_logits(hidden, span, query)
+
+    def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
+        """(B,) forward passes of the inner denoiser."""
+        return self.denoiser.passes(y, cond)
+
+    def null_condition(self, cond: Condition) -> Condition:
+        """That of the inner denoiser."""
+        return self.denoiser.null_condition(cond)
+
+
 class _Completed(BaseDenoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser, self.logits = denoiser, denoiser.logits  # type: ignore[method-assign]

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from .canvas import Canvas, Span
 from .codec import MASK_ID
-from .denoiser import BaseDenoiser, Condition, Denoiser, completed
-from .heads import DigitQuery, Head
+from .denoiser import Condition, Denoiser, Wrapper
+from .heads import DigitQuery
 
 _DROP, _FREE, _SCALE = "guidance_drop", "guidance_free", "guidance_scale"
 SCHEDULES = ("constant", "linear", "power_cosine[:POWER]", "interval:LO:HI")
@@ -122,11 +122,12 @@ def _shape(schedule: str) -> Callable[[Tensor], Tensor]:
     )
 
 
-class Guided(BaseDenoiser):
+class Guided(Wrapper):
     """A guided denoiser: calls need the condition that `condition` extends."""
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance) -> None:
-        self.denoiser, self.guidance = completed(denoiser), guidance
+        super().__init__(denoiser)
+        self.guidance = guidance
 
     def condition(self, canvas: Canvas, rank: Tensor, cond: Condition | None) -> Condition:
         """Extend cond by what the unconditional branch masks: every span that is wholly given, rank 0 of (B, N).
@@ -169,10 +170,6 @@ class Guided(BaseDenoiser):
         with_condition = self.denoiser.logits(hidden[:, :width], span)
         without = self.denoiser.logits(hidden[rows, width:-1], span)
         return _guided(with_condition, without, hidden[rows, -1:], rows)
-
-    def head(self, span: Span) -> Head:
-        """That of the inner denoiser."""
-        return self.denoiser.head(span)
 
     def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
         """Each digit is guided, given what is known of its token."""

@@ -234,7 +234,7 @@ class Rollout:
         again = whole & self.canvas.view(self.free, span.name)[example, tokens.index]  # what is given stays visible
         unit = self.sampler.unit_of if self.sampler.looks else ""
         request = Request(asked, u, temperature, self.values.top_p, unit, again)
-        drawn = self.heads[span.name].draw(self.denoiser, tokens, request)
+        drawn = self.heads[span.name].sample(self.denoiser, tokens, request)
         for target, source in (
             (out.values, drawn.digits), (out.confidence, drawn.confidence), (out.entropy, drawn.entropy),
         ):  # fmt: skip

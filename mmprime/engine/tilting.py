@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas, Span
-from .denoiser import BaseDenoiser, Condition, Denoiser, completed
+from .denoiser import Condition, Denoiser, Wrapper
 from .guidance import Scale, token_values
 from .heads import Head
 
@@ -60,7 +60,7 @@ class CodeScores:
         return scores.to(features.device).expand(len(features), -1)
 
 
-class Tilted(BaseDenoiser):
+class Tilted(Wrapper):
     """A denoiser tilted by a scorer. scale λ as in `Guidance`: a number, by span name, or (L,); of any sign.
 
     Classifier-free guidance goes around it: a score that is the same in both branches then acts once. Passes of the
@@ -68,7 +68,8 @@ class Tilted(BaseDenoiser):
     """
 
     def __init__(self, denoiser: Denoiser, scorer: Scorer, scale: Scale = 1.0) -> None:
-        self.denoiser, self.scorer, self.scale = completed(denoiser), scorer, scale
+        super().__init__(denoiser)
+        self.scorer, self.scale = scorer, scale
 
     def head(self, span: Span) -> Head:
         """One softmax over all codes. Raises ValueError where the inner denoiser has another head: a score is of a
@@ -97,11 +98,3 @@ class Tilted(BaseDenoiser):
         if not bool(scores.isfinite().all()):
             raise ValueError(f"a score of span {span.name!r} is not finite; to forbid a code give it a score of -1e4")
         return logits.index_add(0, rows, (scale[rows] * scores).to(logits))
-
-    def null_condition(self, cond: Condition) -> Condition:
-        """That of the inner denoiser."""
-        return self.denoiser.null_condition(cond)
-
-    def passes(self, y: Tensor, cond: Condition | None) -> Tensor:
-        """(B,) forward passes of the inner denoiser."""
-        return self.denoiser.passes(y, cond)

@@ -143,7 +143,7 @@ def _guess(network: BaseDenoiser, tokens: Tokens, aim: Tensor) -> tuple[Tensor, 
             continue
         u = torch.zeros(len(mine), head.num_uniforms(tokens.span), dtype=torch.float64, device=aim.device)
         request = Request(new[mine], u, temperature=0.0, unit=unit, strict=False)
-        guess = head.draw(network, tokens[mine], request)
+        guess = head.sample(network, tokens[mine], request)
         assert guess.unit is not None
         if unit == "token":
             sure, hit = chance(*guess.unit)[:, 0], (guess.digits == aim[mine]).all(-1)

@@ -135,7 +135,7 @@ def _choose_fitting(pipe: Pipeline, captions: Sequence[str], limit: int, seed: i
 
 
 def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Tensor:
-    """The codes, if the model's own tokenizer made them."""
+    """The codes, or digits where they are kept so, if the model's own tokenizer made them."""
     tokenizer = pipe.image_tokenizer
     if tokenizer is not None and tokenizer.fingerprint() != dataset.tokenizer_fingerprint:
         raise ValueError(
@@ -143,12 +143,14 @@ def _checked_codes(pipe: Pipeline, dataset: CodeDataset, data: str | Path) -> Te
             "encode the images again"
         )
     span = pipe.canvas.span("image")
+    if dataset.tokens.ndim == 3 and span.codec.radices != dataset.radices:
+        raise ValueError(f"{data} has digits {list(dataset.radices)}, the model {list(span.codec.radices)}")
     if (dataset.num_codes, dataset.grid) != (span.codec.num_codes, span.grid):
         raise ValueError(
             f"{data} has {dataset.num_codes} codes on a grid {dataset.grid}, "
             f"the model {span.codec.num_codes} on {span.grid}"
         )
-    return dataset.codes
+    return dataset.tokens
 
 
 def _row_texts(tokenizer: TextTokenizer, row: Sequence[int]) -> list[str]:

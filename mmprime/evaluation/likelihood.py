@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmprime.engine import Canvas, Condition, Denoiser, Rows, Span, generator_of
-from mmprime.engine.denoiser import completed
+from mmprime.engine import Canvas, Condition, Denoiser, Rows, Wrapper, generator_of
 from mmprime.io import bar
 
 from .metric import Measure
@@ -104,18 +103,16 @@ class Estimate:
         return ratio(self.nats, self.tokens)
 
 
-class Counted:
+class Counted(Wrapper):
     """The same denoiser, adding up the forward passes that its rows take."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser, self.passes_taken = completed(denoiser), 0
+        super().__init__(denoiser)
+        self.passes_taken = 0
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         self.passes_taken += int(self.denoiser.passes(y, cond).sum())
         return self.denoiser(y, canvas, cond)
-
-    def logits(self, hidden: Tensor, span: Span) -> Tensor:
-        return self.denoiser.logits(hidden, span)
 
 
 def ratio(amounts: Tensor, sizes: Tensor) -> tuple[float, float | None]:

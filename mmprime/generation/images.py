@@ -1,7 +1,8 @@
 """From codes to files: pictures, labelled sheets, and the film of a canvas as it grows; and from files to images.
 
 A partly known code is shown as what the model knows of it: the mean of the code vectors that agree with its visible
-digits, decoded like any code vector. A masked code is the mean of the whole code book.
+digits, decoded like any code vector. A masked code is the mean of the whole code book. Where the digits are those of
+the tokenizer (`radices`), each masked one is its mean, so that no table of codes is needed.
 
 Images are float (3, H, W) or (B, 3, H, W) in [0, 1]. Files are written under a temporary name and renamed.
 """
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor
 
 from mmprime.data.pictures import picture_size, read_square
-from mmprime.engine import Canvas
+from mmprime.engine import MASK_ID, Canvas, Codec
 from mmprime.io import whole_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import ImageTokenizerBase
 
 BACKGROUND = (255, 255, 255)
+_AT_ONCE = 64  # pictures that are decoded together
 
 
 def load_image(path: str | Path, side: int) -> Tensor:
@@ -108,20 +110,53 @@ def wrap(text: str, width: int, font: object) -> list[str]:
     return lines
 
 
-def partial_images(y: Tensor, canvas: Canvas, tokenizer: ImageTokenizer, name: str = "image") -> Tensor:
-    """The image span of partly visible rows y (B, N) as pictures (B, 3, H, W)."""
+def partial_images(y: Tensor, canvas: Canvas, tokenizer: ImageTokenizerBase, name: str = "image") -> Tensor:
+    """The image span of partly visible rows y (B, N) as pictures (B, 3, H, W).
+
+    Raises ValueError for a span without a grid, and for digits that are not the tokenizer's where it has no table of
+    vectors.
+    """
     span = canvas.span(name)
     if span.grid is None:
         raise ValueError(f"span {name!r} has no grid, so it is no image")
-    states, where = canvas.view(y, name).flatten(0, 1).unique(dim=0, return_inverse=True)
-    digits = span.codec.digits.to(y.device)
-    agree = torch.ones(len(states), span.codec.num_codes, device=y.device)
+    digits = canvas.view(y, name).unflatten(1, span.grid)
+    if _same_digits(span.codec, tokenizer):
+        return torch.cat([tokenizer.decode_digits(part) for part in digits.split(_AT_ONCE)])
+    book = tokenizer.codebook_vectors().to(y.device)
+    table = span.codec.encode(torch.arange(len(book), device=y.device))
+    states, where = digits.flatten(0, 2).unique(dim=0, return_inverse=True)
+    agree = torch.ones(len(states), len(book), device=y.device)
     for level in range(span.codec.num_digits):
         visible = states[:, level, None]
-        agree *= (visible < 0) | (visible == digits[None, :, level])
-    book = tokenizer.codebook_vectors().to(y.device)
+        agree *= (visible < 0) | (visible == table[None, :, level])
     means = agree @ book / agree.sum(-1, keepdim=True)
     return tokenizer.decode_vectors(means[where].view(len(y), *span.grid, -1))
+
+
+def known_images(
+    y: Tensor, canvas: Canvas, tokenizer: ImageTokenizerBase, name: str = "image"
+) -> tuple[Tensor, Tensor]:
+    """Of rows y (B, N): the image span as pictures (B, 3, H, W), and its codes (B, h, w), -1 where a digit is masked;
+    digits (B, h, w, S) where there are more codes than integers. Raises ValueError as `partial_images` does."""
+    span = canvas.span(name)
+    digits = canvas.view(y, name)
+    grid, known = span.grid or (1, -1), (digits >= 0).all(-1)
+    if not span.codec.has_integers:
+        return partial_images(y, canvas, tokenizer, name), digits.unflatten(1, grid)
+    codes = torch.full(known.shape, MASK_ID, device=digits.device)
+    codes[known] = span.codec.decode(digits[known])
+    codes = codes.unflatten(1, grid)
+    if not bool(known.all()):
+        return partial_images(y, canvas, tokenizer, name), codes
+    return torch.cat([tokenizer.decode(part) for part in codes.split(_AT_ONCE)]), codes
+
+
+def _same_digits(codec: Codec, tokenizer: ImageTokenizerBase) -> bool:
+    """Whether the digits of a span are those that the tokenizer decodes."""
+    product = tokenizer.codec()
+    if codec.radices != product.radices or codec.num_codes != product.num_codes:
+        return False
+    return not codec.has_table or torch.equal(codec.digits, product.encode(torch.arange(codec.num_codes)))
 
 
 def keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:

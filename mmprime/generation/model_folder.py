@@ -23,7 +23,7 @@ from .prompts import collect_words
 from .sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+    from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
 
 _FORMER = {"masking": "law", "level_powers": "place_powers"}  # keys of older folders
 
@@ -67,17 +67,17 @@ def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelC
 
 def load_tokenizers(
     directory: Path, config: dict[str, Any], canvas: Canvas, device: torch.device | str = "cpu"
-) -> tuple[TextTokenizer | None, ImageTokenizer | None]:
+) -> tuple[TextTokenizer | None, ImageTokenizerBase | None]:
     """Those that config.json names, relative to the directory, for the spans there are.
 
     Raises ValueError on a file that is missing, and on another tokenizer than that of the training.
     """
-    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+    from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
     paths = {name: directory / path for name, path in config.get("tokenizers", {}).items() if canvas.has(name)}
     wanted = _recorded(directory, config)
     text = TextTokenizer.load(paths["text"]) if "text" in paths else None
-    image = ImageTokenizer.load(paths["image"]) if "image" in paths else None
+    image = load_image_tokenizer(paths["image"]) if "image" in paths else None
     for name, tokenizer in (("text", text), ("image", image)):
         if tokenizer is not None and wanted.get(name, made := tokenizer.fingerprint()) != made:
             raise ValueError(

@@ -21,15 +21,15 @@ from torch import Tensor
 from mmprime.engine import MASK_ID, Canvas, Rows, Sampler, generator_of, mix, nelbo
 
 from .defaults import default_sampling
-from .images import keep_outside, partial_images
+from .images import keep_outside, known_images
 from .infilling import read_partly, with_blanks
 from .model_folder import ModelCard, load_tokenizers, read_card
 from .prompts import class_label, require_prompt
-from .sampling import AT_ONCE, Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows
+from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows
 
 if TYPE_CHECKING:
     from mmprime.models import PrimeDiT
-    from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+    from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
 
 _SCORE_STREAM = 3
 Box = tuple[int, int, int, int]
@@ -43,7 +43,7 @@ class Pipeline:
         model: PrimeDiT,
         canvas: Canvas,
         text_tokenizer: TextTokenizer | None = None,
-        image_tokenizer: ImageTokenizer | None = None,
+        image_tokenizer: ImageTokenizerBase | None = None,
         card: ModelCard | None = None,
     ) -> None:
         self.model, self.canvas, self.card = model, canvas, card or ModelCard()
@@ -238,8 +238,12 @@ class Pipeline:
         return len(self._text().encode(caption)) < self.canvas.span("text").num_tokens
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] of the tokenizer's size -> codes (B, h, w)."""
-        return self._images().encode(images.to(self.device))
+        """(B, 3, H, W) in [0, 1] of the tokenizer's size -> codes (B, h, w); digits (B, h, w, S) where there are more
+        codes than integers."""
+        tokenizer = self._images()
+        if self.canvas.span("image").codec.has_integers:
+            return tokenizer.encode(images.to(self.device))
+        return tokenizer.encode_digits(images.to(self.device))
 
     # ---------------------------------------------------------------- parts
 
@@ -275,16 +279,8 @@ class Pipeline:
 
     def _pictures(self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None) -> Pictures:
         """kept: an image and the box outside which its pixels stay."""
-        span, tokenizer = self.canvas.span("image"), self._images()
-        digits = self.canvas.view(result.y, "image")
-        known = (digits >= 0).all(-1)
-        codes = torch.full(known.shape, MASK_ID, device=digits.device)
-        codes[known] = span.codec.decode(digits[known])
-        codes = codes.view(-1, *(span.grid or (1, -1)))
-        if bool(known.all()):
-            images = torch.cat([tokenizer.decode(part) for part in codes.split(AT_ONCE)])
-        else:
-            images = partial_images(result.y, self.canvas, tokenizer)
+        tokenizer = self._images()
+        images, codes = known_images(result.y, self.canvas, tokenizer)
         if kept is not None:
             images = keep_outside(images, *kept, tokenizer.downsample)
         if result.paused is not None:
@@ -305,7 +301,7 @@ class Pipeline:
             raise ValueError("this model knows no text" if not self.canvas.has("text") else "it has no text tokenizer")
         return self.text_tokenizer
 
-    def _images(self) -> ImageTokenizer:
+    def _images(self) -> ImageTokenizerBase:
         if self.image_tokenizer is None:
             known = "its image tokenizer is missing" if self.canvas.has("image") else "this model knows no images"
             raise ValueError(known)

@@ -27,7 +27,7 @@ from mmprime.engine import SAMPLERS, Canvas, Region, sampler_of
 from mmprime.engine.samplers import CountPlanned
 
 if TYPE_CHECKING:
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import ImageTokenizerBase
 
 MASK_SIDE = 1024  # pixels: a larger mask picture is shrunk to it
 
@@ -104,7 +104,7 @@ def parse_region(words: Sequence[str], name: str) -> RegionSpec:
 def locate(
     spec: RegionSpec,
     canvas: Canvas,
-    image: ImageTokenizer | None = None,
+    image: ImageTokenizerBase | None = None,
     stands_for: Mapping[int, tuple[str, int]] | None = None,
 ) -> Region:
     """The region on a canvas. stands_for: as of `mmprime.generation.infilling.Infill`.
@@ -121,7 +121,7 @@ def locate(
 
 
 def _where(
-    spec: RegionSpec, canvas: Canvas, image: ImageTokenizer | None, stands_for: Mapping[int, tuple[str, int]]
+    spec: RegionSpec, canvas: Canvas, image: ImageTokenizerBase | None, stands_for: Mapping[int, tuple[str, int]]
 ) -> Tensor:
     pictured = spec.box is not None or spec.mask is not None
     written = bool(spec.words or spec.blanks)

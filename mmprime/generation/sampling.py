@@ -128,8 +128,8 @@ class Result(Sample):
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures(Result):
-    """images (B, 3, H, W) in [0, 1], codes (B, h, w), -1 where they are not wholly known yet, and the prompt of each
-    ("" without one)."""
+    """images (B, 3, H, W) in [0, 1], codes (B, h, w), -1 where they are not wholly known yet (digits (B, h, w, S) where
+    there are more codes than integers), and the prompt of each ("" without one)."""
 
     images: Tensor
     codes: Tensor

@@ -109,7 +109,7 @@ def likeliest(model: Denoiser, canvas: Canvas, y: Tensor, name: str) -> Tensor:
             at = rows[row[part]], token[part]
             u = torch.zeros(len(at[0]), head.num_uniforms(span), dtype=torch.float64, device=y.device)
             tokens = Tokens(span, hidden[row[part], token[part]], view[at], token[part])
-            digits = head.draw(network, tokens, Request(~known[at], u, temperature=0.0, strict=False)).digits
+            digits = head.sample(network, tokens, Request(~known[at], u, temperature=0.0, strict=False)).digits
             possible = (digits >= 0).all(-1)
             codes[at[0][possible], at[1][possible]] = span.codec.decode(digits[possible])
     return codes

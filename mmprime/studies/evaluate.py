@@ -18,7 +18,7 @@ from mmprime.evaluation.quantities import Bounds
 from mmprime.evaluation.sample_quality import PictureQuality, TextQuality
 from mmprime.generation.defaults import default_sampling
 from mmprime.generation.sampling import SamplingConfig, sample_rows
-from mmprime.tokenizers import ImageTokenizer
+from mmprime.tokenizers import load_image_tokenizer
 from mmprime.training.config import resolve
 from mmprime.training.tasks.diffusion import DiffusionTask
 from mmprime.training.trainer import Trainer
@@ -94,8 +94,8 @@ def _quality_rows(task: DiffusionTask, asked: CellEvaluation, config: SamplingCo
     if "image" in codes:
         grid = task.canvas.span("image").grid
         assert grid is not None, "image codes lie on a grid"
-        tokenizer = ImageTokenizer.load(resolve(task.config.data.image_tokenizer))
-        images = tokenizer.decode(codes["image"].unflatten(1, grid))
+        tokenizer = load_image_tokenizer(resolve(task.config.data.image_tokenizer))
+        images = tokenizer.decode_tokens(codes["image"].unflatten(1, grid))
         return _picture_quality(asked.pictures).rows(images, nfe, asked.seed)
     words = task.corpus.text_tokenizer
     assert words is not None, "a corpus of texts has a tokenizer"

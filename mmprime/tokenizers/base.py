@@ -91,7 +91,9 @@ class ImageTokenizerBase(nn.Module):
         digits = digits.long()
         odd = ((digits < MASK_ID) | (digits >= torch.tensor(bounds, device=digits.device))).any(-1)
         if odd.any():
-            raise ValueError(f"digits {digits[odd][0].tolist()} must lie below {list(bounds)}, or be {MASK_ID} (masked)")
+            raise ValueError(
+                f"digits {digits[odd][0].tolist()} must lie below {list(bounds)}, or be {MASK_ID} (masked)"
+            )
         return self._images(digits).clamp(0, 1)
 
     @torch.no_grad()
@@ -116,6 +118,18 @@ class ImageTokenizerBase(nn.Module):
             low, high = int(codes.min()), int(codes.max())
             raise ValueError(f"codes span [{low}, {high}] but must lie in [0, {self.num_codes})")
         return self.decode_digits(self.codec().encode(codes))
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Images of codes (B, h, w), as `decode`, or of digits (B, h, w, S), as `decode_digits`."""
+        return self.decode_digits(tokens) if tokens.dim() == 4 else self.decode(tokens)
+
+    def codebook_vectors(self) -> Tensor:
+        """(C, d): the vector of every code. Raises ValueError where there is no such table, or it is too large."""
+        raise ValueError(f"a tokenizer of kind {self.kind!r} has digits {list(self.radices)} and no code book")
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """Like `decode`, of vectors (B, h, w, d), which may be mixtures. Raises ValueError where codes have none."""
+        raise ValueError(f"a tokenizer of kind {self.kind!r} has digits {list(self.radices)} and no vectors")
 
     def save(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write `model.safetensors`, floats stored as `dtype`, and `config.json`, which holds its hash.

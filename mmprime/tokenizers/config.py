@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 QUANTIZERS = ("vq", "fsq", "lfq", "bsq", "rvq", "gvq")
+MAX_SIDE = 8192  # pixels
+MAX_BLOCKS = 256  # residual blocks of one resolution
 MAX_CODES = 2**24  # vq: the vectors of all codes are in memory
 MAX_BITS = 256  # of a code that is made of digits
 MAX_LEVELS = 65536
@@ -36,18 +38,20 @@ class ImageTokenizerConfig:
     Lists run from the finest resolution (``image_size / patch``) to that of the codes; each entry halves it.
     """
 
-    image_size: int = _number(64, "[1, 8192]")
+    image_size: int = _number(64, f"[1, {MAX_SIDE}]")
     downsample: int = _number(8, "[1, 1024]")
     patch: int = _number(4, "[1, 256]")  # the stem takes patch × patch pixels as channels, the head gives them back
     widths: list[int] = field(default_factory=lambda: [96, 160], metadata=_each("[8, 8192]"))
-    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2], metadata=_each("[0, 256]"))
-    decoder_blocks: list[int] = field(default_factory=lambda: [3, 2], metadata=_each("[0, 256]"))
+    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2], metadata=_each(f"[0, {MAX_BLOCKS}]"))
+    decoder_blocks: list[int] = field(default_factory=lambda: [3, 2], metadata=_each(f"[0, {MAX_BLOCKS}]"))
     quantizer: str = _choice("vq", QUANTIZERS)
     num_codes: int = _number(512, f"[2, {2**MAX_BITS}]")  # vq: at most 2^24
     code_dim: int = _number(24, "[2, 8192]")  # vq, rvq, gvq: width of a code vector
     cosine: bool = False  # vq, gvq: compare directions only
     decay: float = _number(0.98, "[0, 1)")  # vq, rvq, gvq: of the moving averages that make the code book
-    revive_below: float = _number(1.0, "[0, 1e6]")  # vq, rvq, gvq: a code hit fewer times a step gets a vector of the step
+    revive_below: float = _number(
+        1.0, "[0, 1e6]"
+    )  # vq, rvq, gvq: a code hit fewer times a step gets a vector of the step
     commitment: float = _number(0.25, "[0, 1e6]")  # all but fsq: pull of the encoder towards its code
     levels: list[int] = field(
         default_factory=list, metadata=_each(f"[2, {MAX_LEVELS}]")
@@ -76,6 +80,11 @@ class ImageTokenizerConfig:
                 f"tokenizer.widths={list(self.widths)}, encoder_blocks={list(self.encoder_blocks)} and "
                 f"decoder_blocks={list(self.decoder_blocks)} must have the same length, at least 1"
             )
+        if not 1 <= self.image_size <= MAX_SIDE:
+            raise ValueError(f"tokenizer.image_size={self.image_size} must lie in [1, {MAX_SIDE}]")
+        for name, blocks in (("encoder_blocks", self.encoder_blocks), ("decoder_blocks", self.decoder_blocks)):
+            if not all(0 <= count <= MAX_BLOCKS for count in blocks):
+                raise ValueError(f"tokenizer.{name}={list(blocks)}: each must lie in [0, {MAX_BLOCKS}]")
         if self.patch * 2 ** (len(self.widths) - 1) != self.downsample:
             raise ValueError(
                 f"tokenizer.downsample={self.downsample} must be patch · 2^(len(widths) - 1) = "
@@ -110,7 +119,9 @@ class ImageTokenizerConfig:
         if kind in ("vq", "rvq", "gvq") and self.code_dim < 2:
             raise ValueError(f"tokenizer.code_dim={self.code_dim} must be at least 2")
         if kind == "gvq" and self.code_dim % len(levels):
-            raise ValueError(f"tokenizer.code_dim={self.code_dim} must be a multiple of {len(levels)}, one part a level")
+            raise ValueError(
+                f"tokenizer.code_dim={self.code_dim} must be a multiple of {len(levels)}, one part a level"
+            )
         if kind == "rvq" and self.cosine:
             raise ValueError("tokenizer.cosine=true is for vq and gvq: a residual of directions means nothing")
 
@@ -131,7 +142,7 @@ class ImageTokenizerConfig:
             raise ValueError(f"{source}: values are written out, without ${{...}}")
         try:
             config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:  # TypeError: a mapping where a list belongs
             raise ValueError(f"{source}: {str(error).splitlines()[0]}") from error
         assert isinstance(config, cls)
         config.check()

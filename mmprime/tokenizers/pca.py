@@ -72,7 +72,12 @@ class PCATokenizer(ImageTokenizerBase):
             ValueError: if the images are not square uint8 pictures, the sizes do not fit, or a component has fewer
                 different values than levels.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        if (
+            images.dtype != torch.uint8
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or images.shape[2] != images.shape[3]
+        ):
             raise ValueError(f"PCA needs square uint8 pictures (n, 3, H, H), not {images.dtype} {tuple(images.shape)}")
         tokenizer = cls(PCAConfig(images.shape[-1], patch, tuple(levels)))
         rows = _patches(images, patch).flatten(0, 2)

@@ -208,15 +208,22 @@ def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str
     for name in given:
         key = prefix + str(name)
         wanted, actual = schema._get_node(name), given._get_node(name)
+        if wanted is None and dataclasses.is_dataclass(
+            schema._metadata.element_type
+        ):  # an entry of a mapping of sections
+            wanted = OmegaConf.structured(schema._metadata.element_type)
         if not isinstance(wanted, Node) or not isinstance(actual, Node) or actual._is_interpolation():
             continue
         value: Any = OmegaConf.to_container(actual, resolve=False) if isinstance(actual, Container) else actual._value()
-        for kind, what in ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]")):
-            if isinstance(wanted, kind) != isinstance(actual, kind) and not (value is None and wanted._is_optional()):
-                what = what if isinstance(wanted, kind) else "a single value"
-                raise ConfigError(f"{source}: {key}={value}: must be {what}")
+        if _kind(wanted) != _kind(actual) and not (value is None and wanted._is_optional()):
+            raise ConfigError(f"{source}: {key}={value}: must be {_kind(wanted)}")
         if isinstance(wanted, DictConfig) and isinstance(actual, DictConfig):
             _check_kinds(wanted, actual, source, key + ".")
+
+
+def _kind(node: Node) -> str:
+    kinds = ((DictConfig, "a mapping of keys, {a: b}"), (ListConfig, "a list, [a, b]"))
+    return next((what for kind, what in kinds if isinstance(node, kind)), "a single value")
 
 
 def _first_line(error: Exception) -> str:

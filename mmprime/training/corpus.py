@@ -192,9 +192,9 @@ def _check(config: DataConfig, grid: list[int], num_codes: int, num_classes: int
 def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
     if not config.image_tokenizer:
         return
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import load_image_tokenizer
 
-    named = ImageTokenizer.load(resolve(config.image_tokenizer)).fingerprint()
+    named = load_image_tokenizer(resolve(config.image_tokenizer)).fingerprint()
     if named != fingerprint:
         raise ConfigError(
             f"data.image_tokenizer={config.image_tokenizer} ({named}) did not make the codes of {config.path} "

@@ -16,7 +16,7 @@ from mmprime.generation.images import save_picture, sheet
 from mmprime.generation.sampling import SamplingConfig, sample_rows
 from mmprime.io import whole_file, write_text
 from mmprime.models import PrimeDiT
-from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
 from .config import ConfigError
 from .rng import derive_seed
@@ -75,7 +75,7 @@ class SampleWriter:
             write_text(stem.with_suffix(".txt"), "\n\n".join(lines) + "\n")
 
     def sample(self, model: PrimeDiT, rows: Rows, name: str, seed: int) -> Tensor:
-        """Codes (n, L) of a span, with the other spans as they are in `rows`."""
+        """Codes (n, L), or digits, of a span, with the other spans as they are in `rows`."""
         y = rows.y.masked_fill(self.canvas.mask(name).to(rows.y.device), MASK_ID)
         config = replace(self.configs[name], seed=derive_seed(seed, "samples", name))
         sampled = sample_rows(model, self.canvas, y, config, cond=rows.cond)
@@ -89,5 +89,5 @@ class SampleWriter:
             with whole_file(stem.with_suffix(".safetensors")) as temporary:
                 save_file({"codes": codes.contiguous()}, temporary)
             return
-        images = ImageTokenizer.load(self.image).eval().decode(codes)
+        images = load_image_tokenizer(self.image).decode_tokens(codes)
         save_picture(stem.with_suffix(".png"), sheet(images, captions or None, scale=SCALE))

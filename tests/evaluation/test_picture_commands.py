@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, writ
 from torch import Tensor
 
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
+from mmprime.data import ImageDataset
 from mmprime.data.shards import Entry, Unit, build_dataset, canonical_json
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
@@ -22,12 +25,13 @@ from mmprime.evaluation.datasets import fitting, load_scored
 from mmprime.evaluation.images import extractors
 from mmprime.evaluation.images.captions import choose_captions
 from mmprime.evaluation.images.extractors import FeatureExtractor, Features
-from mmprime.evaluation.images.reconstruction import psnr, reconstruct
+from mmprime.evaluation.images.reconstruction import psnr, reconstruct, ssim
 from mmprime.evaluation.images.sampling import choose_prompts
 from mmprime.generation.defaults import write_sampling
 from mmprime.generation.pipeline import from_pretrained
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import DiTConfig, PrimeDiT, save_model
+from mmprime.tokenizers import PixelTokenizer
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
@@ -251,21 +255,49 @@ def test_psnr_meets_its_formula() -> None:
     assert psnr(image, image).tolist() == [80, 80]
 
 
+def test_ssim_meets_its_formula() -> None:
+    x, z = torch.rand(2, 1, 3, 13, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = [math.exp(-(((i - 5) ** 2) + (j - 5) ** 2) / (2 * 1.5**2)) for i in range(11) for j in range(11)]
+    kernel = torch.tensor(weight, dtype=torch.float64).view(11, 11)
+    kernel /= kernel.sum()
+    values = []
+    for channel, top, left in itertools.product(range(3), range(3), range(2)):
+        a, b = (image[0, channel, top : top + 11, left : left + 11] for image in (x, z))
+        mean_a, mean_b = (kernel * a).sum(), (kernel * b).sum()
+        both = (kernel * (a - mean_a) * (b - mean_b)).sum()
+        each = (kernel * ((a - mean_a) ** 2 + (b - mean_b) ** 2)).sum()
+        light = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+        values.append(float(light * (2 * both + 9e-4) / (each + 9e-4)))
+    assert float(ssim(x, z)) == pytest.approx(sum(values) / len(values))
+    assert ssim(x, x).tolist() == pytest.approx([1])
+    assert ssim(x[..., :4, :6], x[..., :4, :6]).tolist() == pytest.approx([1])  # smaller than a window
+
+
+def test_a_tokenizer_of_digits(tmp_path: Path) -> None:
+    data = _dataset(tmp_path / "data")
+    images = ImageDataset.load(data, "val_vendor").images
+    PixelTokenizer(images.shape[-1], 3, "nibbles").save(tmp_path / "tokenizer")
+    measured = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data)
+    rows = {row.metric.removeprefix("val_vendor: "): row.value for row in measured}
+    assert (rows["PSNR"], rows["SSIM"]) == (80, pytest.approx(1))
+    assert [name for name in rows if "digit " in name] == [f"perplexity of digit {level}" for level in range(1, 7)]
+    assert all(1 <= rows[f"perplexity of digit {level}"] <= 16 for level in range(1, 7))
+
+
 def test_a_tokenizer(tmp_path: Path) -> None:
     tiny_image_tokenizer().save(tmp_path / "tokenizer", torch.float32)
     data = _dataset(tmp_path / "data")
     rows = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "fd-effnet-lite0")
     names = [row.metric.removeprefix("val_vendor: ").split(" (")[0] for row in rows]
-    assert names == ["PSNR", "codes used", "code perplexity", "rFD-EffNet-Lite0"]
-    from mmprime.data import ImageDataset
-
+    assert names == ["PSNR", "SSIM", "codes used", "code perplexity", "encode and decode", "rFD-EffNet-Lite0"]
     images = ImageDataset.load(data, "val_vendor").images
     found = reconstruct(tiny_image_tokenizer(), images, batch=2)
     error = (images.double() / 255 - found.images.double() / 255).square().mean((1, 2, 3))
     assert rows[0].value == pytest.approx(float((-10 * error.log10()).mean()), abs=0.05)  # but for rounding to 8 bits
     assert rows[0].stderr == pytest.approx(float(found.psnr.std()) / 5**0.5)
-    assert 1 / 16 <= rows[1].value <= 1
-    assert 1 <= rows[2].value <= 16
+    assert -1 <= rows[1].value < 1
+    assert 1 / 16 <= rows[2].value <= 1
+    assert 1 <= rows[3].value <= 16
     with pytest.raises(ValueError, match="takes 32 x 32"):
         reconstruct(tiny_image_tokenizer(), images[..., :16])
     with pytest.raises(ValueError, match="--metric kid is not one of a tokenizer"):

@@ -244,6 +244,9 @@ def test_images_that_do_not_fit_are_refused(images: Tensor, message: str) -> Non
         ({"downsample": 8}, "downsample=8.*4"),
         ({"widths": [16, 20]}, "20"),
         ({"widths": [16]}, "same length"),
+        ({"decoder_blocks": [1, 10**8]}, r"decoder_blocks=\[1, 100000000\]: each must lie in \[0, 256\]"),
+        ({"encoder_blocks": [-1, 1]}, r"encoder_blocks=\[-1, 1\]"),
+        ({"image_size": 1 << 40}, "image_size=1099511627776 must lie"),
         ({"quantizer": "fsq", "levels": [4, 4], "num_codes": 15}, "num_codes=15.*product"),
         ({"quantizer": "lfq", "num_codes": 48}, "48.*power of two"),
         ({"quantizer": "vq", "num_codes": 2**40}, f"num_codes={2**40} must lie in .*fsq, bsq or rvq"),
@@ -257,6 +260,13 @@ def test_images_that_do_not_fit_are_refused(images: Tensor, message: str) -> Non
 def test_configs_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageTokenizer(ImageTokenizerConfig(**{**SMALL, **changes}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("levels", {}), ("widths", "8"), ("num_codes", [16]), ("cosine", {"a": 1})])
+def test_values_of_another_kind_are_refused(key: str, value: object) -> None:
+    values = {**ImageTokenizerConfig(**SMALL).as_dict(), key: value}
+    with pytest.raises(ValueError, match=r"config\.json: "):
+        ImageTokenizerConfig.from_dict(values, "config.json")
 
 
 def test_load_names_what_does_not_match(tmp_path: Path) -> None:

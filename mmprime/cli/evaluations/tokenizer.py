@@ -1,8 +1,9 @@
-"""An image tokenizer by itself: PSNR, use of its codes, and rFID (or rFD-EffNet-Lite0) of what it gives back."""
+"""An image tokenizer by itself: PSNR, SSIM, use of its codes or digits, seconds, rFID or rFD-EffNet-Lite0."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ from .pictures import add_metric_arguments, rules_of
 
 if TYPE_CHECKING:
     from mmprime.evaluation import Measure
+    from mmprime.evaluation.images.reconstruction import Reconstructed
+    from mmprime.tokenizers import ImageTokenizerBase
 
-HELP = "PSNR, code use and rFID of an image tokenizer"
+HELP = "PSNR, SSIM, code use and rFID of an image tokenizer"
 NOTES = (
     "PSNR is the mean over images of each image's own; its error is over images. rFID and rFD compare reconstructions "
     "with their own originals, so they are smaller than distances to other pictures.",
@@ -41,13 +44,13 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.evaluation.images.reconstruction import reconstruct
     from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash, model_hash
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import load_image_tokenizer
 
     asked = [] if options.metric == "none" else parse_metrics(options.metric)
     if odd := sorted(set(asked) - set(METRICS)):
         raise ValueError(f"--metric {odd[0]} is not one of a tokenizer; there are none, {', '.join(METRICS)}")
     extractors = Extractors(asked, options.inception) if asked else None
-    tokenizer = ImageTokenizer.load(options.tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_image_tokenizer(options.tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[Measure] = []
     for split in splits_of(options.data, options.split):
         images = ImageDataset.load(options.data, split).images
@@ -57,14 +60,28 @@ def run(options: argparse.Namespace) -> list[Measure]:
         if comparison is not None:
             comparison.check(len(images))
         reconstruction = reconstruct(tokenizer, images, options.batch, progress=True)
-        count = len(images)
-        error = float(reconstruction.psnr.std() / count**0.5) if count > 1 else None
         rows += [
-            Measure(f"{split}: PSNR", float(reconstruction.psnr.mean()), error, "dB", count, 0, options.seed),
-            Measure(f"{split}: codes used", reconstruction.use, None, "share of the code book", count, 0, options.seed),
-            Measure(f"{split}: code perplexity", reconstruction.perplexity, None, "codes", count, 0, options.seed),
+            Measure(f"{split}: {name}", value, error, unit, len(images), 0, options.seed)
+            for name, value, error, unit in _measured(reconstruction, tokenizer)
         ]
         if comparison is not None:
             scored = comparison.rows(PictureArray(reconstruction.images), 0, options.seed)
             rows += [replace(row, metric=f"{split}: r{row.metric}") for row in scored]
     return stamp(rows, data_hash=data_hash(options.data), model_hash=model_hash(options.tokenizer))
+
+
+def _measured(result: Reconstructed, tokenizer: ImageTokenizerBase) -> Iterator[tuple[str, float, float | None, str]]:
+    """(name, value, standard error, unit) of a split."""
+    count = len(result.images)
+    for name, values, unit in (("PSNR", result.psnr, "dB"), ("SSIM", result.ssim, "")):
+        yield name, float(values.mean()), float(values.std() / count**0.5) if count > 1 else None, unit
+    if not tokenizer.radices:
+        ((use, perplexity),) = result.levels
+        yield "codes used", use, None, "share of the code book"
+        yield "code perplexity", perplexity, None, "codes"
+    else:
+        shares = [use for use, _ in result.levels]
+        yield "values of digits used", sum(shares) / len(shares), None, "share, mean over levels"
+        for level, (base, (_, perplexity)) in enumerate(zip(tokenizer.radices, result.levels), 1):
+            yield f"perplexity of digit {level}", perplexity, None, f"of {base} values"
+    yield "encode and decode", result.seconds / count, None, "s a picture"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from .base import DigitQuery, Draw, Head, NonFiniteLogits, Request, Tokens
+from .base import DigitQuery, Head, NonFiniteLogits, Request, SampledDigits, Tokens
 from .chain import ChainHead
 from .factored import FactoredHead
 from .softmax import SoftmaxHead
@@ -10,8 +10,17 @@ from .softmax import SoftmaxHead
 HEADS: Mapping[str, Callable[[], Head]] = {"softmax": SoftmaxHead, "factored": FactoredHead, "chain": ChainHead}
 
 __all__ = [
-    "HEADS", "ChainHead", "DigitQuery", "Draw", "FactoredHead", "Head", "NonFiniteLogits", "Request", "SoftmaxHead",
-    "Tokens", "head_of",
+    "HEADS",
+    "ChainHead",
+    "DigitQuery",
+    "FactoredHead",
+    "Head",
+    "NonFiniteLogits",
+    "Request",
+    "SampledDigits",
+    "SoftmaxHead",
+    "Tokens",
+    "head_of",
 ]  # fmt: skip
 
 

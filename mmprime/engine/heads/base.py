@@ -82,7 +82,7 @@ class Request:
         return self.asked.long().argmax(-1)
 
 
-class Unit(NamedTuple):
+class UnitDistribution(NamedTuple):
     """probs (M, U, K) float64: the factors of the distributions of units, before temperature and top-p; value (M, U):
     what was drawn, in their terms."""
 
@@ -91,7 +91,7 @@ class Unit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Draw:
+class SampledDigits:
     """digits (M, S): drawn, or visible; confidence, entropy (M, S): probability of what was drawn, and entropy in nats
     of the distribution it was drawn from, that of the whole code where codes are drawn. unit: what was asked for,
     if."""
@@ -99,7 +99,7 @@ class Draw:
     digits: Tensor
     confidence: Tensor
     entropy: Tensor
-    unit: Unit | None = None
+    unit: UnitDistribution | None = None
 
 
 class Head(ABC):
@@ -119,8 +119,8 @@ class Head(ABC):
         the same token may depend, None for all. Raises NonFiniteLogits."""
 
     @abstractmethod
-    def draw(self, network: Logits, tokens: Tokens, request: Request) -> Draw:
-        """Draw the digits asked for. Raises ValueError where no code agrees with a token's visible digits, and
+    def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
+        """Sample the digits asked for. Raises ValueError where no code agrees with a token's visible digits, and
         NonFiniteLogits."""
 
     @abstractmethod
@@ -136,10 +136,10 @@ class Head(ABC):
         """(U, K): factors of a unit, and the most values that one has."""
 
 
-def draw_from(
+def sample_from(
     logits: Tensor, u: Tensor, temperature: float | Tensor = 1.0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw from the softmax of logits (M, K) whose maxima are finite, u (M,) uniforms in [0, 1): exact in float64.
+    """Sample from the softmax of logits (M, K) whose maxima are finite, by uniforms u (M,): exact in float64.
 
     Returns index (M,), confidence (M,) its probability, and entropy (M,) in nats of all of them. temperature (a number
     or (M,)) 0 takes the most probable. top_p keeps the smallest set of values of at least that probability.

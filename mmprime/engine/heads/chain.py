@@ -22,7 +22,17 @@ from torch import Tensor
 
 from ..canvas import Span
 from ..codec import MASK_ID
-from .base import DigitQuery, Draw, Head, Logits, NonFiniteLogits, Request, Tokens, Unit, draw_from
+from .base import (
+    DigitQuery,
+    Head,
+    Logits,
+    NonFiniteLogits,
+    Request,
+    SampledDigits,
+    Tokens,
+    UnitDistribution,
+    sample_from,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class ChainHead(Head):
         never = ((aim != tokens.visible) & (tokens.visible >= 0)).any(-1)  # the aim contradicts what is visible
         return total.masked_fill(never, torch.inf) if bool(never.any()) else total
 
-    def draw(self, network: Logits, tokens: Tokens, request: Request) -> Draw:
+    def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Exactly the digits asked for are drawn. Temperature and top_p apply to each digit in turn.
 
         The factors of the unit "token" are the conditionals along the digits drawn: their product is the chance of
@@ -105,14 +115,14 @@ class ChainHead(Head):
             factors[token, level] = log_p.double().exp()
             heat = request.temperature
             heat = heat[token, level] if isinstance(heat, Tensor) else heat
-            value, *sure = draw_from(log_p, request.u[token, level], heat, request.top_p)
+            value, *sure = sample_from(log_p, request.u[token, level], heat, request.top_p)
             digits[token, level] = torch.where(asked[token, level], value, tokens.visible[token, level])
             confidence[token, level], entropy[token, level] = sure
         value = digits.clamp(min=0)
         if request.unit == "digit":
             row = torch.arange(len(tokens), device=digits.device)
             factors, value = factors[row, request.first][:, None], value[row, request.first][:, None]
-        return Draw(digits, confidence, entropy, Unit(factors, value))
+        return SampledDigits(digits, confidence, entropy, UnitDistribution(factors, value))
 
     def _point_masses(self, tokens: Tokens) -> Tensor:
         """(M, S, K) float64: a visible digit has the chance 1, and so has the first value of a masked one."""

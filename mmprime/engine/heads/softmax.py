@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..canvas import Span
 from ..codec import MASK_ID
-from .base import Draw, Head, Logits, NonFiniteLogits, Request, Tokens, Unit, draw_from
+from .base import Head, Logits, NonFiniteLogits, Request, SampledDigits, Tokens, UnitDistribution, sample_from
 
 MAX_CODES = 1 << 26
 
@@ -56,7 +56,7 @@ class SoftmaxHead(Head):
         same = (aim == tokens.visible).all(-1)  # reveals nothing
         return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
 
-    def draw(self, network: Logits, tokens: Tokens, request: Request) -> Draw:
+    def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Whole codes are drawn, also where some digits are asked for: part of an exact draw is a draw of the part.
 
         The temperature of a token is that of the first digit asked for; top_p applies to whole codes.
@@ -70,14 +70,14 @@ class SoftmaxHead(Head):
             logits = logits.masked_fill(never[:, None], 0.0)
         heat = request.temperature
         heat = heat.gather(1, first[:, None])[:, 0] if isinstance(heat, Tensor) else heat
-        cell, confidence, entropy = draw_from(logits, request.u[:, 0], heat, request.top_p)
+        cell, confidence, entropy = sample_from(logits, request.u[:, 0], heat, request.top_p)
         digits = unravel(cell, tokens.span.codec.radices).masked_fill(never[:, None], MASK_ID)
         confidence, entropy = (each[:, None].expand(digits.shape) for each in (confidence, entropy))
         if not request.unit:
-            return Draw(digits, confidence, entropy)
-        shown = visible if request.again is None else visible.masked_fill(request.again, MASK_ID)
-        probs, value = unit_probs(log_posterior(grid, shown), first, cell, digits, request.unit)
-        return Draw(digits, confidence, entropy, Unit(probs[:, None], value[:, None]))
+            return SampledDigits(digits, confidence, entropy)
+        unmasked = visible if request.again is None else visible.masked_fill(request.again, MASK_ID)
+        probs, value = unit_probs(log_posterior(grid, unmasked), first, cell, digits, request.unit)
+        return SampledDigits(digits, confidence, entropy, UnitDistribution(probs[:, None], value[:, None]))
 
     def size(self, span: Span) -> int:
         return span.codec.num_cells

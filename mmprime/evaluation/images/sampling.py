@@ -60,9 +60,8 @@ def sample_classes(pipe: Pipeline, labels: Sequence[int], config: SamplingConfig
     absent = pipe.canvas.mask("text") if pipe.canvas.has("text") else None
     cond = {"label": torch.tensor(labels, device=pipe.device)}
     result = sample_rows(pipe.model, pipe.canvas, y, config, absent, cond)
-    span = pipe.canvas.span("image")
-    codes = span.codec.decode(pipe.canvas.view(result.y, "image")).view(-1, *pipe.image_tokenizer.grid)
-    images = (pipe.image_tokenizer.decode(codes).cpu() * 255).round().byte()
+    tokens = pipe.canvas.unpack(result.y)["image"].unflatten(1, pipe.image_tokenizer.grid)
+    images = (pipe.image_tokenizer.decode_tokens(tokens).cpu() * 255).round().byte()
     return images, torch.stack([result.nfe, steps_unused(config, result.rank).to(result.nfe)], -1)
 
 

@@ -23,11 +23,11 @@ from mmprime.engine import (
     Canvas,
     Codec,
     Condition,
-    Denoiser,
     Masking,
     Plan,
     Rows,
     Span,
+    Wrapper,
     exact_nelbo,
     joint_loss,
     masking_of,
@@ -62,18 +62,12 @@ class TableMean(NamedTuple):
         return f"{self.value:.4f} ± {self.stderr:.4f}" if self.stderr >= 5e-5 else f"{self.value:.4f}"
 
 
-class Distinct:
+class Distinct(Wrapper):
     """The same denoiser, forwarding equal rows once: of many examples few partly visible states differ."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
 
     def __call__(self, y: Tensor, canvas: Canvas, cond: Condition | None = None) -> Tensor:
         rows, index = y.unique(dim=0, return_inverse=True)
         return self.denoiser(rows, canvas, cond)[index]
-
-    def logits(self, hidden: Tensor, span: Span) -> Tensor:
-        return self.denoiser.logits(hidden, span)
 
 
 class ToyTask(Task):
