@@ -23,7 +23,7 @@ from cached_dit import CachedDiT
 from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Rollout, Span, begin, nelbo, sampler_of
-from mmprime.engine.denoiser import token_grid
+from mmprime.engine.heads import SoftmaxHead, Tokens
 from mmprime.engine.heads.softmax import log_posterior
 from mmprime.generation.pipeline import from_pretrained
 from mmprime.models import PrimeDiT
@@ -89,10 +89,12 @@ class Bench:
         """(3, tokens revealed at this step)."""
         (span,) = self.canvas.spans
         now = self.canvas.view(rollout.rank == rollout.number, span.name)[last["row"]].any(-1)
-        visible = self.canvas.view(last["y"], span.name)[now]
+        visible, index = self.canvas.view(last["y"], span.name)[now], now.nonzero()[:, 1]
         exact = self.model(last["y"], self.canvas)
         p, q = (
-            log_posterior(token_grid(self.model, hidden[now], span, now.nonzero()[:, 1]), visible).flatten(1).double()
+            log_posterior(SoftmaxHead().grid(self.model, Tokens(span, hidden[now], visible, index)), visible)
+            .flatten(1)
+            .double()
             for hidden in (exact, last["hidden"])
         )
         gap = torch.where(p.exp() > 0, p - q, 0.0)
