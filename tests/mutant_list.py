@@ -114,7 +114,8 @@ MUTANTS = [
     # head, sampling, guidance
     m("carry-over on the wrong axis", "heads/softmax:constrain", "y[:, axis]", "y[:, -1 - axis]", "exact"),
     m("posterior forgets what is visible", "heads/softmax:log_posterior", "constrain(grid, y)", "grid", "exact"),
-    m("draw forgets what is visible", "heads/softmax:SoftmaxHead.sample", "constrain(grid, visible)", "grid", "sampling"),
+    m("draw forgets what is visible", "heads/softmax:SoftmaxHead.sample", "constrain(grid, visible)", "grid",
+      "sampling"),
     m("temperature multiplies", "heads/base:sample_from", "score /= torch.where(heat > 0, heat, 1.0)",
       "score *= torch.where(heat > 0, heat, 1.0)", NUCLEUS),
     m("nucleus one code short", "heads/base:_nucleus", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)",
