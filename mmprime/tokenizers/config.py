@@ -138,6 +138,9 @@ class ImageTokenizerConfig:
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
                 raise ValueError(f"{source}: {problem} tokenizer keys {', '.join(sorted(names))}")
+        for key in ("widths", "encoder_blocks", "decoder_blocks", "levels"):
+            if not isinstance(values[key], list) or any(type(each) is not int for each in values[key]):
+                raise ValueError(f"{source}: {key}={str(values[key])[:60]} must be a list of whole numbers")
         if "${" in str(values):
             raise ValueError(f"{source}: values are written out, without ${{...}}")
         try:

@@ -262,7 +262,10 @@ def test_configs_that_do_not_fit_are_refused(changes: dict[str, Any], message: s
         ImageTokenizer(ImageTokenizerConfig(**{**SMALL, **changes}))
 
 
-@pytest.mark.parametrize(("key", "value"), [("levels", {}), ("widths", "8"), ("num_codes", [16]), ("cosine", {"a": 1})])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("levels", {}), ("widths", "8"), ("decoder_blocks", [[], 0]), ("num_codes", [16]), ("cosine", {"a": 1})],
+)
 def test_values_of_another_kind_are_refused(key: str, value: object) -> None:
     values = {**ImageTokenizerConfig(**SMALL).as_dict(), key: value}
     with pytest.raises(ValueError, match=r"config\.json: "):

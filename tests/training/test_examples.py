@@ -14,7 +14,7 @@ from mmprime.training.tasks.diffusion import DiffusionTask
 class Blocks:
     """Stands in for an image tokenizer: the code of a 4 px block is its red level."""
 
-    num_codes, grid = 16, (2, 2)
+    num_codes, grid, radices = 16, (2, 2), ()
 
     def encode(self, images):
         return (images[:, 0, ::4, ::4] * 15).round().long()

@@ -132,3 +132,17 @@ def test_pairs_lie_above_each_other(tmp_path: Path) -> None:
     assert pixels.shape == (21, 11, 3)  # a pixel of white between and around
     assert [int(pixels[row, 1, 0]) for row in (1, 6, 11, 16)] == [0, 128, 0, 128]
     assert pixels[11, 6, 0] == 255  # no fourth image: blank
+
+
+def test_a_tokenizer_of_more_codes_than_integers_is_trained(shards: Path, tmp_path: Path) -> None:
+    """2^80 codes of 80 bits: use and perplexity are those of a bit in the mean."""
+    settings = config(shards, tmp_path / "run", steps=2)
+    settings.tokenizer = replace(settings.tokenizer, quantizer="bsq", num_codes=2**80)
+    run = trainer(settings)
+    run.run()
+    scores = run.task.scores(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))  # type: ignore[attr-defined]
+    assert 0.5 <= scores["codes_used"] <= 1
+    assert 1 <= scores["code_perplexity"] <= 2
+    assert "digit values used" in run.task.report({f"val/{name}": value for name, value in scores.items()}, 1)
+    run.task.export(tmp_path / "tokenizer")
+    assert ImageTokenizer.load(tmp_path / "tokenizer").radices == (2,) * 80

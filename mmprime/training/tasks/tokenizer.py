@@ -16,8 +16,9 @@ from mmprime.data import ImageDataset, read_index
 from mmprime.generation.images import save_picture, sheet
 from mmprime.io import bar, sha256
 from mmprime.tokenizers import ImageTokenizer
+from mmprime.tokenizers.config import MAX_CODES
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
-from mmprime.tokenizers.quantizers import code_usage
+from mmprime.tokenizers.quantizers import code_usage, digit_usage
 
 from ..config import ConfigError, resolve
 from ..corpus import dataset_fingerprint, validation_splits, without_validation
@@ -95,17 +96,18 @@ class TokenizerTask(Task):
         return {"mse": sum(errors) / len(errors), **metrics}
 
     def scores(self, images: Tensor) -> dict[str, float]:
-        """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W)."""
-        squared, absolute, codes = [], [], []
+        """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W); of tokens that no book holds those of
+        a digit, in the mean of the levels."""
+        squared, absolute, digits = [], [], []
         for part in bar(images.split(_BATCH), "validation", "batch"):
             pixels = self._pixels(part)
             result = self.tokenizer(pixels)
             error = result.reconstruction.clamp(0, 1) - pixels
             squared.append(error.square().mean((1, 2, 3)))
             absolute.append(error.abs().mean((1, 2, 3)))
-            codes.append(result.codes)
+            digits.append(result.digits)
         mse = torch.cat(squared)
-        use, perplexity = code_usage(torch.cat(codes), self.tokenizer.num_codes)
+        use, perplexity = self._usage(torch.cat(digits))
         return {
             "psnr": float(-10 * mse.clamp(min=1e-8).log10().mean()),
             "l1": float(torch.cat(absolute).mean()),
@@ -118,7 +120,7 @@ class TokenizerTask(Task):
         """PSNR and code use of each split, in one line."""
         return "; ".join(
             f"{split} PSNR {metrics[f'{split}/psnr']:.2f} dB, L1 {metrics[f'{split}/l1']:.4f}, "
-            f"{100 * metrics[f'{split}/codes_used']:.1f} % of codes used, perplexity "
+            f"{100 * metrics[f'{split}/codes_used']:.1f} % of {self._counted} used, perplexity "
             f"{metrics[f'{split}/code_perplexity']:.0f}"
             for split in self.validation
         )
@@ -129,7 +131,7 @@ class TokenizerTask(Task):
         splits = list(self.validation.values()) or [self.images]
         chosen = torch.cat([_spread(images, -(-32 // len(splits))) for images in splits])
         originals = self._pixels(chosen)
-        restored = self.tokenizer.decode(self.tokenizer.encode(originals))
+        restored = self.tokenizer.decode_digits(self.tokenizer.encode_digits(originals))
         write_pairs(directory / f"reconstructions_{step:06d}.png", originals, restored)
 
     def export(self, directory: Path) -> None:
@@ -143,6 +145,18 @@ class TokenizerTask(Task):
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         """The images of a batch."""
         return {"images": self.images[indices.cpu()]}
+
+    @property
+    def _counted(self) -> str:
+        return "codes" if self.tokenizer.num_codes <= MAX_CODES else "digit values"
+
+    def _usage(self, digits: Tensor) -> tuple[float, float]:
+        """(share used, perplexity) of codes, or in the mean of each level's values."""
+        bounds = self.tokenizer.codec().radices
+        if self.tokenizer.num_codes <= MAX_CODES:
+            return code_usage(self.tokenizer.codec().decode(digits), self.tokenizer.num_codes)
+        shares, perplexities = zip(*digit_usage(digits, bounds))
+        return sum(shares) / len(bounds), sum(perplexities) / len(bounds)
 
     def _terms(self, images: Tensor, restored: Tensor, fooling: bool) -> dict[str, Tensor]:
         """Unweighted loss terms by their names in the config; only those with a weight."""
