@@ -218,6 +218,7 @@ def test_a_prompt_goes_the_way_that_is_shown(tmp_path: Path, monkeypatch: pytest
 
 
 HELPERS = {
-    "engine/heads/__init__.py", "engine/samplers/base.py", "engine/samplers/regions.py", "engine/schedule.py", "engine/masking/__init__.py",
+    "engine/heads/__init__.py", "engine/masking/__init__.py", "engine/samplers/base.py", "engine/samplers/regions.py",
+    "engine/schedule.py",
     "generation/model_folder.py", "generation/prompts.py",
 }  # fmt: skip
