@@ -10,6 +10,7 @@ from .exact import ExactLikelihood, exact_nelbo
 from .guidance import Guidance, Guided
 from .heads import HEADS, ChainHead, DigitQuery, FactoredHead, Head, NonFiniteLogits, SoftmaxHead, head_of
 from .heads.softmax import log_mass
+from .learned_powers import learned_powers_loss
 from .likelihood import joint_loss, nelbo, plan_nats
 from .masking import MASKINGS, Masking, corrupt, masking_of, partial_states, transition_matrix
 from .order import Order, halton_order
@@ -20,15 +21,15 @@ from .rollout import Rollout
 from .rows import Condition, Rows
 from .samplers import SAMPLERS, Region, Sampler, default_sampler, sampler_of
 from .sampling import Sample, Trace, begin, sample, stream
-from .schedule import AlphaValue, Schedule
+from .schedule import AlphaValue, LearnedPowers, Schedule
 from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
     "ABSENT", "HEADS", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "ChainHead",
     "CodeScores", "Codec", "Condition", "Denoiser", "DigitQuery", "ExactLikelihood", "FactoredHead", "Guidance",
-    "Guided", "Head", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows", "Sample", "Sampler",
-    "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "Wrapper", "begin", "completed",
-    "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of", "joint_loss", "log_mass",
-    "masking_of", "mix", "nelbo", "partial_states", "plan_nats", "random_order", "sample", "sampler_of", "seeded",
-    "steer", "stream", "transition_matrix",
+    "Guided", "Head", "LearnedPowers", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows",
+    "Sample", "Sampler", "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "Wrapper",
+    "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of",
+    "joint_loss", "learned_powers_loss", "log_mass", "masking_of", "mix", "nelbo", "partial_states", "plan_nats",
+    "random_order", "sample", "sampler_of", "seeded", "steer", "stream", "transition_matrix",
 ]  # fmt: skip

@@ -115,6 +115,12 @@ def completed(denoiser: Denoiser) -> BaseDenoiser:
     return _Completed(denoiser)
 
 
+def digits_apart(denoiser: Denoiser, canvas: Canvas) -> bool:
+    """Whether the digits of every token are independent given the state: -log p of a set is the sum over its digits."""
+    network = completed(denoiser)
+    return all(network.head(span).apart or span.codec.num_digits == 1 for span in canvas.spans)
+
+
 def chunks(count: int, size: int, numbers: int | None = None) -> Iterator[slice]:
     """Slices over `count` tokens of `size` numbers each that have at most `numbers` of them (2^25) in one slice."""
     step = max(1, (numbers or _CHUNK_ELEMENTS) // size)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from .canvas import Canvas
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, completed, reveal_nats
+from .denoiser import Condition, Denoiser, completed, digits_apart, reveal_nats
 from .exact import exact_nelbo
 from .masking import Masking, Reveals, TokenMasking, mask_by_count, masking_of
 from .order import Order
 from .plan import Plan
+from .rng import strata
 from .rows import Rows
 
 
@@ -62,7 +63,7 @@ class Nelbo:
             raise ValueError(f"a plan needs at least one step, got {steps}")
         rows, process = Rows.of(canvas, y0, given), masking_of(masking)
         process.check(canvas)
-        offset = _strata(len(rows), 1, generator, rows.y.device)
+        offset = strata(len(rows), 1, generator, rows.y.device)
         total = torch.zeros(len(rows), dtype=torch.float32, device=rows.y.device)
         for sample in range(samples):
             order = _random_order(canvas, rows, process, generator)
@@ -112,7 +113,7 @@ def joint_loss(
     order = _random_order(canvas, rows, process, generator)
     if process.schedule is not None:
         order = order.in_time(process.schedule)
-    share = 1 - (1 - _strata(len(rows), len(groups), generator, rows.y.device)) ** mask_power
+    share = 1 - (1 - strata(len(rows), len(groups), generator, rows.y.device)) ** mask_power
     masked, weight = mask_by_count(order, share, groups)
     y_t = torch.where(masked | rows.absent, MASK_ID, rows.y)
     whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
@@ -137,7 +138,9 @@ def _one_step(
     rank, step = Plan.by_time(order, process.grid, steps).rank, 1 + (u[:, 0] * steps).long()
     masked = order.free & (rank >= step[:, None])
     y_t = _state(rows.y, order, masked)
-    reveals = process.step_reveals(canvas, rows.y, y_t, masked, process.step_chance(canvas, step, steps))
+    reveals = process.step_reveals(
+        canvas, rows.y, y_t, masked, process.step_chance(canvas, step, steps), digits_apart(denoiser, canvas)
+    )
     if reveals is None:
         return _step_nats(denoiser, canvas, rows.y, rank, step, rows.cond)
     return _weighed(denoiser, canvas, y_t, reveals, rows.cond)
@@ -182,10 +185,3 @@ def _step_nats(
 def _random_order(canvas: Canvas, rows: Rows, process: Masking, generator: torch.Generator | None) -> Order:
     u = torch.rand(rows.y.shape, generator=generator, dtype=torch.float64).to(rows.y.device)
     return process.order(canvas, u, rows.given, rows.absent)
-
-
-def _strata(batch: int, width: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """(B, width) uniforms in [0, 1): each row uniform, the rows of a column spread evenly (antithetic times)."""
-    start = torch.rand(1, width, generator=generator, dtype=torch.float64)
-    index = torch.stack([torch.randperm(batch, generator=generator) for _ in range(width)], -1) if batch else start[:0]
-    return ((start + index / max(batch, 1)) % 1.0).to(device)

@@ -109,3 +109,10 @@ def _finalise(state: Tensor) -> Tensor:
 def _right(state: Tensor, count: int) -> Tensor:
     """The logical shift: zeros come in from the left."""
     return (state >> count) & ((1 << (64 - count)) - 1)
+
+
+def strata(batch: int, width: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """(B, width) uniforms in [0, 1): each row uniform, the rows of a column spread evenly (antithetic times)."""
+    start = torch.rand(1, width, generator=generator, dtype=torch.float64)
+    index = torch.stack([torch.randperm(batch, generator=generator) for _ in range(width)], -1) if batch else start[:0]
+    return ((start + index / max(batch, 1)) % 1.0).to(device)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .canvas import Canvas
 
@@ -72,20 +72,26 @@ class Schedule(ABC):
     def levels(powers: Sequence[float], canvas: Canvas) -> Schedule:
         """α_j = 1 - t^{p_j} with a power for each digit level j; see the module's head.
 
-        The powers belong to the spans with more than one digit a token, which must all have len(powers) digits; spans
-        of one digit have power 1. Raises ValueError on another number of powers, or powers that are not > 0.
+        The powers belong to the spans with more than one digit a token, which must all have len(powers) digits, and
+        spans of one digit have power 1; or there is a power for each level of each span in turn. Raises ValueError on
+        another number of powers, or powers that are not > 0.
         """
         digits = {span.name: span.codec.num_digits for span in canvas.spans}
-        if not powers or any(count not in (1, len(powers)) for count in digits.values()) or max(digits.values()) < 2:
+        wanted = list(powers)
+        if powers and max(digits.values()) > 1 and all(count in (1, len(powers)) for count in digits.values()):
+            wanted = [power for count in digits.values() for power in (powers if count > 1 else [1.0])]
+        if len(wanted) != sum(digits.values()) or len(wanted) < 2:
             raise ValueError(
-                f"level powers {list(powers)}: one for each digit of the spans with more than one digit; "
-                f"digits of a token are {digits}"
+                f"level powers {list(powers)}: one for each digit of the spans with more than one digit, or one for "
+                f"each digit of each span in turn; digits of a token are {digits}"
             )
-        power = torch.tensor([float(p) for p in powers], dtype=torch.float64)[canvas.digit_of]
-        for span in canvas.spans:
-            if span.codec.num_digits == 1:
-                power[canvas.subtoken_slice(span.name)] = 1.0
+        power = torch.tensor(wanted, dtype=torch.float64)[level_groups(canvas)]
         return RegionSchedule(tuple((power == p, Polynomial(p)) for p in power.unique().tolist()))
+
+    @staticmethod
+    def learned(canvas: Canvas, powers: Sequence[float] = ()) -> LearnedPowers:
+        """`levels` whose powers are a parameter, from these on (none: all 1); see `learned_powers_loss`."""
+        return LearnedPowers(canvas, powers)
 
     @staticmethod
     def regions(parts: Mapping[str, Schedule] | Sequence[tuple[Tensor, Schedule]], canvas: Canvas) -> Schedule:
@@ -104,6 +110,15 @@ class Schedule(ABC):
     def window(self, start: float, stop: float) -> Schedule:
         """This schedule squeezed into the times [start, stop] (t = 1 is the beginning of sampling)."""
         return Windowed(self, start, stop)
+
+
+def level_groups(canvas: Canvas) -> Tensor:
+    """(N,) the number of each sub-token's digit level, counted through all spans in turn."""
+    sizes = [0, *(span.codec.num_digits for span in canvas.spans)]
+    group = canvas.digit_of.clone()
+    for number, span in enumerate(canvas.spans):
+        group[canvas.subtoken_slice(span.name)] += sum(sizes[: number + 1])
+    return group
 
 
 def schedule_of(word: str) -> Schedule:
@@ -241,3 +256,32 @@ class RegionSchedule(Schedule):
         for (mask, _), value in zip(self.parts, values):
             merged = torch.where(mask.to(value.device), value, merged)
         return merged
+
+
+class LearnedPowers(RegionSchedule, nn.Module):
+    """`Schedule.levels` with powers that are a parameter: log_powers (G,), G digit levels of all spans in turn.
+
+    Raises ValueError on powers that do not fit the canvas; there are none: all 1.
+    """
+
+    def __init__(self, canvas: Canvas, powers: Sequence[float] = ()) -> None:
+        nn.Module.__init__(self)
+        self.group = level_groups(canvas)
+        start = torch.ones(int(self.group.max()) + 1)
+        if powers:
+            each = Schedule.levels(powers, canvas).powers  # type: ignore[attr-defined]
+            start = torch.stack([each[self.group == g][0] for g in range(len(start))]).float()
+        self.log_powers = nn.Parameter(start.log())
+
+    @property
+    def parts(self) -> tuple[tuple[Tensor, Schedule], ...]:  # type: ignore[override]
+        """The schedule as it stands, without gradients."""
+        return tuple((self.group == g, Polynomial(power)) for g, power in enumerate(self.values()))
+
+    def values(self) -> list[float]:
+        """The powers of the digit levels of all spans in turn: what `Schedule.levels` takes."""
+        return [float(f"{power:.6g}") for power in self.log_powers.detach().double().exp().tolist()]
+
+    def power(self) -> Tensor:
+        """(N,) float64, with gradients."""
+        return self.log_powers.double().exp()[self.group.to(self.log_powers.device)]

@@ -16,7 +16,6 @@ from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, measures
 from mmprime.evaluation.provenance import data_hash, tensor_hash
 from mmprime.evaluation.quantities import Bounds
 from mmprime.evaluation.sample_quality import PictureQuality, TextQuality
-from mmprime.generation.defaults import default_sampling
 from mmprime.generation.sampling import SamplingConfig, sample_rows
 from mmprime.tokenizers import load_image_tokenizer
 from mmprime.training.config import resolve
@@ -41,7 +40,7 @@ def evaluate_cell(trainer: Trainer, asked: CellEvaluation) -> tuple[list[Measure
     with trainer.ema.swapped_in():
         likelihoods = list(
             measures(
-                task.modules,
+                task.model,
                 task.canvas,
                 _first_rows(task, asked.limit),
                 _bounds(task, asked),
@@ -52,7 +51,7 @@ def evaluate_cell(trainer: Trainer, asked: CellEvaluation) -> tuple[list[Measure
         quality = list(_sample_quality(task, asked)) if asked.num else []
         weights = tensor_hash(*[p.detach().float() for p in task.modules.parameters()])
     rows = [*likelihoods, *quality, *idle_rows(task.canvas, task.config.objective.masking, asked)]
-    size = sum(p.numel() for p in task.modules.parameters())
+    size = sum(p.numel() for p in task.model.parameters())
     rows.append(Measure("parameters", size, None, "count", 1, 0, trainer.config.run.seed))
     about = {"model_hash": weights, "data_hash": data_hash(task.config.data.path), "precision": "fp32"}
     return stamp(rows, ema=trainer.config.train.ema or None, **about), nats
@@ -68,14 +67,16 @@ def _first_rows(task: DiffusionTask, limit: int) -> ScoredRows:
 
 def _bounds(task: DiffusionTask, asked: CellEvaluation) -> Bounds:
     goal, tasks = task.config.objective, [asked.task] if asked.task else None
-    return Bounds(goal.masking, asked.maskings, asked.steps, asked.finite, level_powers=goal.level_powers, tasks=tasks)
+    return Bounds(
+        goal.masking, asked.maskings, asked.steps, asked.finite, level_powers=task.objective.level_powers, tasks=tasks
+    )
 
 
 def _sample_quality(task: DiffusionTask, asked: CellEvaluation) -> Iterator[Measure]:
     """Samples of the one span of a cell at each number of steps, in the order of its masking and by each of the
     samplers; row i has the same random streams in every cell."""
-    goal, (span,) = task.config.objective, task.canvas.spans
-    samplers = {"": default_sampling(task.canvas, goal.masking, goal.level_powers)[span.name].sampler}
+    (span,) = task.canvas.spans
+    samplers = {"": task.sampling()[span.name].sampler}
     samplers |= {words: sampler_from_words(words.split()) for words in asked.samplers}
     for words, sampler in samplers.items():
         assert isinstance(sampler, Sampler)
@@ -89,7 +90,7 @@ def _sample_quality(task: DiffusionTask, asked: CellEvaluation) -> Iterator[Meas
 def _quality_rows(task: DiffusionTask, asked: CellEvaluation, config: SamplingConfig) -> list[Measure]:
     """What `asked.num` samples are worth."""
     masked = torch.full((asked.num, task.canvas.num_subtokens), MASK_ID)
-    result = sample_rows(task.modules, task.canvas, masked, config)
+    result = sample_rows(task.model, task.canvas, masked, config)
     nfe, codes = float(result.nfe.double().mean()), task.canvas.unpack(result.y)
     if "image" in codes:
         grid = task.canvas.span("image").grid

@@ -16,7 +16,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmprime.engine import MASKINGS, Canvas, Denoiser, Masking, Rows, Schedule, joint_loss, masking_of, nelbo
+from mmprime.engine import (
+    MASKINGS,
+    Canvas,
+    Denoiser,
+    LearnedPowers,
+    Masking,
+    Rows,
+    Schedule,
+    joint_loss,
+    learned_powers_loss,
+    masking_of,
+    nelbo,
+)
 
 from .config import ConfigError, nearest
 from .rng import stratified
@@ -26,21 +38,26 @@ KINDS = ("joint", "marginal", "finite")
 
 
 def masking_process(config: ObjectiveConfig, canvas: Canvas) -> Masking:
-    """The process of ``objective.masking``, on the schedule of ``objective.level_powers`` where there are any.
+    """The process of ``objective.masking``, on the schedule of ``objective.level_powers`` where there are any, a
+    parameter with ``objective.learned_steps``.
 
     Raises ConfigError on powers that do not fit the canvas, and with a masking in which digits of a token share times.
     """
-    powers = list(config.level_powers)
-    if not powers:
+    powers, learned = list(config.level_powers), config.learned_steps
+    if not powers and not learned:
         return masking_of(config.masking)
+    option = f"level_powers={powers}" if powers else f"learned_steps={learned}"
     for name in {config.masking, *config.mixture}:
         if masking_of(name).one_schedule:
             raise ConfigError(
-                f"objective.level_powers={powers} gives digits times of their own, masking {name!r} does not; set "
+                f"objective.{option} gives digits times of their own, masking {name!r} does not; set "
                 "objective.masking=independent (and no other in objective.mixture)"
             )
+    if learned == 1 or (learned and sum(span.codec.num_digits for span in canvas.spans) == 1):
+        raise ConfigError(f"objective.learned_steps={learned}: one step, or one digit, has no order to learn")
     try:
-        return replace(masking_of(config.masking), schedule=Schedule.levels(powers, canvas))
+        schedule = Schedule.learned(canvas, powers) if learned else Schedule.levels(powers, canvas)
+        return replace(masking_of(config.masking), schedule=schedule)
     except ValueError as error:
         raise ConfigError(f"objective.level_powers: {error}") from error
 
@@ -88,6 +105,21 @@ class Objective:
                 nats = nats.index_put((chosen,), values.to(nats.dtype))
         return nats
 
+    @property
+    def learned(self) -> LearnedPowers | None:
+        """The schedule, where its powers are learned."""
+        return self.masking.schedule if isinstance(self.masking.schedule, LearnedPowers) else None
+
+    @property
+    def level_powers(self) -> list[float]:
+        """Of the schedule as it stands."""
+        return list(self.config.level_powers) if self.learned is None else self.learned.values()
+
+    def powers_loss(self, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
+        """(B,) nats: the bound of ``objective.learned_steps`` steps, with its gradient in the powers alone."""
+        assert self.learned is not None
+        return learned_powers_loss(denoiser, self.canvas, rows, self.learned, self.config.learned_steps, generator)
+
     def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":
             apart, power = self.independent_spans, self.config.mask_power
@@ -113,7 +145,7 @@ def start_objective(
         )
     if not name:
         return 0, None
-    alone = replace(config, masking=name, mixture={}, level_powers=[])
+    alone = replace(config, masking=name, mixture={}, level_powers=[], learned_steps=0)
     return round(share * steps), Objective(alone, canvas, independent_spans)
 
 

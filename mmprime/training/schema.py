@@ -152,6 +152,7 @@ class ObjectiveConfig:
     level_powers: list[float] = field(
         default_factory=list, metadata=_each("(0, 1000]")
     )  # masking independent: α = 1 - t^p by digit level; empty: one
+    learned_steps: int = _number(0, "[0, 1e6]")  # the level powers are learned for sampling in so many steps; 0: fixed
     steps: int = _number(16, "[1, 1e6]")
     mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly masked states
 

@@ -212,6 +212,27 @@ def test_level_powers_are_judged_sampled_and_told(tmp_path):
     assert "level_powers" not in load_model(tmp_path / "plain")[2]
 
 
+def test_learned_powers_are_trained_exported_and_sampled_by(tmp_path):
+    built = task(tmp_path, objective=ObjectiveConfig(masking="independent", learned_steps=4))
+    terms = list(built.losses(torch.arange(8), torch.Generator().manual_seed(0), 0))
+    assert [term[0] for term in terms] == ["model", "powers"]
+    terms[1][1].backward()
+    assert built.objective.learned.log_powers.grad.abs().sum() > 0
+    assert all(p.grad is None for p in built.model.parameters())  # the model learns nothing from this loss
+    with torch.no_grad():
+        built.parameter_groups()["powers"][0].copy_(torch.tensor([3.0, 1.5, 0.5, 2.0]).log())
+    built.export(tmp_path / "model")
+    entries = load_model(tmp_path / "model")[2]
+    assert entries["level_powers"] == [3.0, 1.5, 0.5, 2.0]
+    sampler = read_sampling(tmp_path / "model", built.canvas, "independent")["image"].sampler
+    assert sampler == sampler_of("ancestral", {"schedule": "levels:3.0,1.5,0.5,2.0"}, 4)
+    before = built.modules.state_dict()
+    assert "powers.log_powers" in before
+    again = task(tmp_path / "again", objective=ObjectiveConfig(masking="independent", learned_steps=4))
+    again.modules.load_state_dict(before)
+    assert again.objective.level_powers == [3.0, 1.5, 0.5, 2.0]
+
+
 def sampled(built):
     return built.samples.sample(built.modules, built._rows(built.validation["val"]), "image", 0)
 

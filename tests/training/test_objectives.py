@@ -77,6 +77,11 @@ def test_level_powers_reach_every_kind() -> None:
         ({"masking": "nested"}, r"level_powers=\[1.0, 2.0, 0.5\].*masking 'nested'.*set objective.masking=independent"),
         ({"masking": "independent", "mixture": {"independent": 0.5, "coarse_first": 0.5}}, "masking 'coarse_first'"),
         ({"masking": "independent", "level_powers": [1.0, 2.0]}, r"objective.level_powers: .*\[1.0, 2.0\]"),
+        (
+            {"masking": "nested", "level_powers": [], "learned_steps": 8},
+            "learned_steps=8.*'nested'.*masking=independent",
+        ),
+        ({"masking": "independent", "level_powers": [], "learned_steps": 1}, "learned_steps=1: one step"),
     ],
 )
 def test_level_powers_that_do_not_fit_are_refused(options: dict, words: str) -> None:

@@ -107,6 +107,7 @@ class Head(ABC):
 
     name: ClassVar[str]
     chains: ClassVar[bool] = False  # a digit may depend on others that the same step reveals
+    apart: ClassVar[bool] = False  # the digits of a token are independent given its state
 
     @abstractmethod
     def check(self, span: Span) -> None:

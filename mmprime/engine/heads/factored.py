@@ -23,3 +23,4 @@ class FactoredHead(ChainHead):
     rounds: int = field(default=1, init=False)
     name: ClassVar[str] = "factored"
     chains: ClassVar[bool] = False
+    apart: ClassVar[bool] = True

@@ -84,9 +84,12 @@ class Masking(ABC):
         """What y_t may reveal next; masked (B, N): free sub-tokens that it masks, rate (B, N): their rates."""
 
     @abstractmethod
-    def step_reveals(self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor) -> Reveals | None:
+    def step_reveals(
+        self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor, apart: bool = False
+    ) -> Reveals | None:
         """The sets of digits of each token that one step may reveal, weighing their chances, where a masked sub-token
-        is revealed with `chance` (B, N); None where the sets are too many."""
+        is revealed with `chance` (B, N); None where the sets are too many. apart: -log p of a set is the sum over its
+        digits, so that each may be counted alone."""
 
     def unit_positions(self, canvas: Canvas, free: Tensor) -> list[list[int]]:
         """The free positions (N,) grouped into the units that draw a key of their own."""

@@ -59,8 +59,12 @@ class IndependentMasking(Masking):
         after = torch.stack([torch.where(chosen, y0, y_t) for chosen in at_level])
         return Reveals(after, torch.stack([canvas.at_level(rate, level) for level in levels]))
 
-    def step_reveals(self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor) -> Reveals | None:
+    def step_reveals(
+        self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor, apart: bool = False
+    ) -> Reveals | None:
         """Every set of levels of a token: the product of the chances that they come and the others do not."""
+        if apart:
+            return IndependentMasking.next_reveals(self, canvas, y0, y_t, masked, torch.where(masked, chance, 0.0))
         if canvas.num_levels > SUMMED_DIGITS:
             return None
         masked = masked & (chance > 0)

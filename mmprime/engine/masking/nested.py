@@ -39,7 +39,9 @@ class NestedMasking(Masking):
         count = torch.zeros_like(of_token).index_add_(1, canvas.token_of.to(y0.device), masked.to(of_token.dtype))
         return Reveals(torch.where(chosen, y0, y_t)[None], (count * of_token)[None])
 
-    def step_reveals(self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor) -> Reveals:
+    def step_reveals(
+        self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor, apart: bool = False
+    ) -> Reveals:
         """The first r = 1..S masked digits of a token, with the chance of r in Binomial(m, c)."""
         masked = masked & (chance > 0)
         levels = canvas.num_levels

@@ -34,7 +34,9 @@ class TokenMasking(Masking):
     def next_reveals(self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, rate: Tensor) -> Reveals:
         return Reveals(torch.where(masked, y0, y_t)[None], canvas.at_level(rate, 0)[None])
 
-    def step_reveals(self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor) -> Reveals:
+    def step_reveals(
+        self, canvas: Canvas, y0: Tensor, y_t: Tensor, masked: Tensor, chance: Tensor, apart: bool = False
+    ) -> Reveals:
         masked = masked & (chance > 0)
         return Reveals(torch.where(masked, y0, y_t)[None], canvas.at_level(chance, 0)[None])
 

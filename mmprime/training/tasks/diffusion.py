@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, e
 from mmprime.evaluation.quantities import Quantity
 from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
 from mmprime.generation.defaults import write_sampling
+from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import PrimeDiT, save_model
 
 from ..conditions import Conditions
@@ -36,6 +38,7 @@ from ..schema import CodecConfig, DiffusionConfig
 from ..task import LossTerm, Task
 
 CHUNK = 64  # examples of one validation batch
+POWERS_SHARE = 4  # level powers are learned on this part of each micro-batch
 WORD = re.compile(r"[^\W_]+")
 
 
@@ -43,7 +46,6 @@ class DiffusionTask(Task):
     """Train ``model`` on ``corpus`` over ``canvas``; see the module's head."""
 
     name = "diffusion"
-    modules: PrimeDiT
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class DiffusionTask(Task):
     ) -> None:
         self.config, self.corpus, self.canvas = config, corpus, canvas
         self.device = torch.device(device)
-        self.modules = model.to(self.device)
+        self.model = model.to(self.device)
         if config.run.compile:
             model.compile_blocks()
         if not corpus.validation:
@@ -72,11 +74,14 @@ class DiffusionTask(Task):
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, canvas, apart)
+        self.modules: nn.Module = self.model
+        if (learned := self.objective.learned) is not None:
+            self.modules = nn.ModuleDict({"model": self.model, "powers": learned.to(self.device)})
         self.start_steps, self.start = start_objective(config.objective, canvas, config.train.steps, apart)
         tokenizer = config.data.image_tokenizer
         self.samples = SampleWriter(
             canvas,
-            sampling_configs(config, canvas),
+            self.sampling(),
             corpus.text_tokenizer,
             resolve(tokenizer) if tokenizer else None,
         )
@@ -91,11 +96,13 @@ class DiffusionTask(Task):
         return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"model": list(self.modules.parameters())}
+        learned = self.objective.learned
+        groups = {"model": list(self.model.parameters())}
+        return groups if learned is None else groups | {"powers": [learned.log_powers]}
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Of the trunk; embeddings, heads and modulation stay with AdamW."""
-        return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+        return [p for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         batch = self.train.sample(indices.cpu(), generator)
@@ -104,9 +111,13 @@ class DiffusionTask(Task):
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         rows = Rows(batch.y(self.canvas).to(self.device), given, absent, cond)
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
-        nats = objective(self.modules, rows, generator)
+        nats = objective(self.model, rows, generator)
         per_position = nats / self.conditions.tokens[mode].to(nats)
         yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
+        if self.objective.learned is not None:
+            part = slice(0, -(-len(rows) // POWERS_SHARE))
+            bound = self.objective.powers_loss(self.model, rows[part], generator)
+            yield "powers", (bound / self.conditions.tokens[mode][part].to(bound)).mean(), {}
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
@@ -123,7 +134,7 @@ class DiffusionTask(Task):
                 if number == 0:
                     wanted |= {"nelbo_token_synchronous": whole, "joint_loss": joint}
                 for key, quantity in wanted.items():
-                    estimated: Estimate = estimate(self.modules, self.canvas, data, view, quantity, effort)
+                    estimated: Estimate = estimate(self.model, self.canvas, data, view, quantity, effort)
                     value, error = estimated.per_token
                     metrics[f"{split}/{key}"] = value
                     metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
@@ -154,7 +165,19 @@ class DiffusionTask(Task):
             classes = [*self.corpus.classes, "no class"]
             captions = [classes[label] for label in examples.labels.tolist()]
         stem = directory / f"step_{step:08d}"
-        self.samples.write(self.modules, self._rows(examples), captions, stem, config.run.seed)
+        writer = replace(self.samples, configs=self.sampling())
+        writer.write(self.model, self._rows(examples), captions, stem, config.run.seed)
+
+    def sampling(self) -> dict[str, SamplingConfig]:
+        """By span, how to sample: as ``samples`` says, else in the order that is trained on; with learned powers on the
+        time grid for which they were learned."""
+        config = self.config
+        if self.objective.learned is not None and not config.samples.sampler:
+            schedule = f"levels:{','.join(f'{power:g}' for power in self.objective.level_powers)}"
+            steps, options = config.objective.learned_steps, {"schedule": schedule}
+            grid = replace(config.samples, sampler="ancestral", options=options, steps=steps)
+            config = replace(config, samples=grid)
+        return sampling_configs(config, self.canvas)
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
@@ -168,7 +191,7 @@ class DiffusionTask(Task):
             "trained_on": maskings_of(self.config.objective),
             "codecs": self.codecs,
         }
-        if powers := list(self.config.objective.level_powers):
+        if powers := self.objective.level_powers:
             extra["level_powers"] = powers
         if self.canvas.has("text") and self.corpus.train.captions:
             several = self.corpus.train.alternatives
@@ -177,8 +200,8 @@ class DiffusionTask(Task):
             extra["words"] = sorted(words)
         if self.corpus.classes:
             extra["classes"] = self.corpus.classes
-        save_model(directory, self.modules, self.canvas, extra, torch.float16)
-        write_sampling(directory, self.samples.configs)
+        save_model(directory, self.model, self.canvas, extra, torch.float16)
+        write_sampling(directory, self.sampling())
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         return {"y0": self.train.at(indices.cpu()).y(self.canvas)}
@@ -200,7 +223,7 @@ class DiffusionTask(Task):
             return cond
         label = cond["label"]
         drop = torch.rand(len(label), generator=generator) < self.config.conditions.label_dropout
-        null = self.modules.null_condition(cond)["label"]
+        null = self.model.null_condition(cond)["label"]
         return {"label": torch.where(drop.to(label.device), null, label)}
 
     def _key(self, view: EvaluationTask) -> str:

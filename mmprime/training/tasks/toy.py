@@ -92,6 +92,10 @@ class ToyTask(Task):
         self.num_examples = len(self.table)
         self.y = self.canvas.pack({"text": self.states})
         self.objective = Objective(config.objective, self.canvas)
+        if config.objective.learned_steps:
+            raise ConfigError(
+                f"objective.learned_steps={config.objective.learned_steps}: a toy's powers are fixed; set 0"
+            )
         if toy.samples == 1:
             raise ConfigError("toy.samples=1: one sample has no standard error; set 0 (exact) or e.g. 4096")
         if not toy.samples and not self._enumerable(self.objective.masking, None):
