@@ -27,8 +27,9 @@ class Span:
     codec: Codec
 
     def __post_init__(self) -> None:
+        pair = isinstance(self.length, list | tuple)
         sides = tuple(self.length) if isinstance(self.length, list | tuple) else (self.length,)
-        if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
+        if len(sides) != 1 + pair or any(type(side) is not int or side < 1 for side in sides):
             raise ValueError(f"span {self.name!r}: length {self.length!r} must be a positive count or (height, width)")
 
     @property

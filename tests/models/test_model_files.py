@@ -228,7 +228,7 @@ def test_a_canvas_beyond_all_measure_is_refused(saved: Path) -> None:
         edit_config(saved, canvas=[{**canvas[0], "length": length}, canvas[1]])
         with pytest.raises(ValueError, match=r"span 'text' of length .*: a canvas has at most 16777216 sub-tokens"):
             load_model(saved)
-    for length in (2.5, "ab", True, [3, 2.0]):
+    for length in (2.5, "ab", True, [4], [3, 2.0]):
         edit_config(saved, canvas=[{**canvas[0], "length": length}, canvas[1]])
         with pytest.raises(ValueError, match="must be a positive count"):
             load_model(saved)
