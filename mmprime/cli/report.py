@@ -10,6 +10,8 @@
         training loss and validation NELBO against examples seen
     mmprime report calibration --model DIR --data DIR --out FILE.png [--json FILE]
         confidence of the model's predictions against how often they are right
+    mmprime report schedule --model DIR --steps T --out FILE.png
+        the schedule of every digit level the model was trained under, and its transitions at T steps
 
 ROWS are files written by mmprime evaluate --json. Rows of different data, references or models are not joined.
 Exit codes: 0 done, 2 a mistake in what was asked (one line); all of them: docs/commands.md.

@@ -17,7 +17,7 @@ from mmprime.evaluation.metric import Measure, markdown, read_rows, require_same
 from mmprime.evaluation.plots import Line, curves, plot_lines, plot_panels, plot_reliability, read_log, require_plots
 from mmprime.io import write_text
 
-from . import agreement, console
+from . import agreement, console, schedule_figure
 from .evaluations import calibration
 
 SAME_TASK = ("data_hash", "reference_hash")
@@ -268,3 +268,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")
     command.add_argument("--json", type=console.out_file, metavar="FILE", help="write the rows as JSON")
     command.set_defaults(run=run_calibration)
+    command = commands.add_parser("schedule", help=schedule_figure.HELP)
+    schedule_figure.add_arguments(command)
+    command.add_argument("--out", type=console.out_file, required=True, metavar="FILE.png")
+    command.set_defaults(run=schedule_figure.run)

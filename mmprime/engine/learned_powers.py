@@ -43,8 +43,8 @@ def learned_powers_loss(
         raise ValueError(f"powers are learned on a bound of at least 2 steps, got {steps}")
     rows = Rows.of(canvas, y0)
     step = 1 + (strata(len(rows), 1, generator, rows.y.device) * steps).long()
-    draws = [_step_nats(denoiser, canvas, rows, schedule.power(), step, steps, generator) for _ in range(2)]
-    nats, score = (torch.stack(values) for values in zip(*draws))
+    both = [_step_nats(denoiser, canvas, rows, schedule.power(), step, steps, generator) for _ in range(2)]
+    nats, score = (torch.stack(values) for values in zip(*both))
     surrogate = ((nats - nats.flip(0)).detach() * score + nats).mean(0)
     return nats.mean(0).detach() + surrogate - surrogate.detach()
 

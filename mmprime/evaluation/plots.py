@@ -107,6 +107,23 @@ def plot_maps(file: str | Path, rows: Sequence[Sequence[tuple[str, Sequence[Sequ
     save_figure(figure, file)
 
 
+def plot_schedule(file: str | Path, lines: Sequence[Line], transitions: Sequence[Sequence[float]]) -> None:
+    """α of every digit level against t; beside it the chances (levels, steps) that a step reveals a masked digit."""
+    figure = new_figure(file, 2 * _WIDTH, max(_HEIGHT, 1 + 0.3 * len(lines)))
+    import matplotlib
+
+    left, right = figure.subplots(1, 2)
+    left.set_prop_cycle(color=matplotlib.color_sequences["tab20"])
+    _lines(left, lines, "time t (1: all masked)", "α(t): chance to be visible", marker="")
+    steps = len(transitions[0])
+    image = right.imshow(transitions, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=(0.5, steps + 0.5, 0, 1))
+    height = 1 / len(lines)
+    right.set_yticks([1 - (n + 0.5) * height for n in range(len(lines))], [line.label for line in lines])
+    right.set(xlabel=f"step of {steps}")
+    figure.colorbar(image, ax=right, label="chance that a masked digit is revealed")
+    save_figure(figure, file)
+
+
 # ---------------------------------------------------------------- training logs
 
 

@@ -9,14 +9,17 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from pipeline_world import write_text_model
 
 from mmprime.cli import report
 from mmprime.cli.reports import nfe_lines, pivot, read_files
+from mmprime.engine import Canvas, Codec, Schedule, Span, transition_matrix
 from mmprime.evaluation import Measure, read_rows, to_json
 from mmprime.evaluation.metric import show
 from mmprime.evaluation.plots import curves, read_log
+from mmprime.evaluation.transitions import level_names, transitions
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_plots = pytest.mark.skipif(util.find_spec("matplotlib") is None, reason="matplotlib (extra `plots`) is missing")
@@ -124,6 +127,7 @@ def test_what_cannot_be_read_or_stands_twice_is_refused(here: Path, capsys: pyte
         (["loss", "absent", "--out", "x.png"], "matplotlib" if not util.find_spec("matplotlib") else "not the folder"),
         (["loss", "absent", "--out", "x.bmp"], "x.bmp is no figure"),
         (["calibration", "--model", "absent", "--out", "x.txt"], "x.txt is no figure"),
+        (["schedule", "--model", "absent", "--out", "x.txt"], "x.txt is no figure"),
     ]:
         assert run(arguments) == 2
         error = capsys.readouterr().err
@@ -218,6 +222,28 @@ def test_calibration_of_a_model(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert "calibration error beyond chance" in said
     assert Path("c.png").is_file()
     assert run(["table", "c.json"]) == 0
+
+
+def test_transitions_are_those_of_the_matrix() -> None:
+    canvas = Canvas([Span("text", 2, Codec.base(4, 2))])
+    schedule = Schedule.levels([1.0, 3.0], canvas)
+    for step, row in enumerate(transitions(schedule, canvas, 4).tolist()):
+        alpha = schedule.alpha(torch.tensor([1 - step / 4, 1 - (step + 1) / 4], dtype=torch.float64)[:, None])
+        for level, chance in enumerate(row):
+            before, after = alpha[:, level].tolist()
+            masks = float(transition_matrix(Codec.base(2, 1), after, before)[1, 0])  # forward: visible, then masked
+            assert chance == pytest.approx(masks * after / (1 - before))  # Bayes
+    assert level_names(canvas) == ["text 0", "text 1"]
+
+
+@needs_plots
+def test_schedule_figure(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_text_model(here)
+    assert run(["schedule", "--model", str(model), "--out", "s.svg"]) == 2
+    assert "one schedule for all its digits; give --level-powers" in capsys.readouterr().err
+    assert run(["schedule", "--model", str(model), "--level-powers", "0.5,2", "--steps", "4", "--out", "s.svg"]) == 0
+    assert "text 1: α = 1 - t^2" in capsys.readouterr().out
+    assert "chance that a masked digit is revealed" in Path("s.svg").read_text()
 
 
 def test_without_matplotlib_one_line_says_what_to_do(
