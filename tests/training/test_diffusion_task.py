@@ -3,75 +3,21 @@ import signal
 
 import pytest
 import torch
+from diffusion_world import IMAGE, TEXT, corpus, sampled, task
 
-from mmprime.engine import MASKINGS, Guidance, Schedule, default_sampler, sampler_of
-from mmprime.engine.masking import IndependentMasking
-from mmprime.evaluation.likelihood import Effort, ScoredRows, estimate
-from mmprime.evaluation.quantities import Quantity
-from mmprime.evaluation.tasks import evaluation_tasks
+from mmprime.engine import MASKINGS, Guidance, default_sampler, sampler_of
 from mmprime.generation.defaults import read_sampling
 from mmprime.models import load_model
 from mmprime.training.conditions import Conditions
 from mmprime.training.config import ConfigError
-from mmprime.training.corpus import Corpus
-from mmprime.training.examples import Examples
-from mmprime.training.model import build_canvas, build_model
+from mmprime.training.model import build_canvas
 from mmprime.training.schema import (
     CodecConfig,
     ConditionsConfig,
-    DataConfig,
-    DiffusionConfig,
-    ModelConfig,
     ObjectiveConfig,
-    RunConfig,
     SamplesConfig,
-    TrainConfig,
 )
-from mmprime.training.tasks.diffusion import DiffusionTask
 from mmprime.training.trainer import Trainer
-
-TEXT, IMAGE = 18, 32
-
-
-def corpus(num_classes=None, tokens=None) -> Corpus:
-    """The image is decided by the first word, so that captions help. tokens: of each text, padding left out."""
-
-    def part(count: int, seed: int) -> Examples:
-        generator = torch.Generator().manual_seed(seed)
-        text = torch.randint(0, TEXT, (count, 4), generator=generator)
-        image = (text[:, :1] + torch.arange(9)) % IMAGE
-        labels = None if num_classes is None else text[:, 0] % num_classes
-        return Examples({"text": text.int(), "image": image.int()}, labels, [f"word {i}" for i in range(count)],
-                        None if tokens is None else torch.full((count,), tokens))  # fmt: skip
-
-    return Corpus(
-        train=part(200, 0),
-        validation={"val": part(40, 1)},
-        num_codes={"text": TEXT, "image": IMAGE},
-        lengths={"text": 4, "image": (3, 3)},
-        num_classes=num_classes,
-        text_tokenizer=None,
-        fingerprint="made up",
-    )
-
-
-def task(directory, num_classes=None, conditions=None, objective=None, tokens=None, samples=None) -> DiffusionTask:
-    config = DiffusionConfig(
-        task="diffusion",
-        run=RunConfig(dir=str(directory)),
-        train=TrainConfig(
-            steps=40, batch=32, lr=5e-3, warmup=5, ema=0.9, validate_every=40, samples_every=40, save_every=20
-        ),
-        data=DataConfig(path=str(directory), image_tokenizer="", text_tokenizer=""),
-        model=ModelConfig(preset="nano", width=32, depth=2, heads=2),
-        objective=objective or ObjectiveConfig(),
-        conditions=conditions or ConditionsConfig(text_given=0.5, text_absent=0.1, image_given=0.2),
-        samples=samples or SamplesConfig(count=3, steps=4),
-    )
-    data = corpus(num_classes, tokens)
-    torch.manual_seed(0)
-    canvas = build_canvas(data, {"image": CodecConfig(), "text": CodecConfig(kind="shuffled", digits=2)})
-    return DiffusionTask(config, data, canvas, build_model(canvas, config.model, num_classes))
 
 
 def test_untrained_bounds_are_ln_c_and_are_told_beside_it(tmp_path):
@@ -184,57 +130,6 @@ def test_training_learns_and_leaves_samples_and_a_model(tmp_path):
     with trainer.ema.swapped_in(), torch.no_grad():
         torch.testing.assert_close(model(y, canvas), built.modules(y, canvas), rtol=2e-2, atol=2e-2)
     assert (tmp_path / "model/training.json").exists()
-
-
-@torch.no_grad()
-def test_level_powers_are_judged_sampled_and_told(tmp_path):
-    built = task(tmp_path, objective=ObjectiveConfig(masking="independent", level_powers=[1.0, 4.0]))
-    for p in built.modules.parameters():  # else every state costs the same
-        p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    value = built.validate(generators[0])["val/nelbo/image|text"]
-    effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generators[1])))
-    view = next(task for task in evaluation_tasks(built.canvas) if task.name == "image|text")
-    data = ScoredRows(built._rows(built.validation["val"]).y)
-
-    def judged(schedule):
-        quantity = Quantity("nelbo", IndependentMasking(schedule))
-        return estimate(built.modules, built.canvas, data, view, quantity, effort).per_token[0]
-
-    assert value == pytest.approx(judged(Schedule.levels([1.0, 4.0], built.canvas)), rel=1e-5)
-    assert abs(value - judged(None)) > 1e-3
-    assert built.samples.configs["image"].sampler.schedule.powers == (1.0, 4.0)
-    assert sampled(built).shape == (40, 9)
-    built.export(tmp_path / "model")
-    assert load_model(tmp_path / "model")[2]["level_powers"] == [1.0, 4.0]
-    plain = task(tmp_path / "plain", objective=ObjectiveConfig(masking="independent"))
-    plain.export(tmp_path / "plain")
-    assert "level_powers" not in load_model(tmp_path / "plain")[2]
-
-
-def test_learned_powers_are_trained_exported_and_sampled_by(tmp_path):
-    built = task(tmp_path, objective=ObjectiveConfig(masking="independent", learned_steps=4))
-    terms = list(built.losses(torch.arange(8), torch.Generator().manual_seed(0), 0))
-    assert [term[0] for term in terms] == ["model", "powers"]
-    terms[1][1].backward()
-    assert built.objective.learned.log_powers.grad.abs().sum() > 0
-    assert all(p.grad is None for p in built.model.parameters())  # the model learns nothing from this loss
-    with torch.no_grad():
-        built.parameter_groups()["powers"][0].copy_(torch.tensor([3.0, 1.5, 0.5, 2.0]).log())
-    built.export(tmp_path / "model")
-    entries = load_model(tmp_path / "model")[2]
-    assert entries["level_powers"] == [3.0, 1.5, 0.5, 2.0]
-    sampler = read_sampling(tmp_path / "model", built.canvas, "independent")["image"].sampler
-    assert sampler == sampler_of("ancestral", {"schedule": "levels:3.0,1.5,0.5,2.0"}, 4)
-    before = built.modules.state_dict()
-    assert "powers.log_powers" in before
-    again = task(tmp_path / "again", objective=ObjectiveConfig(masking="independent", learned_steps=4))
-    again.modules.load_state_dict(before)
-    assert again.objective.level_powers == [3.0, 1.5, 0.5, 2.0]
-
-
-def sampled(built):
-    return built.samples.sample(built.modules, built._rows(built.validation["val"]), "image", 0)
 
 
 @pytest.mark.parametrize("masking", MASKINGS)
