@@ -4,7 +4,7 @@
 
 The head alone, without a trunk: `tokens` tokens, all their digits masked, hidden states of `width` numbers. Training:
 -log p of the right codes and its gradients. Drawing: one code for each token. Each row runs in a process of its own;
-memory is the growth of its largest resident set over the hidden states and the parameters with their gradients. Times
+memory is the growth of its largest resident set: parameters, gradients and all that is computed, no optimizer. Times
 are the least of the repeats, after one that is not counted; ratios are to one softmax over 2^18 codes.
 """
 
@@ -66,6 +66,7 @@ def measure(case: str, width: int, count: int, repeats: int) -> dict[str, float]
     name, radices = CASES[case]
     codec = Codec.product(radices) if len(radices) > 1 else Codec.base(radices[0], 1)
     span = Span("image", count, codec)
+    before = _peak()
     network = HeadAlone(name, codec, width)
     hidden = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
     right = torch.stack([torch.randint(radix, (count,)) for radix in radices], -1)
@@ -73,7 +74,6 @@ def measure(case: str, width: int, count: int, repeats: int) -> dict[str, float]
     masked = Tokens(span, hidden, torch.full_like(right, -1), torch.arange(count))
     for parameter in network.net.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    before = _peak()
 
     def train() -> None:
         states = hidden.clone().requires_grad_()
@@ -131,9 +131,15 @@ def main() -> None:
     rows = []
     for case, row in found.items():
         cells = [f"{row[name] * 1000:.1f} (1/{base[name] / row[name]:.3g})" for name in ("training", "drawing")]
-        cells += [f"{row[name] / 2**20:.0f}" for name in ("training bytes", "drawing bytes")]
+        cells += [
+            f"{row[name] / 2**20:.0f} (1/{base[name] / row[name]:.3g})" for name in ("training bytes", "drawing bytes")
+        ]
         rows.append([case, f"{row['parameters']:,}", *cells])
-    print(markdown(["head", "parameters", "training, ms", "drawing, ms", "training, MiB", "drawing, MiB"], rows, words=[0]))
+    print(
+        markdown(
+            ["head", "parameters", "training, ms", "drawing, ms", "training, MiB", "drawing, MiB"], rows, words=[0]
+        )
+    )
 
 
 if __name__ == "__main__":
