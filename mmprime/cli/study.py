@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
     show = commands.add_parser("table", help="a Markdown table of what is done")
     show.add_argument("--out", type=console.out_file, help="write it to this file too")
+    show.add_argument("--against", default="", metavar="CELL", help="compare with this cell instead of the first")
     plot = commands.add_parser("plot", help="differences to the first cell against the number of steps")
     plot.add_argument("--only", default="", help="bases whose name contains this")
     plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
@@ -67,10 +69,15 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
 def show_table(chosen: Study, options: argparse.Namespace) -> None:
     """Tables of each base: bounds, their differences to the first cell, and samples where some were drawn."""
     from mmprime.io import write_text
-    from mmprime.studies.report import bounds, gaps, samples
+    from mmprime.studies.report import bounds, gaps, groups, samples
 
+    chosen = dataclasses.replace(chosen, first=options.against)
+    done = {base: [group.name for group in groups(chosen, base)] for base in chosen.bases}
+    if options.against and not any(options.against in names for names in done.values()):
+        names = ", ".join(dict.fromkeys(name for names in done.values() for name in names))
+        raise ValueError(f"--against {options.against!r}: no cell of that name is done; there are {names}")
     parts = []
-    for base in chosen.bases:
+    for base in filter(done.get, chosen.bases):
         parts.append(f"### {base}, nats/token\n\n{bounds(chosen, base)}\n")
         parts.append(f"### {base}, against the first, in per cent\n\n{gaps(chosen, base)}\n")
         if quality := samples(chosen, base):

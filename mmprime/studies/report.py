@@ -33,12 +33,15 @@ class Group:
     nats: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def values(self, start: str) -> dict[int, Measure]:
-        """By seed: the first row whose metric starts so; "{masking}" in it is the group's."""
-        start = start.format(masking=self.masking)
-        first_rows = {
-            seed: next((row for row in rows if row.metric.startswith(start)), None) for seed, rows in self.runs.items()
+        """By seed: the first row whose metric starts so; "{masking}" in it is the group's, under its own level powers
+        where it has some."""
+        alone = start.format(masking=self.masking)
+        starts = [f"{alone} levels ", alone] if "{masking}" in start else [alone]
+        found = {
+            seed: next((row for words in starts for row in rows if row.metric.startswith(words)), None)
+            for seed, rows in self.runs.items()
         }
-        return {seed: row for seed, row in first_rows.items() if row is not None}
+        return {seed: row for seed, row in found.items() if row is not None}
 
     def gap(self, first: Group, start: str) -> tuple[float, float | None] | None:
         """The difference to `first` in per cent and its standard error, over the seeds that both have."""
@@ -60,7 +63,7 @@ class Group:
 
 
 def groups(study: Study, base: str) -> list[Group]:
-    """In the order of the study; those without a cell that is done are left out."""
+    """In the order of the study, `study.first` before all; those without a cell that is done are left out."""
     done, nats = read_results(study.results), read_nats(study.nats)
     by_name: dict[str, Group] = {}
     for cell in study.cells():
@@ -69,7 +72,7 @@ def groups(study: Study, base: str) -> list[Group]:
             group.runs[cell.seed] = done[cell.name]
             if cell.name in nats:
                 group.nats[cell.seed] = nats[cell.name]
-    return list(by_name.values())
+    return sorted(by_name.values(), key=lambda group: group.name != study.first)
 
 
 def group_table(compared: Sequence[Group], columns: Mapping[str, str], against: str | None = None) -> str:

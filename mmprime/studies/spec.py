@@ -131,6 +131,7 @@ class Study:
     extra: dict[str, list[str]] = field(default_factory=dict)
     digits_from: dict[str, DigitsFrom] = field(default_factory=dict)
     only: dict[str, list[str]] = field(default_factory=dict)
+    first: str = ""  # the group that others are compared with; empty: the first of the study
 
     @classmethod
     def load(cls, file: str | Path) -> Study:

@@ -78,6 +78,17 @@ def test_the_table_averages_seeds_pairs_them_and_leaves_out_what_is_missing(stud
     assert lines[4] == "| two · nested | 1 | 9.000 ± 0.250 | +800.0 % |  |"
 
 
+def test_a_group_with_level_powers_is_judged_under_them(study: Study) -> None:
+    for cell, levels in zip(study.cells(), ["", " levels 1,2"]):
+        names = [f"nelbo image continuous {cell.masking}", f"nelbo image continuous {cell.masking}{levels}"]
+        rows = [Measure(name, 4.0 - len(name) / 100, 0.1, "nats/token", 4, 1, 0) for name in names]
+        add_cell(study.results, study.lock, cell.name, rows, {})
+    first, other = groups(study, "codes")
+    found = [each.values("nelbo image continuous {masking}")[0].metric for each in (first, other)]
+    assert found == ["nelbo image continuous token_synchronous", "nelbo image continuous independent levels 1,2"]
+    assert groups(replace(study, first=other.name), "codes")[0].name == other.name
+
+
 def test_gaps_show_every_bound_against_the_first_group(study: Study) -> None:
     study.bases["codes"]["evaluate"] |= {"finite": ("nested",)}
     for cell, scale in zip(study.cells(), [1.0, 1.1, 0.9]):
