@@ -28,17 +28,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mmprime.io import bar, clear_leftovers, read_json, whole_file, write_json
+from mmprime.io import bar, clear_leftovers, parse_json, read_json, whole_file, write_json
 
 from .index_check import check_index
+from .storage import RETRIES, is_remote, join, open_shard, read_remote
 
 FORMAT = 1
 MAX_MEMBER = 2**28
-KINDS = ("images", "codes", "text")
+KINDS = ("images", "codes", "text", "tokens")
 INDEX, PARTIAL = "index.json", "index.partial.json"
 _PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
-_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.(gz|xz)")
-_COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
+_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar(\.(gz|xz))?")
+_COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz", "tokens": "gz"}
 
 
 @dataclass(frozen=True)
@@ -227,12 +228,15 @@ def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """The index of a dataset folder. Raises ValueError if it is absent, unreadable, unfinished or of another kind."""
-    file = Path(path) / INDEX
-    if (Path(path) / PARTIAL).exists():
+    file = join(path, INDEX)
+    if is_remote(path):
+        index = parse_json(read_remote(file), file)
+    elif (Path(path) / PARTIAL).exists():
         raise ValueError(f"{path} is an unfinished build: run the same prepare command again to finish it")
-    if not file.is_file():
+    elif not Path(file).is_file():
         raise ValueError(f"{path} is no dataset folder: {INDEX} is missing (make one with tools/prepare.py)")
-    index = read_json(file)
+    else:
+        index = read_json(file)
     if index.get("format") != FORMAT:
         raise ValueError(f"{file} has format {index.get('format')!r}; this version reads format {FORMAT}")
     if kind is not None and index.get("kind") != kind:
@@ -248,32 +252,30 @@ def split_shards(index: dict[str, Any], split: str | None) -> list[dict[str, Any
     return [entry for entry in index["shards"] if split in (None, entry["split"])]
 
 
-def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (key, {extension: bytes}) of one verified shard, through webdataset.
+def read_shard(
+    folder: str | Path, entry: dict[str, Any], retries: int = RETRIES
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {extension: bytes}) of one verified shard, one sample in memory at a time, through webdataset.
 
-    Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples.
+    Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples; a
+    remote one is fetched again `retries` times first.
     """
     from webdataset.tariterators import group_by_keys
 
     if not _SHARD.fullmatch(entry["file"]):
         raise ValueError(
-            f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar.gz or NAME.tar.xz"
+            f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar, NAME.tar.gz or "
+            "NAME.tar.xz"
         )
-    path = Path(folder) / entry["file"]
-    if not path.is_file():
-        raise ValueError(f"shard {path} is missing: copy the folder again or rebuild it with tools/prepare.py")
-    data = path.read_bytes()
-    if len(data) != entry["bytes"]:
-        raise ValueError(f"shard {path} has {len(data)} bytes, its index says {entry['bytes']}: truncated or altered")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise ValueError(f"shard {path} is corrupt: its sha256 differs from the index")
-    count = 0
-    try:
-        for sample in group_by_keys(_members(path.name, data), lcase=False):
-            count += 1
-            yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"shard {path} is not a readable tar: {error.args[0] if error.args else error!r}") from error
+    path, count = join(folder, entry["file"]), 0
+    with open_shard(folder, entry, retries) as packed:
+        try:
+            for sample in group_by_keys(_members(entry["file"], packed), lcase=False):
+                count += 1
+                yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+            why = error.args[0] if error.args else repr(error)
+            raise ValueError(f"shard {path} is not a readable tar: {why}") from error
     if count != entry["entries"]:
         raise ValueError(f"shard {path} holds {count} samples, its index says {entry['entries']}")
 
@@ -281,7 +283,7 @@ def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str,
 class _Bounded(io.RawIOBase):
     """A stream of which no single read is larger than a member may be; headers of a tar have sizes of their own."""
 
-    def __init__(self, stream: gzip.GzipFile | lzma.LZMAFile) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile | lzma.LZMAFile) -> None:
         self.stream = stream
 
     def read(self, size: int = -1) -> bytes:
@@ -296,11 +298,16 @@ class _Bounded(io.RawIOBase):
         return self.stream.seek(offset, whence)
 
 
-def _members(shard: str, data: bytes) -> Iterator[dict[str, Any]]:
-    """The regular files of a compressed tar. Raises tarfile.ReadError for one over MAX_MEMBER bytes."""
-    packed = io.BytesIO(data)
+def _unpacked(shard: str, packed: IO[bytes]) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    if shard.endswith(".tar"):
+        return packed
+    return lzma.LZMAFile(packed) if shard.endswith(".xz") else gzip.GzipFile(fileobj=packed)
+
+
+def _members(shard: str, packed: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The regular files of a tar. Raises tarfile.ReadError for one over MAX_MEMBER bytes."""
     with (
-        lzma.LZMAFile(packed) if shard.endswith(".xz") else gzip.GzipFile(fileobj=packed) as stream,
+        _unpacked(shard, packed) as stream,
         tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(stream))) as tar,
     ):
         for member in tar:
