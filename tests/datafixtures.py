@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmprime.data.building import build_dataset
 from mmprime.data.codes import CodeTokenizer, ImageDataset, _header, _packed
-from mmprime.data.shards import Unit, build_dataset
+from mmprime.data.shards import Unit
 
 
 def write_pictures(folder: Path, count: int = 6, size: tuple[int, int] = (24, 16)) -> Path:

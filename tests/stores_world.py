@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprime.data.building import build_dataset
 from mmprime.data.codes import npy
-from mmprime.data.shards import Entry, Unit, build_dataset, read_index
+from mmprime.data.shards import Entry, Unit, read_index
 from mmprime.data.stream import Reading, Source, Stream
 from mmprime.data.stream_order import StreamOrder
 from mmprime.data.tokens import token_blocks

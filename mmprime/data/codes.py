@@ -23,9 +23,10 @@ from torch import Tensor
 from mmprime.engine import Codec
 from mmprime.io import parse_json
 
+from .building import build_dataset
 from .digit_packing import pack_digits, unpack_digits
 from .images import EACH, Captioned, ImageDataset, several
-from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_shard, split_shards
 from .storage import RETRIES
 
 PACK = 512

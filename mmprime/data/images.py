@@ -14,11 +14,12 @@ from torch import Tensor
 
 from mmprime.io import parse_json
 
+from .building import build_dataset
 from .folders import display_name
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
-from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_shard, split_shards
 from .storage import RETRIES
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")

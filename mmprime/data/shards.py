@@ -4,9 +4,8 @@
     DIR/SPLIT-UNIT.tar.gz   samples KEY.ext, grouped by KEY; keys hold no dots (text: .tar.xz, a third smaller)
 
 A dataset is built from *units* (a vendor, a block of files). A unit has a *recipe*, a hash of everything that
-decides its content. Shards are written under a temporary name and renamed; finished units are noted in
-`index.partial.json`. So an interrupted build goes on where it stopped, and a second build of the same recipe
-writes nothing. Tar members carry no time and no owner, so equal content means equal bytes.
+decides its content; `building` makes them, goes on where it was stopped, and writes nothing for a recipe that is there.
+Tar members carry no time and no owner, so equal content means equal bytes.
 
 A damaged tar may silently lose its tail, therefore reading checks size, sha256 and counts first. No member is larger
 than MAX_MEMBER bytes: a small compressed file could otherwise ask for any amount of memory.
@@ -22,13 +21,12 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mmprime.io import bar, clear_leftovers, parse_json, read_json, whole_file, write_json
+from mmprime.io import parse_json, read_json
 
 from .index_check import check_index
 from .storage import RETRIES, is_remote, join, open_shard, read_remote
@@ -36,10 +34,9 @@ from .storage import RETRIES, is_remote, join, open_shard, read_remote
 FORMAT = 1
 MAX_MEMBER = 2**28
 KINDS = ("images", "codes", "text", "tokens")
-INDEX, PARTIAL = "index.json", "index.partial.json"
-_PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
-_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar(\.(gz|xz))?")
-_COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz", "tokens": "gz"}
+INDEX, PARTIAL, PARTIAL_FILE = "index.json", "index.partial", "index.partial.json"
+PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
+SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar(\.(gz|xz))?")
 
 
 @dataclass(frozen=True)
@@ -80,149 +77,6 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-class _ShardWriter:
-    """One shard, written to `path`; `finish` returns the index entry of `file`."""
-
-    def __init__(self, path: Path, file: str) -> None:
-        self.path, self.file = path, file
-        self.entries = self.examples = 0
-        self._raw = path.open("wb")
-        self._packer: gzip.GzipFile | lzma.LZMAFile = (
-            lzma.LZMAFile(self._raw, "wb", preset=6)  # noqa: SIM115 (closed by finish)
-            if file.endswith(".xz")
-            else gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
-        )
-        self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._packer), mode="w", format=tarfile.USTAR_FORMAT)
-
-    def add(self, sample: Entry) -> None:
-        if not _PLAIN.fullmatch(sample.key):
-            raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
-        for extension, data in sample.files.items():
-            if len(data) > MAX_MEMBER:
-                raise ValueError(
-                    f"{sample.key}.{extension} has {len(data):,} bytes, more than the {MAX_MEMBER:,} of one document "
-                    "or picture: divide it"
-                )
-            member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
-            member.size = len(data)
-            try:
-                self._tar.addfile(member, io.BytesIO(data))
-            except ValueError as error:
-                raise ValueError(f"{member.name} cannot be stored: {error}") from error
-        self.entries += 1
-        self.examples += sample.examples
-
-    def finish(self) -> dict[str, Any]:
-        self._tar.close()
-        self._packer.close()
-        self._raw.close()
-        data = self.path.read_bytes()
-        return {
-            "file": self.file,
-            "entries": self.entries,
-            "examples": self.examples,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-
-    def close(self) -> None:
-        self._raw.close()
-
-
-def _write_unit(folder: Path, unit: Unit, compression: str) -> list[dict[str, Any]]:
-    writers: dict[str, _ShardWriter] = {}
-    with ExitStack() as stack:
-        for split, sample in unit.make():
-            if split not in writers:
-                name = unit.name if unit.name.startswith(f"{split}-") else f"{split}-{unit.name}"
-                if not _PLAIN.fullmatch(name):
-                    raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
-                file = f"{name}.tar.{compression}"
-                writers[split] = _ShardWriter(stack.enter_context(whole_file(folder / file)), file)
-                stack.callback(writers[split].close)
-            writers[split].add(sample)
-        entries = [(split, writer.finish()) for split, writer in writers.items()]
-    about = {"unit": unit.name, "recipe": unit.recipe, **unit.about}
-    return [{**entry, "split": split, **about} for split, entry in entries]
-
-
-def _noted(folder: Path) -> dict[str, Any]:
-    """What an earlier build left: the units it finished and the shards they made."""
-    for name in (PARTIAL, INDEX):
-        if (folder / name).exists():
-            try:
-                return read_json(folder / name)
-            except ValueError:
-                continue
-    return {}
-
-
-def _intact(folder: Path, entry: dict[str, Any]) -> bool:
-    path = folder / entry["file"]
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
-
-
-def build_dataset(
-    out: str | Path,
-    kind: str,
-    units: Sequence[Unit],
-    header: dict[str, Any] | None = None,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Build (or finish, or confirm) the dataset folder `out` and return its index.
-
-    Units whose shards are there with the right recipe and hash are kept. Shards of an earlier index that no unit
-    makes any more are deleted; files the index does not know are never touched.
-
-    Raises ValueError for an unknown kind, doubled unit names, a folder holding another kind of dataset, or no samples.
-    """
-    folder = Path(out)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
-    if len({unit.name for unit in units}) != len(units):
-        raise ValueError(f"unit names must differ, got {[unit.name for unit in units]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(folder)
-    before = _noted(folder)
-    if before and before.get("kind") != kind:
-        raise ValueError(f"{folder} already holds a dataset of kind {before.get('kind')!r}; choose another folder")
-
-    done: dict[str, list[dict[str, Any]]] = {}
-    for entry in before.get("shards", []):
-        done.setdefault(entry["unit"], []).append(entry)
-    obsolete = {*before.get("obsolete", []), *(entry["file"] for entry in before.get("shards", []))}
-    for unit in bar(units, "shards", "part", progress):
-        entries = done.get(unit.name, [])
-        if not entries or any(e["recipe"] != unit.recipe or not _intact(folder, e) for e in entries):
-            done[unit.name] = _write_unit(folder, unit, _COMPRESSION[kind])
-            known = [entry for group in done.values() for entry in group]
-            write_json(folder / PARTIAL, {"kind": kind, "shards": known, "obsolete": sorted(obsolete)})
-    shards = [entry for unit in units for entry in done[unit.name]]
-    if len({entry["file"] for entry in shards}) != len(shards):
-        raise ValueError(f"two units make the same shard: {sorted(entry['file'] for entry in shards)}")
-    if not shards:
-        raise ValueError(f"nothing to write into {folder}: the source holds no samples")
-    index = {"format": FORMAT, "kind": kind, **(header or {}), "splits": _count(shards), "shards": shards}
-    if (folder / PARTIAL).exists() or before != index:
-        write_json(folder / INDEX, index)
-        for name in obsolete - {entry["file"] for entry in shards}:
-            if _SHARD.fullmatch(name):
-                (folder / name).unlink(missing_ok=True)
-        (folder / PARTIAL).unlink(missing_ok=True)
-    return index
-
-
-def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Examples by split."""
-    splits: dict[str, int] = {}
-    for entry in shards:
-        splits[entry["split"]] = splits.get(entry["split"], 0) + entry["examples"]
-    return splits
-
-
 # ---------------------------------------------------------------------------------------------------- reading
 
 
@@ -231,7 +85,7 @@ def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     file = join(path, INDEX)
     if is_remote(path):
         index = parse_json(read_remote(file), file)
-    elif (Path(path) / PARTIAL).exists():
+    elif (Path(path) / PARTIAL).exists() or (Path(path) / PARTIAL_FILE).exists():
         raise ValueError(f"{path} is an unfinished build: run the same prepare command again to finish it")
     elif not Path(file).is_file():
         raise ValueError(f"{path} is no dataset folder: {INDEX} is missing (make one with tools/prepare.py)")
@@ -262,7 +116,7 @@ def read_shard(
     """
     from webdataset.tariterators import group_by_keys
 
-    if not _SHARD.fullmatch(entry["file"]):
+    if not SHARD.fullmatch(entry["file"]):
         raise ValueError(
             f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar, NAME.tar.gz or "
             "NAME.tar.xz"

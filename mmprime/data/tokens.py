@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .building import build_dataset
 from .codes import array_of, npy
-from .shards import Entry, Unit, build_dataset, digest, read_index, read_shard
+from .shards import Entry, Unit, digest, read_index, read_shard
 from .storage import RETRIES
 from .text import pack_documents, shard_documents
 
