@@ -232,27 +232,33 @@ def encode_images(images: Tensor, tokenizer: CodeTokenizer, batch: int = 64) -> 
     return torch.cat(blocks)
 
 
+def packed_entry(key: str, tokens: Tensor, labels: np.ndarray, meta: dict[str, Any], tokenizer: CodeTokenizer) -> Entry:
+    """An entry of codes (m, L) or digits (m, L, S), labels (m,) and lists of length m."""
+    dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
+    member = ("codes.npy", tokens.numpy().astype(dtype))
+    if tokens.ndim == 3:
+        member = ("digits.npy", pack_digits(tokens.numpy(), tokenizer.radices))
+    files = {
+        member[0]: npy(member[1]),
+        "labels.npy": npy(labels.astype(np.int64)),
+        "meta.json": canonical_json(meta),
+    }
+    return Entry(key, files, len(tokens))
+
+
 def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Entry]]:
     """Encode images of one split and pack them, PACK an entry."""
-    dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
     for number, start in enumerate(range(0, len(images), PACK)):
         part = images.select(range(start, min(start + PACK, len(images))))
         labels = np.full(len(part), -1) if part.labels is None else part.labels.numpy()
         meta = {"keys": part.keys, "captions": part.captions, "tags": part.tags, "vendors": part.vendors}
         meta |= {"more_captions": part.more_captions} if part.more_captions else {}
-        tokens = encode_images(part.images, tokenizer).numpy()
-        member = ("codes.npy", tokens.astype(dtype))
-        if tokens.ndim == 3:
-            member = ("digits.npy", pack_digits(tokens, tokenizer.radices))
-        files = {
-            member[0]: npy(member[1]),
-            "labels.npy": npy(labels.astype(np.int64)),
-            "meta.json": canonical_json(meta),
-        }
-        yield part.splits[0], Entry(f"{prefix}_{number:06d}", files, len(part))
+        tokens = encode_images(part.images, tokenizer)
+        yield part.splits[0], packed_entry(f"{prefix}_{number:06d}", tokens, labels, meta, tokenizer)
 
 
-def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
+def codes_header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
+    """What an index says of all codes."""
     return {
         "num_codes": int(tokenizer.num_codes),
         **({"radices": list(tokenizer.radices)} if tokenizer.radices else {}),
@@ -282,4 +288,4 @@ def encode_dataset(
         recipe = digest("codes 1", tokenizer.fingerprint(), entry["sha256"])
         units.append(Unit(name, recipe, maker(entry, name), about))
     more = {key: index[key] for key in ("name", "image_size", "sources", "licences") if key in index}
-    return build_dataset(out, "codes", units, _header(tokenizer, list(index.get("classes", ())), **more), progress)
+    return build_dataset(out, "codes", units, codes_header(tokenizer, list(index.get("classes", ())), **more), progress)
