@@ -27,7 +27,7 @@ from .codes import PACK, CodeTokenizer, codes_header, encode_images, packed_entr
 from .folders import display_name
 from .images import several
 from .keys import safe_key
-from .picture_sources import PictureSet, StoredPicture, list_pictures
+from .picture_sources import PictureListing, StoredPicture, list_pictures
 from .pictures import READING
 from .shards import Entry, Unit, digest
 from .views import Views
@@ -82,7 +82,7 @@ def encode_folder(
     return index
 
 
-def _blocks(listed: PictureSet, size: int) -> dict[str, list[StoredPicture]]:
+def _blocks(listed: PictureListing, size: int) -> dict[str, list[StoredPicture]]:
     """Pictures by the name of their unit."""
     blocks = {}
     for split in sorted({picture.split for picture in listed.pictures}):
@@ -160,7 +160,7 @@ class _Meter:
     def __init__(self, out: Path, sizes: dict[str, int], say: Callable[[str], None], progress: bool) -> None:
         self.out, self.sizes, self.say, self.total = out, sizes, say, sum(sizes.values())
         self.mine: set[str] = set()
-        self.unit = self.own = 0
+        self.unit = self.encoded = 0
         self.bar = ticks("encoding", " pictures", self.total, progress)
         self.progress = progress
         self._began = self._told = time.monotonic()
@@ -181,16 +181,16 @@ class _Meter:
 
     def done(self, count: int) -> None:
         """Pictures that this process has encoded."""
-        self.unit, self.own = self.unit + count, self.own + count
+        self.unit, self.encoded = self.unit + count, self.encoded + count
         now = time.monotonic()
         passed = max(now - self._began, 1e-9)
-        if self.own >= FIRST > self.own - count:
-            rate = self.own / passed
+        if self.encoded >= FIRST > self.encoded - count:
+            rate = self.encoded / passed
             self.say(
-                f"the first {self.own:,} pictures took {passed:.1f} s, {rate:.1f} a second in this process; "
+                f"the first {self.encoded:,} pictures took {passed:.1f} s, {rate:.1f} a second in this process; "
                 f"{IMAGENET:,} (ImageNet) would take it {_clock(IMAGENET / rate)}"
             )
-        finished = self.own + self._noted(self.mine)
+        finished = self.encoded + self._noted(self.mine)
         self.bar.n = finished
         self.bar.refresh()
         if self.bar.disable and self.progress and now - self._told >= _TOLD_EVERY:

@@ -52,7 +52,7 @@ class StoredPicture:
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class PictureListing:
     """The pictures in the order of their names, names of classes by label, what was left out, lines for the user."""
 
     pictures: list[StoredPicture]
@@ -61,7 +61,7 @@ class PictureSet:
     notes: list[str] = field(default_factory=list)
 
 
-def list_pictures(folder: str | Path, split_fraction: float = 0.05) -> PictureSet:
+def list_pictures(folder: str | Path, split_fraction: float = 0.05) -> PictureListing:
     """The pictures under a folder: those in its tars, where it holds tars, else its files.
 
     Where there is no split "val", `split_fraction` of "train" becomes it. Raises ValueError as `scan_folder` does, and
@@ -81,7 +81,7 @@ def list_pictures(folder: str | Path, split_fraction: float = 0.05) -> PictureSe
         )
         for item in scanned.images
     ]
-    return PictureSet(pictures, scanned.classes, scanned.left_out, scanned.notes)
+    return PictureListing(pictures, scanned.classes, scanned.left_out, scanned.notes)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def _record(member: _Member) -> dict[str, Any]:
     return parse_json(member.beside["json"], f"{member.tar}: {member.key}.json") if "json" in member.beside else {}
 
 
-def _in_tars(root: Path, names: Sequence[str], fraction: float) -> PictureSet:
+def _in_tars(root: Path, names: Sequence[str], fraction: float) -> PictureListing:
     members, others = [], 0
     for name in names:
-        found, odd = _members_of(root / name, name)
-        members += found
+        inside, odd = _members_of(root / name, name)
+        members += inside
         others += odd
     if not members:
         raise ValueError(f"{display_name(root)}: no picture ({', '.join(PICTURES)}) in {len(names)} tars")
@@ -142,12 +142,12 @@ def _in_tars(root: Path, names: Sequence[str], fraction: float) -> PictureSet:
         pictures.append(StoredPicture(root / member.tar, where, member.size, split, captions, label, member.offset))
     notes = [f"{len(pictures):,} pictures in {len(names):,} tars; {len(classes):,} classes: {few(classes)}"]
     notes += [f"left out of {display_name(root)}: {others:,} files in tars that are no pictures"] if others else []
-    return PictureSet(pictures, [display_name(name) for name in classes], {}, notes)
+    return PictureListing(pictures, [display_name(name) for name in classes], {}, notes)
 
 
 def _members_of(path: Path, name: str) -> tuple[list[_Member], int]:
     """Pictures of a tar, and the number of its other files. Raises ValueError for one that ends too early."""
-    found: dict[str, tuple[str, int, int]] = {}
+    pictures: dict[str, tuple[str, int, int]] = {}
     beside: dict[str, dict[str, bytes]] = {}
     others, end = 0, path.stat().st_size
     try:
@@ -160,9 +160,9 @@ def _members_of(path: Path, name: str) -> tuple[list[_Member], int]:
                     raise tarfile.ReadError(f"{member.name} of {member.size:,} bytes does not lie in it: cut short?")
                 stream = tar.extractfile(member) if ending[1:].lower() in _LABELS else None
                 if ending.lower() in PICTURES:
-                    if key in found:
+                    if key in pictures:
                         raise tarfile.ReadError(f"two pictures are called {key}")
-                    found[key] = (ending, member.offset_data, member.size)
+                    pictures[key] = (ending, member.offset_data, member.size)
                 elif stream is not None:
                     beside.setdefault(key, {})[ending[1:].lower()] = stream.read()
                 else:
@@ -171,7 +171,7 @@ def _members_of(path: Path, name: str) -> tuple[list[_Member], int]:
                 raise tarfile.ReadError("its end is missing: cut short?")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{display_name(path)} is not a readable tar: {error}") from error
-    return [_Member(name, key, *where, beside.get(key, {})) for key, where in found.items()], others
+    return [_Member(name, key, *where, beside.get(key, {})) for key, where in pictures.items()], others
 
 
 def _groups(members: Sequence[_Member]) -> list[str]:

@@ -112,8 +112,8 @@ def _tried(url: str, fetch: Any, retries: int) -> Any:
             if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410):
                 break
     tries = f" ({attempt + 1} tries)" if attempt else ""
-    told = str(reason) if isinstance(reason, ValueError) else f"{url} cannot be fetched: {reason or repr(reason)}"
-    raise ValueError(" ".join(f"{told}{tries}".split())) from reason
+    message = str(reason) if isinstance(reason, ValueError) else f"{url} cannot be fetched: {reason or repr(reason)}"
+    raise ValueError(" ".join(f"{message}{tries}".split())) from reason
 
 
 # -------------------------------------------------------------------------------------------------- the cache

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmprime.io import warn
 
-from .stream_order import StreamOrder, Window
+from .stream_order import ShuffleWindow, StreamOrder
 
 Batch = TypeVar("Batch", covariant=True)
 
@@ -64,7 +64,7 @@ class Stream(Generic[Batch]):
         self.meter = LoaderMeter()
         self._reader = _Shards(source, shards, order, self.reading.skip_shards)
         self._lanes: dict[int, _Lane] = {}
-        self._windows: dict[Window, Future[Any]] = {}
+        self._windows: dict[ShuffleWindow, Future[Any]] = {}
         self._ahead: dict[tuple[int, int], Future[Batch]] = {}
         self._lock = threading.Lock()
         self._readers = ThreadPoolExecutor(self.reading.workers, "shards")
@@ -88,7 +88,7 @@ class Stream(Generic[Batch]):
     def head(self, count: int) -> Any:
         """The first `count` examples of the first epoch before any is mixed, as a block; all if there are fewer."""
         lane = _Lane(self._reader)
-        return lane.read(Window(0, 0, 0, 0, min(count, self.order.num_examples)))
+        return lane.read(ShuffleWindow(0, 0, 0, 0, min(count, self.order.num_examples)))
 
     def close(self) -> None:
         """Stop the threads; what they read is dropped."""
@@ -105,14 +105,14 @@ class Stream(Generic[Batch]):
         order = _grouped([window for window, _ in where])
         return self.source.decode(self.source.pick(self.source.join(parts), torch.tensor(order)))
 
-    def _window(self, window: Window) -> Future[Any]:
+    def _window(self, window: ShuffleWindow) -> Future[Any]:
         with self._lock:
             if window not in self._windows:
                 lane = self._lanes.setdefault(window.lane, _Lane(self._reader))
                 self._windows[window] = self._readers.submit(lane.read, window)
             return self._windows[window]
 
-    def _forget(self, window: Window) -> None:
+    def _forget(self, window: ShuffleWindow) -> None:
         """Drop what the lane of `window` has passed, and what it would come to after a leap back."""
         with self._lock:
             last = self.order.following(self.order.following(window))
@@ -134,7 +134,7 @@ def _consecutive(positions: Tensor) -> bool:
     return int(positions[-1]) - int(positions[0]) == len(positions) - 1
 
 
-def _grouped(windows: list[Window]) -> list[int]:
+def _grouped(windows: list[ShuffleWindow]) -> list[int]:
     """For examples that were gathered window by window: the number at which each now stands."""
     order = [i for window in dict.fromkeys(windows) for i, other in enumerate(windows) if other == window]
     return torch.tensor(order).argsort().tolist()
@@ -149,7 +149,7 @@ class _Lane:
         self.blocks: Iterator[Any] = iter(())
         self.rest: Any = None
 
-    def read(self, window: Window) -> Any:
+    def read(self, window: ShuffleWindow) -> Any:
         with self.lock:
             if self.at != (window.epoch, window.first):
                 self.blocks, self.rest = self.shards.examples(window.epoch, window.first), None
@@ -182,15 +182,15 @@ class _Shards:
         listed, ends = self.order.shards(epoch)
         number = bisect_right(ends, first)
         passed = first - (ends[number - 1] if number else 0)
-        for place in range(number, len(listed)):
-            for block in self._read(listed, place):
+        for rank in range(number, len(listed)):
+            for block in self._read(listed, rank):
                 if passed < len(block):
                     yield _cut(self.source, block, passed)[1] if passed else block
                 passed = max(0, passed - len(block))
 
-    def _read(self, listed: list[int], place: int) -> Iterator[Any]:
+    def _read(self, listed: list[int], rank: int) -> Iterator[Any]:
         """The blocks of a shard, or, as many examples, of the next one that can be read."""
-        missing, turned = self.order.sizes[listed[place]], listed[place:] + listed[:place]
+        missing, turned = self.order.sizes[listed[rank]], listed[rank:] + listed[:rank]
         for number in turned:
             blocks = self._opened(self.entries[number])
             while blocks is not None and missing:
@@ -252,7 +252,7 @@ class LoaderMeter:
         return {"loader_wait_seconds": self._last}
 
     def waited(self, seconds: float) -> None:
-        """Count a wait that ends now. The first one is not judged: nothing could be read ahead of it."""
+        """Count a wait that ends now. The first one does not count: nothing could be read ahead of it."""
         now, self._last = time.monotonic(), seconds
         if self._since is None:
             self._since = now

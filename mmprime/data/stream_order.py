@@ -33,7 +33,7 @@ def permutation(count: int, *parts: int | str) -> Tensor:
 
 
 @dataclass(frozen=True, order=True)
-class Window:
+class ShuffleWindow:
     """A window of one lane: `first` is its first example in the order of its epoch, `size` its length."""
 
     lane: int
@@ -65,13 +65,13 @@ class StreamOrder:
         """n, the examples of an epoch."""
         return sum(self.sizes)
 
-    def locate(self, position: int) -> tuple[Window, int]:
+    def locate(self, position: int) -> tuple[ShuffleWindow, int]:
         """The window of a position, and the rank of the position in it."""
         epoch, lane = position // self.num_examples, position // self.batch % self.lanes
         number, rank = divmod(self._before(lane, position) - self._before(lane, self._begin(epoch)), self.window)
         return self._window(lane, epoch, number), rank
 
-    def following(self, window: Window) -> Window:
+    def following(self, window: ShuffleWindow) -> ShuffleWindow:
         """The window that its lane comes to next."""
         if (window.number + 1) * self.window < self._count(window.lane, window.epoch):
             return self._window(window.lane, window.epoch, window.number + 1)
@@ -80,7 +80,7 @@ class StreamOrder:
             epoch += 1
         return self._window(window.lane, epoch, 0)
 
-    def mixed(self, window: Window) -> Tensor:
+    def mixed(self, window: ShuffleWindow) -> Tensor:
         """The permutation of a window, (size,) int64."""
         return permutation(window.size, self.seed, "window", window.epoch, window.lane, window.number)
 
@@ -88,10 +88,10 @@ class StreamOrder:
         """The shards of an epoch in its order, and where each ends in it."""
         return _shards(self, epoch)
 
-    def _window(self, lane: int, epoch: int, number: int) -> Window:
+    def _window(self, lane: int, epoch: int, number: int) -> ShuffleWindow:
         begin = number * self.window
         start = sum(self._count(other, epoch) for other in range(lane))
-        return Window(lane, epoch, number, start + begin, min(self.window, self._count(lane, epoch) - begin))
+        return ShuffleWindow(lane, epoch, number, start + begin, min(self.window, self._count(lane, epoch) - begin))
 
     def _begin(self, epoch: int) -> int:
         return epoch * self.num_examples
