@@ -96,14 +96,11 @@ class Stream(Generic[Batch]):
         self._decoders.shutdown(cancel_futures=True)
 
     def _make(self, positions: list[int]) -> Batch:
-        parts, where = [], [self.order.locate(position) for position in positions]
-        for window in dict.fromkeys(window for window, _ in where):
-            ranks = torch.tensor([rank for at, rank in where if at == window])
-            parts.append(self.source.pick(self._window(window).result(), self.order.mixed(window)[ranks]))
-        if len(parts) == 1:
-            return self.source.decode(parts[0])
-        order = _grouped([window for window, _ in where])
-        return self.source.decode(self.source.pick(self.source.join(parts), torch.tensor(order)))
+        parts = []
+        for window, rank, count in self.order.runs(positions):
+            block = self._window(window).result()
+            parts.append(self.source.pick(block, self.order.mixed(window)[rank : rank + count]))
+        return self.source.decode(parts[0] if len(parts) == 1 else self.source.join(parts))
 
     def _window(self, window: ShuffleWindow) -> Future[Any]:
         with self._lock:
@@ -132,12 +129,6 @@ class Stream(Generic[Batch]):
 
 def _consecutive(positions: Tensor) -> bool:
     return int(positions[-1]) - int(positions[0]) == len(positions) - 1
-
-
-def _grouped(windows: list[ShuffleWindow]) -> list[int]:
-    """For examples that were gathered window by window: the number at which each now stands."""
-    order = [i for window in dict.fromkeys(windows) for i, other in enumerate(windows) if other == window]
-    return torch.tensor(order).argsort().tolist()
 
 
 class _Lane:

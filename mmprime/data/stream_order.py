@@ -14,6 +14,7 @@ classes needs windows of many shards, or to be shuffled when it is written, as `
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -70,6 +71,17 @@ class StreamOrder:
         epoch, lane = position // self.num_examples, position // self.batch % self.lanes
         number, rank = divmod(self._before(lane, position) - self._before(lane, self._begin(epoch)), self.window)
         return self._window(lane, epoch, number), rank
+
+    def runs(self, positions: Sequence[int]) -> Iterator[tuple[ShuffleWindow, int, int]]:
+        """The positions, in their order, as (window, first rank in it, how many)."""
+        at = 0
+        while at < len(positions):
+            first = positions[at]
+            window, rank = self.locate(first)
+            most = min(len(positions) - at, self.batch - first % self.batch, window.size - rank)
+            count = next((i for i in range(1, most) if positions[at + i] != first + i), most)
+            yield window, rank, count
+            at += count
 
     def following(self, window: ShuffleWindow) -> ShuffleWindow:
         """The window that its lane comes to next."""
