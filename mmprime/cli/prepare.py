@@ -111,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     sub.number("--length", None, "tokens of a row, data.text_length of the run")
     sub.out()
 
+    sub = add("index", index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them.")
+    sub.add_argument("folder", type=console.folder, metavar="DIR", help="folder of tars; index.json is written there")
+
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
     sub.folder("--data", "image, code or text dataset folder")
     sub.add_argument("--split", default="train", help="split to learn from (default train)")
@@ -266,6 +269,13 @@ def tokens(options: argparse.Namespace) -> None:
         raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
     tokenizer = TextTokenizer.load(options.tokenizer)
     _print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
+
+
+def index_of_tars(options: argparse.Namespace) -> None:
+    """Index tars that others have written."""
+    from mmprime.data.foreign import index_tars
+
+    _print_index(index_tars(options.folder, progress=True), options.folder)
 
 
 def bpe(options: argparse.Namespace) -> None:

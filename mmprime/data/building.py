@@ -131,7 +131,7 @@ class _Build:
             raise ValueError(f"two units make the same shard: {sorted(entry['file'] for entry in shards)}")
         if not shards:
             raise ValueError(f"nothing to write into {self.folder}: the source holds no samples")
-        return {"format": FORMAT, "kind": self.kind, **(header or {}), "splits": _count(shards), "shards": shards}
+        return {"format": FORMAT, "kind": self.kind, **(header or {}), "splits": count_splits(shards), "shards": shards}
 
     def finish(self, units: Sequence[Unit], header: dict[str, Any] | None) -> dict[str, Any]:
         """Write the index, unless another process has, and remove what is obsolete."""
@@ -171,7 +171,7 @@ def _intact(folder: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and sha256(path) == entry["sha256"]
 
 
-def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
+def count_splits(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Examples by split."""
     splits: dict[str, int] = {}
     for entry in shards:
