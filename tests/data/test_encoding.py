@@ -198,3 +198,19 @@ def test_killed_processes_lose_and_double_no_picture(tmp_path: Path) -> None:
         "a finished unit was made again"
     )
     assert len(by_key(out)) == 2 * 260
+
+
+@pytest.mark.slow
+def test_ten_random_kills_of_two_processes_end_in_the_same_bytes(tmp_path: Path) -> None:
+    """Prints the seed and the units that stood at each kill of both."""
+    pictures, out, seed, noted = class_folders(tmp_path / "set", 500), tmp_path / "codes", time.time_ns(), [0]
+    chance = random.Random(seed)
+    for _ in range(10):
+        kill_when(out, noted[-1] + chance.randint(0, 3), [start(pictures, out), start(pictures, out)], chance)
+        noted.append(len(units_noted(out)))
+        assert noted[-1] >= noted[-2], "a kill lost a unit"
+    print(f"seed {seed}: 10 kills of two processes with {noted[1:]} units done")
+    assert start(pictures, out).wait(300) == start(pictures, tmp_path / "straight").wait(300) == 0
+    files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    assert files == {path.name: path.read_bytes() for path in sorted((tmp_path / "straight").iterdir())}
+    assert len(by_key(out)) == 2 * 500
