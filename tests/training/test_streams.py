@@ -176,3 +176,13 @@ def test_rows_of_another_length_are_refused(rows: list[str], tmp_path: Path) -> 
     config = load_config(rows[0], [*rows[1:], "data.text_length=64", f"run.dir={tmp_path}/x"])
     with pytest.raises(ConfigError, match=r"data\.text_length=64, but the rows of .* have 128"):
         build_task(config)
+
+
+def test_an_example_without_a_caption_is_not_left_out_unsaid(tmp_path: Path) -> None:
+    config = load_config(CAPTIONS[0], [*CAPTIONS[1:], f"run.dir={tmp_path}/x"])
+    train = load_corpus(config.data, 0, config.train).train
+    assert isinstance(train, streams.StreamedExamples)
+    block = train.stream.head(4)
+    block.captions[2] = " "
+    with pytest.raises(ConfigError, match=rf"assets/emoji_codes: {block.keys[2]} has no caption"):
+        train.source.decode(block)
