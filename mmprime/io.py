@@ -191,6 +191,13 @@ def sha256(*paths: str | Path) -> str:
     return digest.hexdigest()
 
 
+def cache_folder() -> Path:
+    """$MMPRIME_CACHE, else $XDG_CACHE_HOME/mmprime, else ~/.cache/mmprime."""
+    if "MMPRIME_CACHE" in os.environ:
+        return Path(os.environ["MMPRIME_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmprime"
+
+
 def flush(path: Path) -> None:
     """Ask the system to put a file, or the names in a folder, on the disk now."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmprime.data.codes import CodeTokenizer, ImageDataset, _header, _packed
-from mmprime.data.shards import Unit, build_dataset
+from mmprime.data.building import build_dataset
+from mmprime.data.codes import CodeTokenizer, ImageDataset, _packed, codes_header
+from mmprime.data.shards import Unit
 
 
 def write_pictures(folder: Path, count: int = 6, size: tuple[int, int] = (24, 16)) -> Path:
@@ -97,4 +98,4 @@ def write_codes(images: ImageDataset, tokenizer: CodeTokenizer, out: Path) -> No
     for split in dict.fromkeys(images.splits):
         part = images.select([i for i, other in enumerate(images.splits) if other == split])
         units.append(Unit(split, split, partial(_packed, part, tokenizer, split)))
-    build_dataset(out, "codes", units, _header(tokenizer, images.classes))
+    build_dataset(out, "codes", units, codes_header(tokenizer, images.classes))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from functools import partial
 from typing import Any
 
 from . import console
@@ -90,11 +92,27 @@ def parser() -> argparse.ArgumentParser:
                      help="pixels: an intensity as one digit, two or eight (default values)")  # fmt: skip
     sub.out("tokenizer folder to write")
 
-    sub = add("codes", codes, "Encode image shards into packed code shards.")
-    sub.folder("--images", "image dataset folder")
+    sub = add("codes", codes, "Encode pictures or image shards into packed code shards; by several processes at once.")
+    what = "image dataset folder, or pictures in class folders or uncompressed tars"
+    sub.folder("--images", what)
     sub.folder("--tokenizer", "image tokenizer folder")
     sub.add_argument("--device", type=console.device, default="cpu", help="where to encode: cpu (default), cuda")
+    sub.add_argument("--crop", choices=("center", "adm", "ten"), default=None,
+                     help="pictures: largest centred square (default), ADM's crop, LlamaGen's ten")  # fmt: skip
+    sub.add_argument("--flip", action="store_true", help="pictures: also encode each mirrored")
+    sub.number("--workers", 2, "pictures: threads that decode (default 2)")
+    sub.licence()
+    sub.split_fraction()
     sub.out()
+
+    sub = add("tokens", tokens, "Tokenise a text dataset once, into rows that training streams.")
+    sub.folder("--data", "text dataset folder")
+    sub.folder("--tokenizer", "text tokenizer folder")
+    sub.number("--length", None, "tokens of a row, data.text_length of the run")
+    sub.out()
+
+    sub = add("index", index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them.")
+    sub.add_argument("folder", type=console.folder, metavar="DIR", help="folder of tars; index.json is written there")
 
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
     sub.folder("--data", "image, code or text dataset folder")
@@ -210,14 +228,54 @@ def tokenizer(options: argparse.Namespace) -> None:
 
 
 def codes(options: argparse.Namespace) -> None:
-    """Encode image shards."""
+    """Encode pictures or image shards. Under torchrun each process takes units, on a GPU of its own."""
+    from pathlib import Path
+
+    import torch
+
     from mmprime.data import encode_dataset, read_index
+    from mmprime.data.encoding import Encoding, encode_folder
+    from mmprime.data.views import Views
     from mmprime.models.device import find_device
     from mmprime.tokenizers import load_image_tokenizer
 
-    read_index(options.images, "images")
-    tokenizer = load_image_tokenizer(options.tokenizer).to(find_device(options.device, "--device"))
-    _print_index(encode_dataset(options.images, tokenizer, options.out, progress=True), options.out)
+    prepared = (Path(options.images) / "index.json").exists()
+    if prepared:
+        read_index(options.images, "images")
+        if options.crop or options.flip:
+            raise ValueError(f"--crop and --flip are for pictures; those of {options.images} are cropped already")
+    device = find_device(options.device, "--device")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    tokenizer = load_image_tokenizer(options.tokenizer).to(device)
+    main_process = os.environ.get("RANK", "0") == "0"
+    if prepared:
+        index = encode_dataset(options.images, tokenizer, options.out, progress=main_process)
+    else:
+        views = Views(tokenizer.image_size, options.crop or "center", options.flip)
+        say = partial(print, flush=True) if main_process else lambda line: None
+        how = Encoding(views, options.split_fraction, options.licence, options.workers, say)
+        index = encode_folder(options.images, tokenizer, options.out, how, progress=main_process)
+    if main_process:
+        _print_index(index, options.out)
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Tokenise a text dataset into rows."""
+    from mmprime.data.tokens import prepare_tokens
+    from mmprime.tokenizers import TextTokenizer
+
+    if options.length is None:
+        raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
+    tokenizer = TextTokenizer.load(options.tokenizer)
+    _print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
+
+
+def index_of_tars(options: argparse.Namespace) -> None:
+    """Index tars that others have written."""
+    from mmprime.data.foreign import index_tars
+
+    _print_index(index_tars(options.folder, progress=True), options.folder)
 
 
 def bpe(options: argparse.Namespace) -> None:

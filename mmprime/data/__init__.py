@@ -3,10 +3,11 @@
 Tokenizers arrive as arguments, never as imports.
 """
 
+from .building import build_dataset
 from .check import Report, check_dataset
 from .codes import CodeDataset, CodeTokenizer, encode_dataset, encode_images
 from .images import ImageDataset, prepare_folder
-from .shards import build_dataset, read_index, read_samples
+from .shards import read_index, read_samples
 from .text import Document, load_documents, pack_documents, prepare_text, read_documents, training_texts
 
 __all__ = [

@@ -34,6 +34,7 @@ from .digit_order import (
 from .images import decode_image, known_image
 from .shards import field_of, read_index, read_shard
 from .text import read_documents
+from .tokens import token_blocks
 
 NAMED = 5
 LONG_CHARACTERS = 1_000_000
@@ -107,6 +108,8 @@ def check_dataset(
         if kind == "codes":
             captions = _check_codes(path, tokenizer, index, report, images)
             _check_captions(captions, words, max_tokens, report)
+        elif kind == "tokens":
+            _check_rows(path, tokenizer, index, report)
         else:
             _check_text(path, tokenizer, report, long_characters, max_tokens)
     return report
@@ -175,6 +178,24 @@ def _check_images(path: str | Path, index: dict[str, Any], report: Report) -> se
         sorted(captions.get("val_caption", set()) & captions.get("train", set())),
     )
     return set().union(*captions.values())
+
+
+def _check_rows(path: str | Path, tokenizer: Any, index: dict[str, Any], report: Report) -> None:
+    counts = torch.zeros(index["num_codes"], dtype=torch.int64)
+    for entry in index["shards"]:
+        try:
+            for rows in token_blocks(path, index, entry):
+                counts += rows.flatten().bincount(minlength=len(counts))
+        except ValueError as error:
+            report.problems.append(str(error))
+    entropy = unigram_entropy(counts)
+    report.facts.append(
+        f"rows of {index['length']} tokens; unigram entropy {entropy:.4f} nats, ln C = {math.log(len(counts)):.4f}"
+    )
+    if tokenizer is not None and tokenizer.fingerprint() != index["tokenizer_fingerprint"]:
+        report.problems.append(
+            f"made by the tokenizer {index['tokenizer_fingerprint']}, not by the given {tokenizer.fingerprint()}"
+        )
 
 
 def _check_codes(

@@ -11,10 +11,10 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from torch import Tensor
 from mmprime.engine import Codec
 from mmprime.io import parse_json
 
+from .building import build_dataset
 from .digit_packing import pack_digits, unpack_digits
-from .images import Captioned, ImageDataset, several
-from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .images import EACH, Captioned, ImageDataset, several
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .storage import RETRIES
 
 PACK = 512
 MOST_INTEGERS = 2**15  # codes of a tokenizer with digits that are stored as integers
@@ -56,13 +58,15 @@ class CodeTokenizer(Protocol):
         """A hash of everything that decides the codes."""
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
-def _array(files: dict[str, bytes], extension: str, where: str) -> np.ndarray:
+def array_of(files: dict[str, bytes], extension: str, where: str) -> np.ndarray:
+    """The array in a member of a sample. Raises ValueError naming the sample when it is absent or unreadable."""
     try:
         return np.asarray(np.load(io.BytesIO(field_of(files, extension, where)), allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
@@ -111,43 +115,60 @@ class CodeDataset(Captioned):
         Raises ValueError for a missing or damaged folder, an unknown split, arrays that disagree, codes out of range.
         """
         index = read_index(path, "codes")
-        num_codes, radices = int(index["num_codes"]), tuple(index.get("radices", ()))
-        codes: list[Tensor] = []
-        labels: list[np.ndarray] = []
-        metas: dict[str, list[Any]] = {name: [] for name in ("keys", "captions", "tags", "vendors")}
-        splits: list[str] = []
-        more: list[list[str]] = []
-        for entry in split_shards(index, split):
-            examples = 0
-            for key, files in read_shard(path, entry):
-                where = f"{entry['file']}: {key}"
-                block, label = _tokens(files, index, where), _array(files, "labels.npy", where)
-                meta = parse_json(field_of(files, "meta.json", where), where)
-                extra = meta.get("more_captions") or [[] for _ in block]
-                if len({len(block), len(label), len(extra), *(len(meta.get(name, ())) for name in metas)}) != 1:
-                    raise ValueError(f"{where}: codes, labels and meta differ in length")
-                codes.append(block)
-                labels.append(label.astype(np.int64))
-                for name, values in metas.items():
-                    values += meta[name]
-                more += extra
-                splits += [entry["split"]] * len(block)
-                examples += len(block)
-            if examples != entry["examples"]:
-                raise ValueError(f"{entry['file']} packs {examples} examples, its index says {entry['examples']}")
-        all_labels = torch.from_numpy(np.concatenate(labels))
-        return cls(
-            tokens=torch.cat(codes),
-            grid=(index["grid"][0], index["grid"][1]),
-            num_codes=num_codes,
-            radices=radices,
-            tokenizer_fingerprint=index["tokenizer_fingerprint"],
-            labels=all_labels if bool((all_labels >= 0).any()) else None,
-            splits=splits,
-            classes=list(index.get("classes", ())),
-            more_captions=several(more),
-            **metas,
+        return cls.join([part for entry in split_shards(index, split) for part in code_blocks(path, index, entry)])
+
+    @classmethod
+    def join(cls, parts: Sequence[CodeDataset]) -> CodeDataset:
+        """Parts of one data set as one."""
+        labels = torch.cat([torch.full((len(p),), -1) if p.labels is None else p.labels for p in parts])
+        return replace(
+            parts[0],
+            tokens=torch.cat([part.tokens for part in parts]),
+            labels=labels if bool((labels >= 0).any()) else None,
+            more_captions=several([more for p in parts for more in p.more_captions or [[]] * len(p)]),
+            **cast(Any, {name: [value for part in parts for value in getattr(part, name)] for name in EACH}),
         )
+
+    def select(self, chosen: Tensor) -> CodeDataset:
+        """The images of these numbers, (m,) int64, in this order."""
+        pick = chosen.tolist()
+        return replace(
+            self,
+            tokens=self.tokens[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            more_captions=several([self.more_captions[i] for i in pick]) if self.more_captions else [],
+            **cast(Any, {name: [getattr(self, name)[i] for i in pick] for name in EACH}),
+        )
+
+
+def code_blocks(
+    path: str | Path, index: dict[str, Any], entry: dict[str, Any], retries: int = RETRIES
+) -> Iterator[CodeDataset]:
+    """The packed entries of one verified shard, in its order. Raises ValueError as `CodeDataset.load` does."""
+    examples = 0
+    for key, files in read_shard(path, entry, retries):
+        where = f"{entry['file']}: {key}"
+        block, label = _tokens(files, index, where), array_of(files, "labels.npy", where).astype(np.int64)
+        meta = parse_json(field_of(files, "meta.json", where), where)
+        extra = meta.get("more_captions") or [[] for _ in block]
+        lists = {name: meta.get(name, ()) for name in ("keys", "captions", "tags", "vendors")}
+        if len({len(block), len(label), len(extra), *map(len, lists.values())}) != 1:
+            raise ValueError(f"{where}: codes, labels and meta differ in length")
+        examples += len(block)
+        yield CodeDataset(
+            tokens=block,
+            grid=(index["grid"][0], index["grid"][1]),
+            num_codes=int(index["num_codes"]),
+            radices=tuple(index.get("radices", ())),
+            tokenizer_fingerprint=index["tokenizer_fingerprint"],
+            labels=torch.from_numpy(label) if (label >= 0).any() else None,
+            splits=[entry["split"]] * len(block),
+            classes=list(index.get("classes", ())),
+            more_captions=several(extra),
+            **lists,
+        )
+    if examples != entry["examples"]:
+        raise ValueError(f"{entry['file']} packs {examples} examples, its index says {entry['examples']}")
 
 
 def _tokens(files: dict[str, bytes], index: dict[str, Any], where: str) -> Tensor:
@@ -155,11 +176,11 @@ def _tokens(files: dict[str, bytes], index: dict[str, Any], where: str) -> Tenso
     num_codes, radices, length = int(index["num_codes"]), tuple(index.get("radices", ())), math.prod(index["grid"])
     if "digits.npy" in files and radices:
         try:
-            digits = unpack_digits(_array(files, "digits.npy", where), length, radices)
+            digits = unpack_digits(array_of(files, "digits.npy", where), length, radices)
         except ValueError as error:
             raise ValueError(f"{where} has {error}") from error
         return torch.from_numpy(digits.astype(np.int32) if digits.dtype != np.uint8 else digits)
-    block = _array(files, "codes.npy", where)
+    block = array_of(files, "codes.npy", where)
     if block.ndim != 2 or block.shape[1] != length:
         raise ValueError(f"{where} has codes of shape {block.shape}, expected (m, {length})")
     if block.size and (block.min() < 0 or block.max() >= num_codes):
@@ -211,27 +232,33 @@ def encode_images(images: Tensor, tokenizer: CodeTokenizer, batch: int = 64) -> 
     return torch.cat(blocks)
 
 
+def packed_entry(key: str, tokens: Tensor, labels: np.ndarray, meta: dict[str, Any], tokenizer: CodeTokenizer) -> Entry:
+    """An entry of codes (m, L) or digits (m, L, S), labels (m,) and lists of length m."""
+    dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
+    member = ("codes.npy", tokens.numpy().astype(dtype))
+    if tokens.ndim == 3:
+        member = ("digits.npy", pack_digits(tokens.numpy(), tokenizer.radices))
+    files = {
+        member[0]: npy(member[1]),
+        "labels.npy": npy(labels.astype(np.int64)),
+        "meta.json": canonical_json(meta),
+    }
+    return Entry(key, files, len(tokens))
+
+
 def _packed(images: ImageDataset, tokenizer: CodeTokenizer, prefix: str) -> Iterator[tuple[str, Entry]]:
     """Encode images of one split and pack them, PACK an entry."""
-    dtype = np.int16 if tokenizer.num_codes <= 2**15 else np.int32
     for number, start in enumerate(range(0, len(images), PACK)):
         part = images.select(range(start, min(start + PACK, len(images))))
         labels = np.full(len(part), -1) if part.labels is None else part.labels.numpy()
         meta = {"keys": part.keys, "captions": part.captions, "tags": part.tags, "vendors": part.vendors}
         meta |= {"more_captions": part.more_captions} if part.more_captions else {}
-        tokens = encode_images(part.images, tokenizer).numpy()
-        member = ("codes.npy", tokens.astype(dtype))
-        if tokens.ndim == 3:
-            member = ("digits.npy", pack_digits(tokens, tokenizer.radices))
-        files = {
-            member[0]: _npy(member[1]),
-            "labels.npy": _npy(labels.astype(np.int64)),
-            "meta.json": canonical_json(meta),
-        }
-        yield part.splits[0], Entry(f"{prefix}_{number:06d}", files, len(part))
+        tokens = encode_images(part.images, tokenizer)
+        yield part.splits[0], packed_entry(f"{prefix}_{number:06d}", tokens, labels, meta, tokenizer)
 
 
-def _header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
+def codes_header(tokenizer: CodeTokenizer, classes: list[str], **more: Any) -> dict[str, Any]:
+    """What an index says of all codes."""
     return {
         "num_codes": int(tokenizer.num_codes),
         **({"radices": list(tokenizer.radices)} if tokenizer.radices else {}),
@@ -261,4 +288,4 @@ def encode_dataset(
         recipe = digest("codes 1", tokenizer.fingerprint(), entry["sha256"])
         units.append(Unit(name, recipe, maker(entry, name), about))
     more = {key: index[key] for key in ("name", "image_size", "sources", "licences") if key in index}
-    return build_dataset(out, "codes", units, _header(tokenizer, list(index.get("classes", ())), **more), progress)
+    return build_dataset(out, "codes", units, codes_header(tokenizer, list(index.get("classes", ())), **more), progress)

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from mmprime.io import parse_json
 
+from .building import build_dataset
 from .folders import display_name
 from .keys import safe_key
 from .picture_folder import FolderImage, scan_folder
 from .pictures import READING, read_picture, read_square
-from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_shard, split_shards
+from .storage import RETRIES
 
 EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 UNIT_IMAGES = 1000
+_BLOCK = 64
+EACH = ("captions", "tags", "vendors", "keys", "splits")  # fields with one entry an image
 
 
 def known_image(files: dict[str, bytes], where: str) -> bytes:
@@ -82,10 +86,10 @@ class ImageDataset(Captioned):
 
     def select(self, positions: Sequence[int]) -> ImageDataset:
         """The images at these positions, in this order."""
-        pick, each = list(positions), ("captions", "tags", "vendors", "keys", "splits")
+        pick = list(positions)
         more = several([self.more_captions[i] for i in pick]) if self.more_captions else []
         labels = None if self.labels is None else self.labels[pick]
-        parts = {name: [getattr(self, name)[i] for i in pick] for name in each}
+        parts = {name: [getattr(self, name)[i] for i in pick] for name in EACH}
         return replace(self, images=self.images[pick], labels=labels, more_captions=more, **parts)
 
     @classmethod
@@ -129,6 +133,19 @@ class ImageDataset(Captioned):
             classes=list(index.get("classes", ())),
             more_captions=several([captions_of(record)[1:] for record in records]),
         )
+
+
+def image_blocks(path: str | Path, entry: dict[str, Any], retries: int = RETRIES) -> Iterator[list[tuple[bytes, str]]]:
+    """The pictures of one verified shard in its order, some at a time: (bytes, what errors call it)."""
+    block: list[tuple[bytes, str]] = []
+    for key, files in read_shard(path, entry, retries):
+        where = f"{entry['file']}: {key}"
+        block.append((known_image(files, where), where))
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 # ------------------------------------------------------------------------------------------ folders of pictures

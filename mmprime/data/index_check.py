@@ -44,17 +44,20 @@ _SHARD: dict[str, Check] = {
     "file": _is(str), "split": _is(str), "sha256": _is(str), "bytes": _count, "entries": _count, "examples": _count,
 }  # fmt: skip
 _CODES: dict[str, Check] = {"num_codes": _natural, "grid": _grid, "tokenizer_fingerprint": _is(str)}
+_TOKENS: dict[str, Check] = {"num_codes": _count, "length": _count, "tokenizer_fingerprint": _is(str)}
 _OPTIONAL: dict[str, Check] = {
     "radices": _radices,
     "classes": _list_of(_is(str)), "label": _is(str), "name": _is(str), "sources": _is(dict), "licences": _is(dict),
 }  # fmt: skip
 
 
-def check_index(file: Path, index: Any) -> None:
+def check_index(file: str | Path, index: Any) -> None:
     """Raises ValueError naming the file and the key that is missing or of another kind."""
     _check(file, index, _EVERY)
     if index["kind"] == "codes":
         _check(file, index, _CODES)
+    if index["kind"] == "tokens":
+        _check(file, index, _TOKENS)
     _check(file, index, {name: check for name, check in _OPTIONAL.items() if name in index})
     if index["kind"] == "codes" and math.prod(index.get("radices", ())) not in (1, index["num_codes"]):
         raise ValueError(f"{file}: radices {str(index['radices'])[:60]} do not make num_codes={index['num_codes']}")
@@ -62,7 +65,7 @@ def check_index(file: Path, index: Any) -> None:
         _check(file, entry, _SHARD, f"shard {number}: ")
 
 
-def _check(file: Path, table: dict[str, Any], checks: dict[str, Check], where: str = "") -> None:
+def _check(file: str | Path, table: dict[str, Any], checks: dict[str, Check], where: str = "") -> None:
     for name, check in checks.items():
         if name not in table:
             raise ValueError(f"{file}: {where}{name!r} is missing; copy the folder again or rebuild it")

@@ -4,9 +4,8 @@
     DIR/SPLIT-UNIT.tar.gz   samples KEY.ext, grouped by KEY; keys hold no dots (text: .tar.xz, a third smaller)
 
 A dataset is built from *units* (a vendor, a block of files). A unit has a *recipe*, a hash of everything that
-decides its content. Shards are written under a temporary name and renamed; finished units are noted in
-`index.partial.json`. So an interrupted build goes on where it stopped, and a second build of the same recipe
-writes nothing. Tar members carry no time and no owner, so equal content means equal bytes.
+decides its content; `building` makes them, goes on where it was stopped, and writes nothing for a recipe that is there.
+Tar members carry no time and no owner, so equal content means equal bytes.
 
 A damaged tar may silently lose its tail, therefore reading checks size, sha256 and counts first. No member is larger
 than MAX_MEMBER bytes: a small compressed file could otherwise ask for any amount of memory.
@@ -22,23 +21,22 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from mmprime.io import bar, clear_leftovers, read_json, whole_file, write_json
+from mmprime.io import parse_json, read_json
 
 from .index_check import check_index
+from .storage import RETRIES, is_remote, join, open_shard, read_remote
 
 FORMAT = 1
 MAX_MEMBER = 2**28
-KINDS = ("images", "codes", "text")
-INDEX, PARTIAL = "index.json", "index.partial.json"
-_PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
-_SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar\.(gz|xz)")
-_COMPRESSION = {"images": "gz", "codes": "gz", "text": "xz"}
+KINDS = ("images", "codes", "text", "tokens")
+INDEX, PARTIAL, PARTIAL_FILE = "index.json", "index.partial", "index.partial.json"
+PLAIN = re.compile(r"[A-Za-z0-9_\-]+")
+SHARD = re.compile(r"[A-Za-z0-9_\-]+\.tar(\.(gz|xz))?")
 
 
 @dataclass(frozen=True)
@@ -79,160 +77,20 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-class _ShardWriter:
-    """One shard, written to `path`; `finish` returns the index entry of `file`."""
-
-    def __init__(self, path: Path, file: str) -> None:
-        self.path, self.file = path, file
-        self.entries = self.examples = 0
-        self._raw = path.open("wb")
-        self._packer: gzip.GzipFile | lzma.LZMAFile = (
-            lzma.LZMAFile(self._raw, "wb", preset=6)  # noqa: SIM115 (closed by finish)
-            if file.endswith(".xz")
-            else gzip.GzipFile(filename="", mode="wb", fileobj=self._raw, compresslevel=9, mtime=0)
-        )
-        self._tar = tarfile.TarFile(fileobj=cast(IO[bytes], self._packer), mode="w", format=tarfile.USTAR_FORMAT)
-
-    def add(self, sample: Entry) -> None:
-        if not _PLAIN.fullmatch(sample.key):
-            raise ValueError(f"key {sample.key!r} must hold only letters, digits, '_' and '-' (use safe_key)")
-        for extension, data in sample.files.items():
-            if len(data) > MAX_MEMBER:
-                raise ValueError(
-                    f"{sample.key}.{extension} has {len(data):,} bytes, more than the {MAX_MEMBER:,} of one document "
-                    "or picture: divide it"
-                )
-            member = tarfile.TarInfo(f"{sample.key}.{extension}")  # TarInfo defaults: mtime 0, uid 0, no names
-            member.size = len(data)
-            try:
-                self._tar.addfile(member, io.BytesIO(data))
-            except ValueError as error:
-                raise ValueError(f"{member.name} cannot be stored: {error}") from error
-        self.entries += 1
-        self.examples += sample.examples
-
-    def finish(self) -> dict[str, Any]:
-        self._tar.close()
-        self._packer.close()
-        self._raw.close()
-        data = self.path.read_bytes()
-        return {
-            "file": self.file,
-            "entries": self.entries,
-            "examples": self.examples,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-
-    def close(self) -> None:
-        self._raw.close()
-
-
-def _write_unit(folder: Path, unit: Unit, compression: str) -> list[dict[str, Any]]:
-    writers: dict[str, _ShardWriter] = {}
-    with ExitStack() as stack:
-        for split, sample in unit.make():
-            if split not in writers:
-                name = unit.name if unit.name.startswith(f"{split}-") else f"{split}-{unit.name}"
-                if not _PLAIN.fullmatch(name):
-                    raise ValueError(f"shard name {name!r} must hold only letters, digits, '_' and '-'")
-                file = f"{name}.tar.{compression}"
-                writers[split] = _ShardWriter(stack.enter_context(whole_file(folder / file)), file)
-                stack.callback(writers[split].close)
-            writers[split].add(sample)
-        entries = [(split, writer.finish()) for split, writer in writers.items()]
-    about = {"unit": unit.name, "recipe": unit.recipe, **unit.about}
-    return [{**entry, "split": split, **about} for split, entry in entries]
-
-
-def _noted(folder: Path) -> dict[str, Any]:
-    """What an earlier build left: the units it finished and the shards they made."""
-    for name in (PARTIAL, INDEX):
-        if (folder / name).exists():
-            try:
-                return read_json(folder / name)
-            except ValueError:
-                continue
-    return {}
-
-
-def _intact(folder: Path, entry: dict[str, Any]) -> bool:
-    path = folder / entry["file"]
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
-
-
-def build_dataset(
-    out: str | Path,
-    kind: str,
-    units: Sequence[Unit],
-    header: dict[str, Any] | None = None,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Build (or finish, or confirm) the dataset folder `out` and return its index.
-
-    Units whose shards are there with the right recipe and hash are kept. Shards of an earlier index that no unit
-    makes any more are deleted; files the index does not know are never touched.
-
-    Raises ValueError for an unknown kind, doubled unit names, a folder holding another kind of dataset, or no samples.
-    """
-    folder = Path(out)
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
-    if len({unit.name for unit in units}) != len(units):
-        raise ValueError(f"unit names must differ, got {[unit.name for unit in units]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(folder)
-    before = _noted(folder)
-    if before and before.get("kind") != kind:
-        raise ValueError(f"{folder} already holds a dataset of kind {before.get('kind')!r}; choose another folder")
-
-    done: dict[str, list[dict[str, Any]]] = {}
-    for entry in before.get("shards", []):
-        done.setdefault(entry["unit"], []).append(entry)
-    obsolete = {*before.get("obsolete", []), *(entry["file"] for entry in before.get("shards", []))}
-    for unit in bar(units, "shards", "part", progress):
-        entries = done.get(unit.name, [])
-        if not entries or any(e["recipe"] != unit.recipe or not _intact(folder, e) for e in entries):
-            done[unit.name] = _write_unit(folder, unit, _COMPRESSION[kind])
-            known = [entry for group in done.values() for entry in group]
-            write_json(folder / PARTIAL, {"kind": kind, "shards": known, "obsolete": sorted(obsolete)})
-    shards = [entry for unit in units for entry in done[unit.name]]
-    if len({entry["file"] for entry in shards}) != len(shards):
-        raise ValueError(f"two units make the same shard: {sorted(entry['file'] for entry in shards)}")
-    if not shards:
-        raise ValueError(f"nothing to write into {folder}: the source holds no samples")
-    index = {"format": FORMAT, "kind": kind, **(header or {}), "splits": _count(shards), "shards": shards}
-    if (folder / PARTIAL).exists() or before != index:
-        write_json(folder / INDEX, index)
-        for name in obsolete - {entry["file"] for entry in shards}:
-            if _SHARD.fullmatch(name):
-                (folder / name).unlink(missing_ok=True)
-        (folder / PARTIAL).unlink(missing_ok=True)
-    return index
-
-
-def _count(shards: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Examples by split."""
-    splits: dict[str, int] = {}
-    for entry in shards:
-        splits[entry["split"]] = splits.get(entry["split"], 0) + entry["examples"]
-    return splits
-
-
 # ---------------------------------------------------------------------------------------------------- reading
 
 
 def read_index(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     """The index of a dataset folder. Raises ValueError if it is absent, unreadable, unfinished or of another kind."""
-    file = Path(path) / INDEX
-    if (Path(path) / PARTIAL).exists():
+    file = join(path, INDEX)
+    if is_remote(path):
+        index = parse_json(read_remote(file), file)
+    elif (Path(path) / PARTIAL).exists() or (Path(path) / PARTIAL_FILE).exists():
         raise ValueError(f"{path} is an unfinished build: run the same prepare command again to finish it")
-    if not file.is_file():
+    elif not Path(file).is_file():
         raise ValueError(f"{path} is no dataset folder: {INDEX} is missing (make one with tools/prepare.py)")
-    index = read_json(file)
+    else:
+        index = read_json(file)
     if index.get("format") != FORMAT:
         raise ValueError(f"{file} has format {index.get('format')!r}; this version reads format {FORMAT}")
     if kind is not None and index.get("kind") != kind:
@@ -248,40 +106,38 @@ def split_shards(index: dict[str, Any], split: str | None) -> list[dict[str, Any
     return [entry for entry in index["shards"] if split in (None, entry["split"])]
 
 
-def read_shard(folder: str | Path, entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (key, {extension: bytes}) of one verified shard, through webdataset.
+def read_shard(
+    folder: str | Path, entry: dict[str, Any], retries: int = RETRIES
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, {extension: bytes}) of one verified shard, one sample in memory at a time, through webdataset.
 
-    Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples.
+    Raises ValueError when the file is missing, truncated, altered, unreadable or holds another number of samples; a
+    remote one is fetched again `retries` times first.
     """
     from webdataset.tariterators import group_by_keys
 
-    if not _SHARD.fullmatch(entry["file"]):
+    if not SHARD.fullmatch(entry["file"]):
         raise ValueError(
-            f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar.gz or NAME.tar.xz"
+            f"the index of {folder} names a shard {entry['file']!r} that is not a plain NAME.tar, NAME.tar.gz or "
+            "NAME.tar.xz"
         )
-    path = Path(folder) / entry["file"]
-    if not path.is_file():
-        raise ValueError(f"shard {path} is missing: copy the folder again or rebuild it with tools/prepare.py")
-    data = path.read_bytes()
-    if len(data) != entry["bytes"]:
-        raise ValueError(f"shard {path} has {len(data)} bytes, its index says {entry['bytes']}: truncated or altered")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise ValueError(f"shard {path} is corrupt: its sha256 differs from the index")
-    count = 0
-    try:
-        for sample in group_by_keys(_members(path.name, data), lcase=False):
-            count += 1
-            yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"shard {path} is not a readable tar: {error.args[0] if error.args else error!r}") from error
-    if count != entry["entries"]:
+    path, count = join(folder, entry["file"]), 0
+    with open_shard(folder, entry, retries) as packed:
+        try:
+            for sample in group_by_keys(_members(entry["file"], packed), lcase=False):
+                count += 1
+                yield sample["__key__"], {k: v for k, v in sample.items() if not k.startswith("__")}
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+            why = error.args[0] if error.args else repr(error)
+            raise ValueError(f"shard {path} is not a readable tar: {why}") from error
+    if entry["entries"] not in (None, count):  # None: to be counted
         raise ValueError(f"shard {path} holds {count} samples, its index says {entry['entries']}")
 
 
 class _Bounded(io.RawIOBase):
     """A stream of which no single read is larger than a member may be; headers of a tar have sizes of their own."""
 
-    def __init__(self, stream: gzip.GzipFile | lzma.LZMAFile) -> None:
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile | lzma.LZMAFile) -> None:
         self.stream = stream
 
     def read(self, size: int = -1) -> bytes:
@@ -296,11 +152,16 @@ class _Bounded(io.RawIOBase):
         return self.stream.seek(offset, whence)
 
 
-def _members(shard: str, data: bytes) -> Iterator[dict[str, Any]]:
-    """The regular files of a compressed tar. Raises tarfile.ReadError for one over MAX_MEMBER bytes."""
-    packed = io.BytesIO(data)
+def _unpacked(shard: str, packed: IO[bytes]) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    if shard.endswith(".tar"):
+        return packed
+    return lzma.LZMAFile(packed) if shard.endswith(".xz") else gzip.GzipFile(fileobj=packed)
+
+
+def _members(shard: str, packed: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The regular files of a tar. Raises tarfile.ReadError for one over MAX_MEMBER bytes."""
     with (
-        lzma.LZMAFile(packed) if shard.endswith(".xz") else gzip.GzipFile(fileobj=packed) as stream,
+        _unpacked(shard, packed) as stream,
         tarfile.TarFile(fileobj=cast(IO[bytes], _Bounded(stream))) as tar,
     ):
         for member in tar:

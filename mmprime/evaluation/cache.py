@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from torch import Tensor
 
-from mmprime.io import warn, whole_file
-
-
-def cache_folder() -> Path:
-    """$MMPRIME_CACHE, else $XDG_CACHE_HOME/mmprime, else ~/.cache/mmprime."""
-    if "MMPRIME_CACHE" in os.environ:
-        return Path(os.environ["MMPRIME_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmprime"
+from mmprime.io import cache_folder, warn, whole_file
 
 
 def cached(

@@ -37,11 +37,11 @@ class Group:
         where it has some."""
         alone = start.format(masking=self.masking)
         starts = [f"{alone} levels ", alone] if "{masking}" in start else [alone]
-        found = {
+        rows_by_seed = {
             seed: next((row for words in starts for row in rows if row.metric.startswith(words)), None)
             for seed, rows in self.runs.items()
         }
-        return {seed: row for seed, row in found.items() if row is not None}
+        return {seed: row for seed, row in rows_by_seed.items() if row is not None}
 
     def gap(self, first: Group, start: str) -> tuple[float, float | None] | None:
         """The difference to `first` in per cent and its standard error, over the seeds that both have."""

@@ -17,6 +17,7 @@ from .schema import Config
 FREE = (
     "run", "train", "samples", "fallback",
     "data.validation", "data.validate_examples", "data.path_env", "data.grid", "data.num_codes", "data.num_classes",
+    "data.workers", "data.retries", "data.skip_shards",
     "model.init", "model.attention", "model.checkpointing", "toy.samples",
 )  # fmt: skip
 """Sections and keys that may differ; they are told all the same."""

@@ -29,7 +29,7 @@ from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of
 from mmprime.models import PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer
 
-from .config import resolve
+from .config import data_folder, resolve
 from .corpus import Corpus, load_corpus
 from .examples import Examples
 from .schema import DataConfig
@@ -229,9 +229,9 @@ SOURCES: dict[str, Callable[[Recipe], Source]] = {
 
 
 def _corpus(data: str, tokenizer: str, text_length: int) -> Corpus:
-    kind = str(read_index(resolve(data))["kind"])
-    length = text_length or (TEXT_LENGTH if kind == "text" else 0)
-    config = DataConfig(kind=kind, path=data, validation=[], text_length=length)
+    kind = str(read_index(data_folder(data))["kind"])
+    length = text_length or (TEXT_LENGTH if kind in ("text", "tokens") else 0)
+    config = DataConfig(kind="codes" if kind == "codes" else "text", path=data, validation=[], text_length=length)
     config.text_tokenizer = tokenizer if length else ""
     return load_corpus(config, seed=0)
 

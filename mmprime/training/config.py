@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmprime.data.storage import is_remote
 from mmprime.io import read_yaml
 
 from .config_checks import (
@@ -22,6 +23,7 @@ from .config_checks import (
     check_paths,
     check_run_dir,
     check_values,
+    data_folder,
     nearest,
     nearest_path,
     refuse_resolvers,
@@ -30,7 +32,7 @@ from .config_checks import (
 from .renamed import new_name, rename
 from .schema import SCHEMAS, Config
 
-__all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "load_config", "nearest", "resolve"]
+__all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "data_folder", "load_config", "nearest", "resolve"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
@@ -151,7 +153,7 @@ def _apply_environment(config: DictConfig, overrides: DictConfig, source: str) -
     smaller = _merge(config, OmegaConf.create(OmegaConf.to_container(fallback)), f"{source}: fallback")  # type: ignore[arg-type]
     value = os.environ.get(variable)
     if value is not None:
-        if not value or not Path(value).exists():
+        if not value or not (is_remote(value) or Path(value).exists()):
             raise ConfigError(
                 f"${variable}={value!r}: no such folder of shards; set it right, or unset it to use the sample"
             )

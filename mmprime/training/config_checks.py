@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mmprime.data.storage import is_remote
+
 PROJECT = Path(__file__).resolve().parents[2]
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
@@ -29,6 +31,11 @@ def resolve(path: str | Path) -> Path:
     return PROJECT / path if not path.exists() and (PROJECT / path).exists() else path
 
 
+def data_folder(path: str) -> str | Path:
+    """A dataset's folder by :func:`resolve`, or its URL."""
+    return path if is_remote(path) else resolve(path)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """``"; nearest: x"``, the valid word most like ``word``; empty if there are none to choose from."""
     choices = sorted(set(words))
@@ -41,7 +48,8 @@ def check_values(config: Any) -> None:
     for key, value, metadata in _fields(config):
         choices = metadata.get("choices")
         if choices and value not in choices:
-            raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+            words = [str(choice) for choice in choices]
+            raise ConfigError(f"{key}={value} is not one of {', '.join(words)}{nearest(str(value), words)}")
         lengths = metadata.get("lengths")
         if lengths and len(value) not in lengths:
             raise ConfigError(f"{key}={list(value)}: must have {' or '.join(map(str, lengths))} entries")
@@ -52,7 +60,8 @@ def check_values(config: Any) -> None:
 def check_paths(config: Any) -> None:
     """Raise ConfigError for a field marked ``path`` that is set and does not exist."""
     for key, value, metadata in _fields(config):
-        if metadata.get("path") and value and not resolve(value).exists():
+        remote = key == "data.path" and is_remote(value)
+        if metadata.get("path") and value and not remote and not resolve(value).exists():
             raise ConfigError(f"{key}={value}: no such file or folder{nearest_path(Path(value))}")
 
 

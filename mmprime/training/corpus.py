@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from mmprime.data import CodeDataset, load_documents, pack_documents, read_index
+from mmprime.data.shards import split_shards
+from mmprime.data.storage import is_remote, join, read_remote
+from mmprime.data.tokens import token_blocks
 from mmprime.io import sha256
 from mmprime.tokenizers import TextTokenizer
 
-from .config import ConfigError, nearest, resolve
-from .examples import Alternatives, Examples
+from .code_examples import code_examples
+from .config import ConfigError, data_folder, nearest, resolve
+from .examples import Examples
 from .schema import DataConfig, TrainConfig
+from .streams import CodeSource, StreamedExamples, StreamPlan, TokenSource, notice
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Corpus:
     about its data before the first step; classes: names of the labels, where labels are used.
     """
 
-    train: Examples
+    train: Examples | StreamedExamples
     validation: dict[str, Examples]
     num_codes: dict[str, int]  # by span
     lengths: dict[str, int | tuple[int, int]]  # by span: tokens, or the grid (h, w)
@@ -38,107 +46,115 @@ class Corpus:
     radices: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def load_corpus(config: DataConfig, seed: int) -> Corpus:
-    """Load what ``config`` names, check it against what it expects, tokenise it.
+def load_corpus(config: DataConfig, seed: int, train: TrainConfig | None = None) -> Corpus:
+    """Load what ``config`` names, or open its stream, check it against what it expects, tokenise it.
+
+    ``train`` says what a step of a stream is.
 
     Raises:
         ConfigError: a missing path or split, or geometry, code-book size or classes other than the config says.
     """
     if not config.path:
         raise ConfigError("data.path has no value; name a dataset folder (tools/prepare.py writes them)")
-    config = replace(config, validation=validation_splits(config, read_index(resolve(config.path))["splits"]))
-    return _load_text(config, seed) if config.kind == "text" else _load_codes(config, seed)
+    index = read_index(data_folder(config.path), None if config.kind == "text" else config.kind)
+    config = replace(config, validation=validation_splits(config, index["splits"]))
+    plan = StreamPlan(config, index, train or TrainConfig(), seed)
+    return _load_text(plan) if config.kind == "text" else _load_codes(plan)
 
 
-def _load_text(config: DataConfig, seed: int) -> Corpus:
+def _load_text(plan: StreamPlan) -> Corpus:
+    config, index = plan.config, plan.index
     if config.text_length < 1:
         raise ConfigError(f"data.text_length={config.text_length}: rows of text need a length, e.g. 128")
     tokenizer = _tokenizer(config)
+    if index["kind"] == "tokens":
+        _check_rows(config, index, tokenizer)
+    elif config.stream is True:
+        raise ConfigError(
+            f"data.stream=true: {config.path} holds documents, and rows of tokens are streamed: mmprime prepare tokens "
+            f"--data {config.path} --tokenizer {config.text_tokenizer} --length {config.text_length} --out DIR"
+        )
 
     def rows(split: str) -> Examples:
-        documents = load_documents(resolve(config.path), split)
+        folder = data_folder(config.path)
+        if index["kind"] == "tokens":
+            blocks = [block for entry in split_shards(index, split) for block in token_blocks(folder, index, entry)]
+            return Examples({"text": torch.cat(blocks)})
+        documents = load_documents(folder, split)
         packed = pack_documents(documents, tokenizer.encode, tokenizer.end_id, config.text_length)
         return Examples({"text": torch.as_tensor(packed).int()})
 
-    validation = {name: rows(name).subset(config.validate_examples, seed) for name in config.validation or ()}
+    streamed = index["kind"] == "tokens" and plan.wanted(4 * config.text_length)
+    train = StreamedExamples.open(plan, TokenSource(plan)) if streamed else rows(config.train_split)
     return Corpus(
-        train=rows(config.train_split),
-        validation=validation,
+        train=train,
+        validation={name: rows(name).subset(config.validate_examples, plan.seed) for name in config.validation or ()},
         num_codes={"text": tokenizer.vocab_size},
         lengths={"text": config.text_length},
         num_classes=None,
         text_tokenizer=tokenizer,
         fingerprint=dataset_fingerprint(config.path),
         tokenizers={"text": tokenizer.fingerprint()},
+        notices=_streaming(plan, train),
     )
 
 
-def _load_codes(config: DataConfig, seed: int) -> Corpus:
-    first = CodeDataset.load(resolve(config.path), config.train_split)
-    num_classes = len(first.classes) or None if config.labels else None
-    _check(config, list(first.grid), first.num_codes, num_classes)
-    _check_image_tokenizer(config, first.tokenizer_fingerprint)
+def _check_rows(config: DataConfig, index: dict[str, Any], tokenizer: TextTokenizer) -> None:
+    """Raises ConfigError for rows of another length or another tokenizer."""
+    if index["length"] != config.text_length:
+        raise ConfigError(
+            f"data.text_length={config.text_length}, but the rows of {config.path} have {index['length']}"
+        )
+    if index["tokenizer_fingerprint"] != tokenizer.fingerprint():
+        raise ConfigError(
+            f"data.text_tokenizer={config.text_tokenizer} ({tokenizer.fingerprint()}) did not make the rows of "
+            f"{config.path} ({index['tokenizer_fingerprint']})"
+        )
+
+
+def _streaming(plan: StreamPlan, train: Examples | StreamedExamples) -> list[str]:
+    return [notice(plan, train.stream)] if isinstance(train, StreamedExamples) else []
+
+
+def _load_codes(plan: StreamPlan) -> Corpus:
+    config, index = plan.config, plan.index
+    grid, radices = (index["grid"][0], index["grid"][1]), tuple(index.get("radices", ()))
+    num_codes, classes = int(index["num_codes"]), list(index.get("classes", ()))
+    num_classes = len(classes) or None if config.labels else None
+    _check(config, list(grid), num_codes, num_classes)
+    _check_image_tokenizer(config, index["tokenizer_fingerprint"])
     tokenizer = _tokenizer(config) if config.text_length else None
-    sets = {config.train_split: first}
-    sets |= {name: CodeDataset.load(resolve(config.path), name) for name in config.validation or ()}
-    examples = {name: _examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
-    num_codes = {"image": first.num_codes}
-    lengths: dict[str, int | tuple[int, int]] = {"image": first.grid}
-    made_by = {"image": first.tokenizer_fingerprint}
+    streamed = plan.wanted(8 * math.prod(grid))
+    in_memory = [*([] if streamed else [config.train_split]), *(config.validation or ())]
+    sets = {name: CodeDataset.load(data_folder(config.path), name) for name in in_memory}
+    examples = {name: code_examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
+    train = None
+    if streamed:
+        first = f"the first of {config.train_split}"
+        source = CodeSource(plan, tokenizer, num_classes)
+        train = StreamedExamples.open(plan, source, lambda head: sets.update({first: head}))
+    codes_by_span = {"image": num_codes}
+    lengths: dict[str, int | tuple[int, int]] = {"image": grid}
+    made_by = {"image": index["tokenizer_fingerprint"]}
     if tokenizer is not None:
         made_by["text"] = tokenizer.fingerprint()
-        num_codes, lengths = {"text": tokenizer.vocab_size, **num_codes}, {"text": config.text_length, **lengths}
+        codes_by_span = {"text": tokenizer.vocab_size, **codes_by_span}
+        lengths = {"text": config.text_length, **lengths}
+    trained = train or examples.pop(config.train_split)
+    captions = [] if tokenizer is None else [*_uncaptioned(sets), *_cut_captions(sets, tokenizer, config.text_length)]
     return Corpus(
-        train=examples.pop(config.train_split),
-        validation={name: part.subset(config.validate_examples, seed) for name, part in examples.items()},
-        num_codes=num_codes,
-        radices={"image": first.radices} if first.tokens.ndim == 3 else {},
+        train=trained,
+        validation={name: part.subset(config.validate_examples, plan.seed) for name, part in examples.items()},
+        num_codes=codes_by_span,
+        radices={"image": radices} if trained.codes["image"].ndim == 3 else {},
         lengths=lengths,
         num_classes=num_classes,
         text_tokenizer=tokenizer,
         fingerprint=dataset_fingerprint(config.path),
         tokenizers=made_by,
-        notices=[] if tokenizer is None else [*_uncaptioned(sets), *_cut_captions(sets, tokenizer, config.text_length)],
-        classes=first.classes if config.labels else [],
+        notices=[*_streaming(plan, trained), *captions],
+        classes=classes if config.labels else [],
     )
-
-
-def _examples(
-    dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
-) -> Examples:
-    codes, captions, labels = {"image": dataset.tokens}, dataset.captions, dataset.labels
-    text_tokens = alternatives = None
-    if tokenizer is not None:
-        pick = _captioned(dataset, config)
-        more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
-        captions = [captions[i] for i in pick]
-        labels = None if labels is None else labels[pick]
-        texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
-        known = {
-            text: tokenizer.encode_padded(text, config.text_length, truncate=True)
-            for text in {t for x in texts for t in x}
-        }
-        codes = {
-            "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
-            "image": dataset.tokens[pick],
-        }
-        text_tokens = tokenizer.count_tokens(codes["text"])
-        alternatives = _alternatives(texts, known, tokenizer) if more else None
-    if config.labels:
-        if labels is None or num_classes is None:
-            raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
-        labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
-    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives)
-
-
-def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
-    """The examples with a caption. Raises ConfigError when all have none."""
-    pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
-    if not pick:
-        raise ConfigError(
-            f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
-        )
-    return pick
 
 
 def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:
@@ -149,13 +165,6 @@ def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:
         for split, count in bare.items()
         if count
     ]
-
-
-def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:
-    captions = [text for several in texts for text in several]
-    count = torch.tensor([len(several) for several in texts])
-    rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
-    return Alternatives(rows, tokenizer.count_tokens(rows), captions, count.cumsum(0) - count, count)
 
 
 def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length: int) -> list[str]:
@@ -204,6 +213,8 @@ def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
 
 def dataset_fingerprint(path: str) -> str:
     """16 hex digits of the SHA-256 of a dataset's index, which holds the hashes of its shards."""
+    if is_remote(path):
+        return hashlib.sha256(read_remote(join(path, "index.json"))).hexdigest()[:16]
     folder = resolve(path)
     index = folder / "index.json"
     if not index.is_file():

@@ -23,13 +23,21 @@ class DataOrder:
         accumulate: micro-batches in a step, over all processes together.
         seed: seed of the run.
         rank, world: this process and the number of processes; ``world`` must divide ``accumulate``.
+        streamed: indices are the positions themselves; the task's stream knows the examples.
 
     Raises:
         ValueError: an empty training set, or micro-batches that cannot be shared out evenly.
     """
 
     def __init__(
-        self, num_examples: int, batch: int, accumulate: int = 1, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        num_examples: int,
+        batch: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        streamed: bool = False,
     ) -> None:
         if num_examples < 1:
             raise ValueError(f"the training set has {num_examples} examples; check data.path and the split")
@@ -41,7 +49,7 @@ class DataOrder:
                 f"use a multiple of {world}, e.g. train.accumulate={world} train.batch={max(1, batch // world)}"
             )
         self.num_examples, self.batch, self.accumulate = num_examples, batch, accumulate
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.streamed = seed, rank, world, streamed
         self._epochs: dict[int, Tensor] = {}
 
     @property
@@ -59,8 +67,10 @@ class DataOrder:
         return self._epochs[epoch]
 
     def indices(self, step: int, micro: int = 0) -> Tensor:
-        """The (batch,) int64 examples of micro-batch ``micro`` of ``step`` (steps count from 0)."""
+        """The (batch,) int64 examples (or positions) of micro-batch ``micro`` of ``step`` (steps count from 0)."""
         first = (step * self.accumulate + micro) * self.batch
+        if self.streamed:
+            return torch.arange(first, first + self.batch)
         position, last, parts = first, first + self.batch, []
         while position < last:
             epoch, offset = divmod(position, self.num_examples)

@@ -76,7 +76,7 @@ class TrainConfig:
 
 @dataclass
 class DataConfig:
-    """Examples held in memory."""
+    """The examples, in memory or streamed."""
 
     kind: str = _choice("codes", "text")  # packed image codes (with captions, labels) | plain text
     path: str = _path()
@@ -93,6 +93,12 @@ class DataConfig:
     )  # expected image grid; checked against the data where given
     num_codes: int = _number(0, "[0, 1e9]")  # expected code-book size; checked likewise
     num_classes: int = _number(0, "[0, 1e9]")  # expected number of classes; checked likewise
+    # read train_split from its shards as steps need it; auto: where it would take more than 1 GB of memory
+    stream: bool | str = field(default="auto", metadata={"choices": ("auto", True, False)})
+    buffer: int = _number(16384, "[2, 1e9]")  # stream: examples held, over all processes; half of them are shuffled
+    workers: int = _number(2, "[1, 256]")  # stream: threads of a process that read, and that decode
+    retries: int = _number(3, "[0, 100]")  # stream: of a fetch from a URL that fails or brings something else
+    skip_shards: int = _number(0, "[0, 1e9]", "0 = stop")  # stream: shards a process may leave out that cannot be read
 
 
 @dataclass

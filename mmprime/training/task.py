@@ -18,12 +18,14 @@ LossTerm = tuple[str, Tensor, dict[str, float]]
 class Task(ABC):
     """A model, its data and its losses.
 
-    num_examples: the Trainer draws indices in [0, num_examples). best_metric: the key of `validate` that is minimised.
+    num_examples: the Trainer draws indices in [0, num_examples). streamed: it gives positions of an endless stream
+    instead, and the task knows which examples stand there. best_metric: the key of `validate` that is minimised.
     modules: everything with weights; its state_dict is checkpointed. notices: lines printed before training.
     """
 
     name: str
     num_examples: int
+    streamed: bool = False
     best_metric: str
     modules: nn.Module
     notices: Sequence[str] = ()

@@ -74,6 +74,7 @@ class Trainer:
             config.run.seed,
             self.world.rank,
             self.world.size,
+            task.streamed,
         )
         self.world.broadcast(task.modules)
         self.state = RunState(task, config)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from mmprime.data import CodeDataset, ImageDataset, check_dataset, encode_dataset, prepare_folder
 from mmprime.data import codes as codes_module
+from mmprime.data.building import build_dataset
 from mmprime.data.pictures import centre_crop
-from mmprime.data.shards import Entry, Unit, build_dataset
+from mmprime.data.shards import Entry, Unit
 
 
 @pytest.fixture

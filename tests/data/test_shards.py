@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from datafixtures import folder_bytes
 
-from mmprime.data import shards
+from mmprime.data import building, shards
+from mmprime.data.building import build_dataset
 from mmprime.data.keys import safe_key
-from mmprime.data.shards import Entry, Unit, build_dataset, read_index, read_samples, read_shard
+from mmprime.data.shards import Entry, Unit, read_index, read_samples, read_shard
 
 made: list[str] = []
 
@@ -192,7 +193,7 @@ def test_a_member_or_header_of_any_size_is_refused_before_it_is_read(
 def test_what_is_too_large_to_be_read_is_not_written(
     tmp_path: Path, units: list[Unit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "MAX_MEMBER", 4)
+    monkeypatch.setattr(building, "MAX_MEMBER", 4)
     with pytest.raises(ValueError, match=r"a-2\.txt has 5 bytes, more than the 4 .*divide it"):
         build_dataset(tmp_path, "images", units)
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
 from mmprime.data import ImageDataset
-from mmprime.data.shards import Entry, Unit, build_dataset, canonical_json
+from mmprime.data.building import build_dataset
+from mmprime.data.shards import Entry, Unit, canonical_json
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
 from mmprime.evaluation.datasets import fitting, load_scored

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmprime.io import bar
 
+from ..building import build_dataset
 from ..pictures import read_picture
-from ..shards import Entry, Unit, build_dataset, canonical_json, digest
+from ..shards import Entry, Unit, canonical_json, digest
 from .emoji_icons import NAME_SOURCES, NAMED_BY, PACKAGES, EmojiSource, Icon, group_names
 
 if TYPE_CHECKING:

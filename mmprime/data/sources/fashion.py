@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..building import build_dataset
 from ..images import UNIT_IMAGES
-from ..shards import Entry, Unit, build_dataset, canonical_json, digest
+from ..shards import Entry, Unit, canonical_json, digest
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 FILES = {"train": "train", "val": "t10k"}

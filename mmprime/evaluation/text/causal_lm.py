@@ -28,9 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.io import bar, warn, whole_folder
+from mmprime.io import bar, cache_folder, warn, whole_folder
 
-from ..cache import cache_folder
 from ..likelihood import ratio
 from ..provenance import hash_files
 

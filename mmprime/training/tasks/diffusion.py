@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprime.data.storage import is_remote
 from mmprime.engine import Canvas, Condition, Rows, masking_of
 from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
@@ -35,6 +36,7 @@ from ..model import build_canvas, build_model, codec_origin
 from ..objective import Objective, maskings_of, start_objective
 from ..samples import SampleWriter, sampling_configs
 from ..schema import CodecConfig, DiffusionConfig
+from ..streams import StreamedExamples
 from ..task import LossTerm, Task
 
 CHUNK = 64  # examples of one validation batch
@@ -63,7 +65,7 @@ class DiffusionTask(Task):
         if not corpus.validation:
             without_validation(config.data, config.train)
         self.conditions = Conditions(canvas, config.conditions)
-        self.num_examples = len(corpus.train)
+        self.num_examples, self.streamed = len(corpus.train), isinstance(corpus.train, StreamedExamples)
         self.notices = corpus.notices
         self.train = corpus.train.packed(canvas)
         self.validation = {split: examples.packed(canvas) for split, examples in corpus.validation.items()}
@@ -91,7 +93,7 @@ class DiffusionTask(Task):
         cls, config: DiffusionConfig, device: torch.device | str = "cpu", cache: Path | None = None
     ) -> DiffusionTask:
         """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
-        corpus = load_corpus(config.data, config.run.seed)
+        corpus = load_corpus(config.data, config.run.seed, config.train)
         canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache)
         return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
 
@@ -113,7 +115,8 @@ class DiffusionTask(Task):
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
         nats = objective(self.model, rows, generator)
         per_position = nats / self.conditions.tokens[mode].to(nats)
-        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode)
+        wait = self.train.stream.meter.last() if isinstance(self.train, StreamedExamples) else {}
+        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode) | wait
         if self.objective.learned is not None:
             part = slice(0, -(-len(rows) // POWERS_SHARE))
             bound = self.objective.powers_loss(self.model, rows[part], generator)
@@ -254,4 +257,4 @@ class DiffusionTask(Task):
 
 
 def _relative(path: str, directory: Path) -> str:
-    return Path(os.path.relpath(resolve(path), directory)).as_posix()
+    return path if is_remote(path) else Path(os.path.relpath(resolve(path), directory)).as_posix()

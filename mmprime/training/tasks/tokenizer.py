@@ -20,16 +20,17 @@ from mmprime.tokenizers.config import MAX_CODES
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
 from mmprime.tokenizers.quantizers import code_usage, digit_usage
 
-from ..config import ConfigError, resolve
+from ..config import ConfigError, data_folder, resolve
 from ..corpus import dataset_fingerprint, validation_splits, without_validation
 from ..schema import TokenizerLossConfig, TokenizerRunConfig
+from ..streams import StreamedPictures, StreamPlan, notice
 from ..task import LossTerm, Task
 
 _BATCH = 128  # images at a time where no gradients are needed
 
 
 class TokenizerTask(Task):
-    """Images of ``config.data.path`` in memory as uint8, a tokenizer, and an adversary if asked for.
+    """Images of ``config.data.path`` as uint8, in memory or streamed, a tokenizer, and an adversary if asked for.
 
     Raises:
         ValueError: if a split is absent or empty, the images have another size, a loss lacks its weights or all are 0.
@@ -43,9 +44,13 @@ class TokenizerTask(Task):
         self.loss, self.device = config.loss, torch.device(device)
         if not (self.loss.l1 or self.loss.l2 or self.loss.perceptual):
             raise ConfigError("loss.l1, loss.l2 and loss.perceptual are all 0: nothing asks for the picture; set one")
-        splits = validation_splits(config.data, read_index(resolve(config.data.path))["splits"])
+        index, side = read_index(data_folder(config.data.path), "images"), config.tokenizer.image_size
+        splits = validation_splits(config.data, index["splits"])
         self.tokenizer = ImageTokenizer(config.tokenizer)
-        self.images = self._load(config, config.data.train_split)
+        plan = StreamPlan(config.data, index, config.train, config.run.seed)
+        self.streamed = plan.wanted(3 * side**2)
+        self.images = StreamedPictures(plan, side) if self.streamed else self._load(config, config.data.train_split)
+        self.notices = [notice(plan, self.images.stream)] if isinstance(self.images, StreamedPictures) else []
         self.validation = {split: self._load(config, split) for split in splits}
         if not self.validation:
             without_validation(config.data, config.train)
@@ -74,7 +79,8 @@ class TokenizerTask(Task):
         terms = self._terms(images, result.reconstruction, fooling) | {"quantizer": result.aux_loss}
         weights = {name: getattr(self.loss, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        yield "tokenizer", total, {name: float(term.detach()) for name, term in terms.items()}
+        wait = self.images.stream.meter.last() if isinstance(self.images, StreamedPictures) else {}
+        yield "tokenizer", total, {name: float(term.detach()) for name, term in terms.items()} | wait
         if fooling:
             discriminator = self.modules["discriminator"]
             real, restored = discriminator(images), discriminator(result.reconstruction.detach())
@@ -128,7 +134,7 @@ class TokenizerTask(Task):
     def write_samples(self, directory: Path, step: int) -> None:
         """``reconstructions_STEP.png``: validation images (training ones where there are none) above their copies."""
         directory.mkdir(parents=True, exist_ok=True)
-        splits = list(self.validation.values()) or [self.images]
+        splits: list[Tensor | StreamedPictures] = [*self.validation.values()] or [self.images]
         chosen = torch.cat([_spread(images, -(-32 // len(splits))) for images in splits])
         originals = self._pixels(chosen)
         restored = self.tokenizer.decode_digits(self.tokenizer.encode_digits(originals))
@@ -175,7 +181,7 @@ class TokenizerTask(Task):
         return images.to(self.device).float() / 255
 
     def _load(self, config: TokenizerRunConfig, split: str) -> Tensor:
-        images = torch.as_tensor(ImageDataset.load(resolve(config.data.path), split).images)
+        images = torch.as_tensor(ImageDataset.load(data_folder(config.data.path), split).images)
         size = self.tokenizer.image_size
         if len(images) == 0:
             raise ValueError(f"{config.data.path} has no images in split {split!r}")
@@ -194,7 +200,7 @@ def write_pairs(path: Path, above: Tensor, below: Tensor, columns: int = 16) -> 
     save_picture(path, sheet(rearrange(torch.cat([pairs, blank], 1), rows, column=columns), columns=columns))
 
 
-def _spread(images: Tensor, count: int) -> Tensor:
+def _spread(images: Tensor | StreamedPictures, count: int) -> Tensor:
     """``count`` images evenly spaced over the set (fewer if there are not so many)."""
     return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
 

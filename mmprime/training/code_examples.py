@@ -1,0 +1,61 @@
+"""Examples of a dataset of codes: codes and, where a run wants them, labels and tokenised captions."""
+
+from __future__ import annotations
+
+import torch
+
+from mmprime.data import CodeDataset
+from mmprime.tokenizers import TextTokenizer
+
+from .config import ConfigError
+from .examples import Alternatives, Examples
+from .schema import DataConfig
+
+
+def code_examples(
+    dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
+) -> Examples:
+    """The examples a run with ``config`` learns from: of text those with a caption, tokenised.
+
+    Raises ConfigError where captions or labels are asked for and there are none.
+    """
+    codes, captions, labels = {"image": dataset.tokens}, dataset.captions, dataset.labels
+    text_tokens = alternatives = None
+    if tokenizer is not None:
+        pick = _captioned(dataset, config)
+        more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
+        captions = [captions[i] for i in pick]
+        labels = None if labels is None else labels[pick]
+        texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
+        known = {
+            text: tokenizer.encode_padded(text, config.text_length, truncate=True)
+            for text in {t for x in texts for t in x}
+        }
+        codes = {
+            "text": torch.tensor([known[text] for text in captions], dtype=torch.int32),
+            "image": dataset.tokens[pick],
+        }
+        text_tokens = tokenizer.count_tokens(codes["text"])
+        alternatives = _alternatives(texts, known, tokenizer) if more else None
+    if config.labels:
+        if labels is None or num_classes is None:
+            raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
+        labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
+    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives)
+
+
+def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
+    """The examples with a caption. Raises ConfigError when all have none."""
+    pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
+    if not pick:
+        raise ConfigError(
+            f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
+        )
+    return pick
+
+
+def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:
+    captions = [text for several in texts for text in several]
+    count = torch.tensor([len(several) for several in texts])
+    rows = torch.tensor([known[text] for text in captions], dtype=torch.int32)
+    return Alternatives(rows, tokenizer.count_tokens(rows), captions, count.cumsum(0) - count, count)
