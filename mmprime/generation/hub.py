@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .requests import ModelRequests
 from .saving import write_model_folder
 
 _FETCH_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+_CLIENTS = ("httpx", "httpx2", "requests")  # whose errors huggingface_hub passes on, by its version
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.bpe", PAGE)
 
 
@@ -65,6 +67,7 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         device = find_device(device)
         model, canvas, config = load_model(folder, device)
         card = read_card(folder, config, canvas)
+        card = replace(card, name=model_id) if remote else card
         paths = config.get("tokenizers", {}).values()
         if remote and (outside := [path for path in paths if os.path.normpath(path).startswith(("..", "/"))]):
             raise ValueError(f"{model_id}: its tokenizer {outside[0]!r} lies outside; push what save_pretrained writes")
@@ -92,17 +95,27 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
 @contextmanager
 def told(name: str) -> Iterator[None]:
     """What goes wrong between here and the hub, as a ValueError of one sentence that says what can be done."""
+    unreached = f"{name}: the hub cannot be reached; connect to the network, or give the path of a model folder"
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{name!r} is no folder here and no name on the hub; give a path, or user/model") from error
-    except GatedRepoError as error:
-        raise ValueError(f"{name}: ask for access on its page of the hub, then log in: hf auth login") from error
-    except RevisionNotFoundError as error:
-        raise ValueError(f"{name}: the hub has no such revision of it; leave out revision") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"the hub has no model {name}, or it is private: hf auth login, or give a path") from error
-    except (LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise ValueError(f"{name} is no folder here, and the hub cannot be reached; connect, or give a path") from error
+    except HFValidationError:
+        sentence = f"{name!r} is no folder here and no name on the hub; give a path, or user/model"
+    except GatedRepoError:
+        sentence = f"{name}: ask for access on its page of the hub, then log in: hf auth login"
+    except RevisionNotFoundError:
+        sentence = f"{name}: the hub has no such revision of it; leave out revision"
+    except RepositoryNotFoundError:
+        sentence = f"the hub has no model {name}, or it is private: hf auth login, or give a path"
+    except (LocalEntryNotFoundError, ConnectionError):
+        sentence = unreached
     except HfHubHTTPError as error:
-        raise ValueError(f"{name}: the hub answers {str(error).splitlines()[0]}") from error
+        refused = error.response is not None and error.response.status_code in (401, 403)
+        login = "; log in as one who may: hf auth login" if refused else ""
+        sentence = f"{name}: the hub answers: {str(error).splitlines()[0]}{login}"
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _CLIENTS:
+            raise
+        sentence = unreached
+    else:
+        return
+    raise ValueError(sentence)
