@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["DiscreteScheduler", "Pipeline", "SamplingConfig", "__version__", "from_pretrained"]
 _HOMES = {
-    "Pipeline": "pipeline",
+    "DiscreteScheduler": "scheduler", "Pipeline": "pipeline", "SamplingConfig": "sampling",
     "from_pretrained": "pipeline",
-    "SamplingConfig": "sampling",
-    "DiscreteScheduler": "scheduler",
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:  # importing the package loads nothing heavy

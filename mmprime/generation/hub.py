@@ -52,7 +52,7 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
             if not (folder / "config.json").is_file():
                 raise ValueError(f"{name}: there is no model folder here (a config.json beside model.safetensors)")
             return cls._from_pretrained(model_id=name, **options)
-        with told(name):
+        with in_one_sentence(name):
             return super().from_pretrained(name, **options)
 
     @classmethod
@@ -88,12 +88,12 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         options: those of `huggingface_hub.ModelHubMixin.push_to_hub`. Raises ValueError in one sentence on what the hub
         refuses.
         """
-        with told(repo_id):
+        with in_one_sentence(repo_id):
             return str(super().push_to_hub(repo_id, **options))
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
+def in_one_sentence(name: str) -> Iterator[None]:
     """What goes wrong between here and the hub, as a ValueError of one sentence that says what can be done."""
     unreached = f"{name}: the hub cannot be reached; connect to the network, or give the path of a model folder"
     try:

@@ -7,8 +7,8 @@
         sample = scheduler.step(logits, t, sample).prev_sample        # (B, L), or (B, h, w); masked: mask_token_id
 
 With a codec of several digits a sample holds digits, (B, L, S) or (B, h, w, S), -1 where masked, and tokens pass
-through states that are known in part. What is known at the first step stays as it is. The network is the pipeline's: guidance
-and whatever it wants to change between two steps are its own. diffusers is not needed, and its classes not inherited.
+through states that are known in part. What is known at the first step stays as it is. The network is the pipeline's:
+guidance, and whatever it wants to change between two steps, are its own. diffusers is not needed.
 """
 
 from __future__ import annotations
