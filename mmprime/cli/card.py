@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from dataclasses import replace
 
 from mmprime.evaluation.metric import Measure, read_rows
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     numbers = [
         Number(metric, row.value, row.stderr, row.unit, row.num_samples, split, row.command)
         for row in rows
-        for split, metric in [_split_of(row)]
+        for split, metric in [_split_of(row, pipe.card.training_data.get("splits", {}))]
     ]
     parameters = sum(weight.numel() for weight in pipe.model.parameters())
     page = model_page(replace(pipe.card, page=""), pipe.canvas, parameters, numbers, options.note)
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"model card with {len(numbers)} numbers in {options.model}/README.md")
 
 
-def _split_of(row: Measure) -> tuple[str, str]:
+def _split_of(row: Measure, splits: Collection[str]) -> tuple[str, str]:
     """("val", "nelbo ...") of a metric named "val: nelbo ..."."""
-    split, colon, metric = row.metric.partition(": ")
-    return (split, metric) if colon and " " not in split else ("", row.metric)
+    split, _, metric = row.metric.partition(": ")
+    return (split, metric) if split in splits else ("", row.metric)
