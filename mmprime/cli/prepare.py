@@ -76,10 +76,15 @@ def parser() -> argparse.ArgumentParser:
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
-    sub = add("tokenizer", tokenizer, "Make an image tokenizer that needs no training, from image shards.")
+    sub = add("tokenizer", tokenizer, "Make an image tokenizer without training, or read one that others trained.")
+    what = "vqmodel DIR (of diffusers) or llamagen FILE.pt, FILE.safetensors"
+    sub.add_argument("--from", dest="layout", nargs=2, metavar=("FORMAT", "FILE"), help=what)
+    sub.number("--image-size", 256, "with --from: pixels a side of a picture (default 256)")
+    what = "with --from: what black is to the network; white is 1 (default: that of the format)"
+    sub.add_argument("--black", type=int, choices=(0, -1), help=what)
     what = "pca: quantised principal components of patches; pixels: the identity"
-    sub.add_argument("--kind", choices=("pca", "pixels"), required=True, help=what)
-    sub.folder("--data", "image dataset folder")
+    sub.add_argument("--kind", choices=("pca", "pixels"), help=what)
+    sub.folder("--data", "image dataset folder", required=False)
     sub.add_argument("--split", default="train", help="split to learn from (default train)")
     sub.number("--patch", 8, "pca: pixels a side of a patch (default 8)")
     sub.number("--components", 12, "pca: coefficients of a patch, its digits (default 12)")
@@ -190,10 +195,20 @@ def fashion_mnist(options: argparse.Namespace) -> None:
 
 
 def tokenizer(options: argparse.Namespace) -> None:
-    """Make an image tokenizer without training."""
+    """Make an image tokenizer without training, or read one of another's layout."""
     from mmprime.data import ImageDataset
     from mmprime.tokenizers import PCATokenizer, PixelTokenizer
+    from mmprime.tokenizers.layouts import read_layout
 
+    if options.layout:
+        layout, file = options.layout
+        read = read_layout(layout, file, options.image_size, options.black)
+        read.save(options.out)
+        rows, columns = read.grid
+        print(f"{options.out}: {rows} x {columns} tokens of {read.num_codes:,} codes")
+        return
+    if not options.kind or not options.data:
+        raise ValueError("give --from FORMAT FILE, or --kind and --data of a tokenizer that needs no training")
     images = ImageDataset.load(options.data, options.split).images
     made: PCATokenizer | PixelTokenizer
     if options.kind == "pixels":
