@@ -120,3 +120,25 @@ def test_a_training_has_its_last_validation_on_the_card() -> None:
         Number("nelbo/image|text", 3.0, None, "nats/token", 128, "val_a", how),
     ]
     assert training_numbers({}) == []
+
+
+def test_the_command_writes_a_card_of_rows_of_that_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from mmprime.cli import report
+    from mmprime.evaluation import Measure, to_json
+    from mmprime.evaluation.provenance import model_hash
+
+    from_pretrained(write_text_model(tmp_path)).save_pretrained(tmp_path / "m")
+    row = Measure("val: nelbo", 1.5, 0.25, "nats/token", 9, 1.0, 0, model_hash=model_hash(tmp_path / "m"), command="c")
+    other = Measure("val: nelbo", 1.5, 0.25, "nats/token", 9, 1.0, 0, model_hash="0" * 16)
+    for name, each in (("rows", row), ("other", other)):
+        (tmp_path / f"{name}.json").write_text(to_json([each]))
+    words = ["card", str(tmp_path / "rows.json"), "--model", str(tmp_path / "m")]
+    assert report.main([*words, "--note", "1 core, 2026-11-26"]) == 0
+    page = (tmp_path / "m/README.md").read_text()
+    assert "| val: nelbo |  | 1.5000 | 0.2500 | nats/token | 9 |" in page
+    assert "1 core, 2026-11-26" in page
+    assert report.main(words) == 2
+    assert "give --note: the machine and the date" in capsys.readouterr().err
+    words[1] = str(tmp_path / "other.json")
+    assert report.main([*words, "--note", "x"]) == 2
+    assert "was measured on model 0000000000000000" in capsys.readouterr().err
