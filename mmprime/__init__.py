@@ -1,8 +1,8 @@
 """Masked discrete diffusion over the digits of tokens: text and image codes in one model (MDM-Prime).
 
-from mmprime import from_pretrained, SamplingConfig
+from mmprime import from_pretrained
 pipe = from_pretrained("assets/models/emoji_t2i")
-pipe.generate("red apple", num=4, config=SamplingConfig(steps=8, seed=1)).images
+pipe("red apple", num_images_per_prompt=4).images
 """
 
 from importlib import import_module
@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .generation.pipeline import Pipeline, from_pretrained
     from .generation.sampling import SamplingConfig
+    from .generation.scheduler import DiscreteScheduler
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "SamplingConfig", "__version__", "from_pretrained"]
-_HOMES = {"Pipeline": "pipeline", "from_pretrained": "pipeline", "SamplingConfig": "sampling"}
+__all__ = ["DiscreteScheduler", "Pipeline", "SamplingConfig", "__version__", "from_pretrained"]
+_HOMES = {
+    "DiscreteScheduler": "scheduler", "Pipeline": "pipeline", "SamplingConfig": "sampling",
+    "from_pretrained": "pipeline",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:  # importing the package loads nothing heavy

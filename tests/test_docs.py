@@ -220,5 +220,5 @@ def test_a_prompt_goes_the_way_that_is_shown(tmp_path: Path, monkeypatch: pytest
 HELPERS = {
     "engine/heads/__init__.py", "engine/masking/__init__.py", "engine/samplers/base.py", "engine/samplers/regions.py",
     "engine/schedule.py",
-    "generation/model_folder.py", "generation/prompts.py",
+    "generation/hub.py", "generation/model_folder.py", "generation/pipeline.py", "generation/prompts.py",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 from . import console
 from .console import Parser, positive
+from .prepare_sources import emoji, fashion_mnist, image_folder, print_index, sotu, text
 
 
 class _Command(Parser):
@@ -78,10 +79,15 @@ def parser() -> argparse.ArgumentParser:
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
-    sub = add("tokenizer", tokenizer, "Make an image tokenizer that needs no training, from image shards.")
+    sub = add("tokenizer", tokenizer, "Make an image tokenizer without training, or read one that others trained.")
+    what = "vqmodel DIR (of diffusers) or llamagen FILE.pt, FILE.safetensors"
+    sub.add_argument("--from", dest="layout", nargs=2, metavar=("FORMAT", "FILE"), help=what)
+    sub.number("--image-size", 256, "with --from: pixels a side of a picture (default 256)")
+    what = "with --from: what black is to the network; white is 1 (default: that of the format)"
+    sub.add_argument("--black", type=int, choices=(0, -1), help=what)
     what = "pca: quantised principal components of patches; pixels: the identity"
-    sub.add_argument("--kind", choices=("pca", "pixels"), required=True, help=what)
-    sub.folder("--data", "image dataset folder")
+    sub.add_argument("--kind", choices=("pca", "pixels"), help=what)
+    sub.folder("--data", "image dataset folder", required=False)
     sub.add_argument("--split", default="train", help="split to learn from (default train)")
     sub.number("--patch", 8, "pca: pixels a side of a patch (default 8)")
     sub.number("--components", 12, "pca: coefficients of a patch, its digits (default 12)")
@@ -155,63 +161,21 @@ def _radices(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split(","))
 
 
-def _print_index(index: dict[str, Any], out: str) -> None:
-    splits = ", ".join(f"{name} {count:,}" for name, count in index["splits"].items())
-    size = sum(entry["bytes"] for entry in index["shards"])
-    print(f"{out}: {splits}; {len(index['shards'])} shards, {size:,} bytes")
-
-
-def emoji(options: argparse.Namespace) -> None:
-    """Render the emoji set."""
-    try:
-        import resvg_py  # noqa: F401
-    except ImportError as error:
-        raise ValueError("rendering needs resvg-py: pip install 'mmprime[prepare]'") from error
-    from mmprime.data.sources.emoji import prepare_emoji
-
-    where = options.iconify, options.emojibase, options.out
-    _print_index(prepare_emoji(*where, options.size, workers=options.workers, progress=True), options.out)
-
-
-def sotu(options: argparse.Namespace) -> None:
-    """Shard the State of the Union addresses."""
-    from mmprime.data.text import prepare_sotu
-
-    _print_index(prepare_sotu(options.package, options.out, options.split_fraction, True), options.out)
-
-
-def text(options: argparse.Namespace) -> None:
-    """Shard plain text."""
-    from mmprime.data.text import prepare_text
-
-    index = prepare_text(
-        options.paths, options.out, options.split_fraction, options.per, options.licence, progress=True
-    )
-    _print_index(index, options.out)
-
-
-def image_folder(options: argparse.Namespace) -> None:
-    """Shard a folder of pictures."""
-    from mmprime.data.images import prepare_folder
-
-    index = prepare_folder(
-        options.images, options.out, options.size, options.split_fraction, options.licence, True, say=print
-    )
-    _print_index(index, options.out)
-
-
-def fashion_mnist(options: argparse.Namespace) -> None:
-    """Shard Fashion-MNIST."""
-    from mmprime.data.sources.fashion import prepare_fashion
-
-    _print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
-
-
 def tokenizer(options: argparse.Namespace) -> None:
-    """Make an image tokenizer without training."""
+    """Make an image tokenizer without training, or read one of another's layout."""
     from mmprime.data import ImageDataset
     from mmprime.tokenizers import PCATokenizer, PixelTokenizer
+    from mmprime.tokenizers.layouts import read_layout
 
+    if options.layout:
+        layout, file = options.layout
+        read = read_layout(layout, file, options.image_size, options.black)
+        read.save(options.out)
+        rows, columns = read.grid
+        print(f"{options.out}: {rows} x {columns} tokens of {read.num_codes:,} codes")
+        return
+    if not options.kind or not options.data:
+        raise ValueError("give --from FORMAT FILE, or --kind and --data of a tokenizer that needs no training")
     images = ImageDataset.load(options.data, options.split).images
     made: PCATokenizer | PixelTokenizer
     if options.kind == "pixels":
@@ -257,7 +221,7 @@ def codes(options: argparse.Namespace) -> None:
         how = Encoding(views, options.split_fraction, options.licence, options.workers, say)
         index = encode_folder(options.images, tokenizer, options.out, how, progress=main_process)
     if main_process:
-        _print_index(index, options.out)
+        print_index(index, options.out)
 
 
 def tokens(options: argparse.Namespace) -> None:
@@ -268,14 +232,14 @@ def tokens(options: argparse.Namespace) -> None:
     if options.length is None:
         raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
     tokenizer = TextTokenizer.load(options.tokenizer)
-    _print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
+    print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
 
 
 def index_of_tars(options: argparse.Namespace) -> None:
     """Index tars that others have written."""
     from mmprime.data.foreign import index_tars
 
-    _print_index(index_tars(options.folder, progress=True), options.folder)
+    print_index(index_tars(options.folder, progress=True), options.folder)
 
 
 def bpe(options: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@
         rows of several files as one Markdown table, value ± standard error
     mmprime report agree OLD NEW [--within 3]
         were the same numbers measured again: files of rows, or folders of them, row by row in standard errors
+    mmprime report card ROWS... --model DIR --note "2 CPU cores, 2026-11-26"
+        the model card of a model folder: README.md with measured rows and the commands they come from
     mmprime report nfe ROWS... --metric NAME --out FILE.png
         quality against forward passes, a line a file and sampler
     mmprime report loss RUN_DIR... --out FILE.png

@@ -17,7 +17,7 @@ from mmprime.evaluation.metric import Measure, markdown, read_rows, require_same
 from mmprime.evaluation.plots import Line, curves, plot_lines, plot_panels, plot_reliability, read_log, require_plots
 from mmprime.io import write_text
 
-from . import agreement, console, schedule_figure
+from . import agreement, card, console, schedule_figure
 from .evaluations import calibration
 
 SAME_TASK = ("data_hash", "reference_hash")
@@ -252,6 +252,9 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("agree", help=agreement.HELP)
     agreement.add_arguments(command)
     command.set_defaults(run=agreement.run)
+    command = commands.add_parser("card", help=card.HELP)
+    card.add_arguments(command)
+    command.set_defaults(run=card.run)
     command = commands.add_parser("nfe", help="quality against forward passes, a line a file and sampler")
     command.add_argument("rows", nargs="+", metavar="ROWS", help="JSON files of mmprime evaluate --json")
     command.add_argument("--metric", required=True)

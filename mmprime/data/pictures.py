@@ -1,4 +1,4 @@
-"""Pictures from files or bytes: upright, on white, 8-bit RGB.
+"""Pictures from files, bytes or Pillow's images: upright, on white, 8-bit RGB.
 
 PNG, JPEG, WebP, BMP, GIF and TIFF are read; the content decides, whatever the name ends with.
 
@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -43,7 +43,7 @@ _WHITE = (255, 255, 255)
 _warned_of_frames: list[str] = []
 _ORIENTATION, _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 0x112, 258, 262, 0
 
-Source = str | Path | bytes
+Source: TypeAlias = "str | Path | bytes | Image"
 Convert = Callable[["Image"], "Image"]
 Box = tuple[int, int, int, int]
 
@@ -119,14 +119,14 @@ def _padded(image: Image, side: int) -> Image:
 @contextmanager
 def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[Image]:
     """The image of a source, not yet decoded. What goes wrong inside becomes a ValueError with the name."""
-    called = name or ("the picture" if isinstance(source, bytes) else str(source))
+    called = name or (str(source) if isinstance(source, str | Path) else "the picture")
     try:
         with (
             warnings.catch_warnings(record=True) as said,
-            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream,
-            _open(stream, verify) as image,
+            _image(source, verify) as image,
         ):
-            several = image.format != "MPO" and getattr(image, "is_animated", False)
+            whole = image if isinstance(source, str | Path | bytes) else source
+            several = whole.format != "MPO" and getattr(whole, "is_animated", False)
             yield image
     except FileNotFoundError as error:
         raise ValueError(f"no image at {called}") from error
@@ -137,6 +137,19 @@ def _opened(source: Source, name: str | None, verify: bool = True) -> Iterator[I
     if several and not _warned_of_frames:
         _warned_of_frames.append(called)
         warn(f"{called} has several frames; of such pictures only the first is read")
+
+
+@contextmanager
+def _image(source: Source, verify: bool) -> Iterator[Image]:
+    """The image of a file or of bytes; a copy of an image."""
+    if not isinstance(source, str | Path | bytes):
+        yield source.copy()
+        return
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream,
+        _open(stream, verify) as image,
+    ):
+        yield image
 
 
 def _open(stream: IO[bytes], verify: bool) -> Image:

@@ -5,6 +5,7 @@
     r(p) = 1 constant | p linear | (1 - cos(π p^s))/2 power_cosine | 1 where lo <= p < hi, else 0 interval
 
 ℓ_c is the conditional branch, ℓ_u the unconditional one: it masks the condition's sub-tokens and takes the null class.
+A condition `NEGATIVE` (B, N) has rows that ℓ_u sees in place of the mask there: a negative prompt.
 Both run in one batched pass; an example whose weight is 0 everywhere at a step is not forwarded a second time. Only the
 distribution of the drawn values changes, never when a plan reveals: the guided rates of Nisonoff et al. are here the
 plan's rate times p_c^(1+w) p_u^(-w), and its sum over the codes, which would change the rate, is divided out token by
@@ -29,7 +30,9 @@ from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, Wrapper
 from .heads import DigitQuery
 
+NEGATIVE = "guidance_negative"
 _DROP, _FREE, _SCALE = "guidance_drop", "guidance_free", "guidance_scale"
+_RESERVED = (NEGATIVE, _DROP, _FREE, _SCALE)
 SCHEDULES = ("constant", "linear", "power_cosine[:POWER]", "interval:LO:HI")
 Scale = float | Mapping[str, float] | Tensor
 
@@ -139,10 +142,11 @@ class Guided(Wrapper):
         for span in canvas.spans:
             inside = canvas.mask(span.name).to(given.device)
             drop |= inside & (given | ~inside).all(-1, keepdim=True)
-        if not drop.any() and not cond:
+        classes = [name for name in cond or {} if name != NEGATIVE]
+        if not drop.any() and not classes:
             raise ValueError("nothing to guide by: no span is wholly given and there is no class condition")
         guided = torch.cat([canvas.view(free, span.name).any(-1) for span in canvas.spans], -1)
-        if not cond:
+        if not classes:
             guided &= drop.any(-1, keepdim=True)
         scale = self.guidance.scales(canvas).to(rank.device) * guided
         return {**(cond or {}), _DROP: drop, _FREE: free, _SCALE: scale}
@@ -155,10 +159,11 @@ class Guided(Wrapper):
         assert cond is not None, "call Guided.condition first"
         weight = self._weight(y, cond)
         rows = weight.any(-1).nonzero()[:, 0]
-        plain = {name: value for name, value in cond.items() if name not in (_DROP, _FREE, _SCALE)}
+        plain = {name: value for name, value in cond.items() if name not in _RESERVED}
         null = self.denoiser.null_condition(plain) if plain else {}
         both = {name: torch.cat([value, null[name][rows]]) for name, value in plain.items()}
-        states = torch.cat([y, y[rows].masked_fill(cond[_DROP][rows], MASK_ID)])
+        away = cond[NEGATIVE][rows] if NEGATIVE in cond else torch.full_like(y[rows], MASK_ID)
+        states = torch.cat([y, torch.where(cond[_DROP][rows], away, y[rows])])
         hidden = self.denoiser.hidden_at(states, canvas, both or None, torch.cat([wanted, wanted[rows]]))
         with_condition, without = hidden.split([len(y), len(rows)])
         without = with_condition.index_copy(0, rows, without)

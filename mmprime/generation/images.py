@@ -159,12 +159,26 @@ def _same_digits(codec: Codec, tokenizer: ImageTokenizerBase) -> bool:
     return not codec.has_table or torch.equal(codec.digits, product.encode(torch.arange(codec.num_codes)))
 
 
-def keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
-    """The image (3, H, W) with each of the images (B, 3, H, W) inside a box of codes of `side` pixels."""
-    x0, y0, x1, y1 = (side * edge for edge in box)
-    kept = image.to(images)[None].repeat(len(images), 1, 1, 1)
-    kept[..., y0:y1, x0:x1] = images[..., y0:y1, x0:x1]
-    return kept
+def code_mask(canvas: Canvas, codes: Tensor) -> Tensor:
+    """Codes (h, w) bool of the image span -> its sub-tokens (N,). Raises ValueError on another shape."""
+    grid = canvas.span("image").grid
+    if codes.shape != grid:
+        raise ValueError(f"a mask of codes is {tuple(codes.shape)}, the image {grid}")
+    inside = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
+    inside[canvas.subtoken_slice("image")] = codes.flatten().repeat_interleave(canvas.span("image").codec.num_digits)
+    return inside
+
+
+def keep_outside(images: Tensor, image: Tensor, box: tuple[int, int, int, int] | Tensor, side: int) -> Tensor:
+    """The image (3, H, W) with each of the images (B, 3, H, W) inside a box of codes, or codes (h, w), of `side`
+    pixels."""
+    if isinstance(box, Tensor):
+        inside = box.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    else:
+        x0, y0, x1, y1 = (side * edge for edge in box)
+        inside = torch.zeros(image.shape[-2:], dtype=torch.bool)
+        inside[y0:y1, x0:x1] = True
+    return torch.where(inside.to(images.device), images, image.to(images))
 
 
 def film(frames: Sequence[Tensor], scale: int = 4, seconds: float = 3.0) -> list[tuple[Image, int]]:

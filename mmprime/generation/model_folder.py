@@ -1,8 +1,12 @@
 """What a model folder says beside the weights, and its tokenizers: whether they are those it was trained with.
 
+    config.json         canvas, model and the entries of `ModelCard`        model.safetensors        weights
+    text_tokenizer/     image_tokenizer/                                    generation_config.json   how it is sampled
+    README.md           the model card for people                           training.json            its training
+
 A model only knows codes by their numbers, so another tokenizer of as many codes would turn them into noise without a
-complaint. config.json records the fingerprints (`fingerprints_of`); a folder without them is compared with the codes it
-was trained on, where these are at hand.
+complaint. config.json records the fingerprints; a folder without them is compared with the codes it was trained on,
+where these are at hand. A folder may name tokenizers outside of itself (`"tokenizers": {"text": "../bpe"}`).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmprime.engine import MASKINGS, Canvas
+from mmprime.io import read_json, read_text
 
 from .defaults import read_sampling
 from .prompts import collect_words
@@ -25,6 +30,7 @@ from .sampling import SamplingConfig
 if TYPE_CHECKING:
     from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
 
+PAGE, TRAINING = "README.md", "training.json"
 _FORMER = {"masking": "law", "level_powers": "place_powers"}  # keys of older folders
 
 
@@ -33,7 +39,9 @@ class ModelCard:
     """What is known of a model. masking: the process of its bounds; trained_on: those it was trained on (empty: this
     one); level_powers: of its schedule, one for each digit level (empty: one schedule). words: of its training captions
     (empty if not recorded); classes: their names (may be empty). data: the folder of its data; weights: the hash of
-    their file. sampling: how to sample each span (empty: the defaults of the masking process).
+    their file. sampling: how to sample each span (empty: the defaults of the masking process). codecs, training_data:
+    where its digits and its data come from, as config.json has them; training: what training.json says; page: the
+    README.md of the folder; name: of the folder.
     """
 
     masking: str = "nested"
@@ -44,15 +52,29 @@ class ModelCard:
     data: Path | None = None
     weights: str = ""
     sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
+    codecs: Mapping[str, Any] = field(default_factory=dict)
+    training_data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    page: str = ""
+    name: str = ""
+
+    def entries(self) -> dict[str, Any]:
+        """What config.json says of it; the folder of the data is left out, as it lies elsewhere."""
+        known = {
+            "masking": self.masking, "trained_on": list(self.trained_on), "level_powers": list(self.level_powers),
+            "codecs": dict(self.codecs), "training_data": dict(self.training_data),
+            "words": sorted(self.words), "classes": list(self.classes),
+        }  # fmt: skip
+        return {name: value for name, value in known.items() if value}
 
 
 def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelCard:
-    """From the config.json and generation_config.json of a folder. Raises ValueError naming the file and the entry that
-    is of another kind."""
+    """From the files of a folder. Raises ValueError naming the file and the entry that is of another kind."""
     entries = {key: config[old] for key, old in _FORMER.items() if old in config} | config
     _check(directory / "config.json", entries)
     data = directory / entries["data"] if entries.get("data") else None
     masking, powers = entries.get("masking", "nested"), tuple(entries.get("level_powers", ()))
+    training, page = directory / TRAINING, directory / PAGE
     return ModelCard(
         masking=masking,
         trained_on=tuple(entries.get("trained_on", ())) or (masking,),
@@ -62,7 +84,24 @@ def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelC
         data=data,
         weights=entries["weights_sha256"],
         sampling=read_sampling(directory, canvas, masking, powers),
+        codecs=entries.get("codecs", {}),
+        training_data=entries.get("training_data") or describe_data(data),
+        training=read_json(training) if training.is_file() else {},
+        page=read_text(page) if page.is_file() else "",
+        name=directory.resolve().name,
     )
+
+
+def describe_data(data: Path | None) -> dict[str, Any]:
+    """Name, sizes and licences of a data set, as its index has them; {} where it is not at hand or of another kind."""
+    from mmprime.data.shards import read_index
+
+    if data is None or not data.exists():
+        return {}
+    index: dict[str, Any] = {}
+    with suppress(ValueError):
+        index = read_index(data)
+    return {"name": data.resolve().name} | {key: index[key] for key in ("name", "splits", "licences") if key in index}
 
 
 def load_tokenizers(
@@ -87,6 +126,16 @@ def load_tokenizers(
     return text, None if image is None else image.to(device)
 
 
+def check_sizes(canvas: Canvas, text: TextTokenizer | None, image: ImageTokenizerBase | None) -> None:
+    """Raises ValueError on a tokenizer of another number of codes than its span has."""
+    codes = {"text": text and text.vocab_size, "image": None if image is None else image.num_codes}
+    for name, count in codes.items():
+        if count is not None and count != (wanted := canvas.span(name).codec.num_codes):
+            raise ValueError(
+                f"the {name} tokenizer has {count} codes, the model {wanted}: not the one it was trained on"
+            )
+
+
 def _check(file: Path, entries: dict[str, Any]) -> None:
     def words(value: object) -> bool:
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
@@ -97,8 +146,12 @@ def _check(file: Path, entries: dict[str, Any]) -> None:
     def powers(value: object) -> bool:
         return isinstance(value, list) and all(type(each) in (int, float) and 0 < each < math.inf for each in value)
 
+    def entry(value: object) -> bool:
+        return isinstance(value, dict)
+
     checks: dict[str, Callable[[Any], bool]] = {
         "tokenizers": names, "fingerprints": names, "words": words, "classes": words, "level_powers": powers,
+        "codecs": entry, "training_data": entry,
         "data": lambda value: isinstance(value, str) and "\0" not in value,
         "masking": lambda value: isinstance(value, str) and value in MASKINGS,
         "trained_on": lambda value: words(value) and set(value) <= set(MASKINGS),

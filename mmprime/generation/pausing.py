@@ -33,14 +33,16 @@ def save_paused(path: str | Path, paused: Paused, weights: str) -> None:
     tensors |= {f"cond.{name}": value for name, value in (paused.cond or {}).items()}
     tensors |= {f"region.{number}": region.mask for number, region in enumerate(regions)}
     tensors |= {} if paused.absent is None else {"absent": paused.absent}
-    tensors |= {} if paused.kept is None else {"kept": paused.kept[0]}
+    image, box = paused.kept or (None, None)
+    tensors |= {} if image is None else {"kept": image}
+    tensors |= {"kept_codes": box} if isinstance(box, Tensor) else {}
     if isinstance(config.sampler, Regions):
         config = replace(config, sampler=replace(config.sampler, parts=()))
     about = {
         "format": FORMAT,
         "weights": weights,
         "prompts": paused.prompts,
-        "box": None if paused.kept is None else paused.kept[1],
+        "box": None if isinstance(box, Tensor) else box,
         "sampling": entry_of(config),
         "seed": config.seed,
         "regions": [_rules(region) for region in regions],
@@ -114,6 +116,7 @@ def _read(about: dict[str, Any], tensors: dict[str, Tensor]) -> Paused:
     if isinstance(config.sampler, Regions):
         parts = tuple(_region(rules, tensors[f"region.{number}"]) for number, rules in enumerate(about["regions"]))
         config = replace(config, sampler=replace(config.sampler, parts=parts))
-    kept = (tensors["kept"], tuple(about["box"])) if "kept" in tensors else None
+    where = tensors["kept_codes"] if "kept_codes" in tensors else about["box"] and tuple(about["box"])
+    kept = (tensors["kept"], where) if "kept" in tensors else None
     cond = part("cond.") or None
     return Paused(tensors["y0"], part("state."), config, tensors.get("absent"), cond, tuple(about["prompts"]), kept)

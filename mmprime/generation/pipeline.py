@@ -1,338 +1,279 @@
-"""What a user holds: a trained model with its tokenizers, and the things one asks of it.
+"""What a user holds: a trained model with its tokenizers, called as pipelines of diffusers are.
 
-    pipe = from_pretrained("assets/models/emoji_t2i")
-    pipe.generate("a red apple", num=4).images      pipe.caption(images).texts      pipe.inpaint(image, box).images
-    pipe.continue_text("It is").texts               pipe.fill_text("the ___ of").texts     pipe.likelihood(text=[...])
+    pipe = from_pretrained("assets/models/emoji_t2i")                    a folder, or a name on the hub
+    pipe("red apple", num_images_per_prompt=4).images                    pictures
+    pipe(image="apple.png").texts                                        captions
+    pipe("a worm", image="apple.png", mask_image="mask.png").images      a part painted anew
+    pipe.score("red apple", image="apple.png")                           nats
+    pipe.save_pretrained("mine");  pipe.push_to_hub("user/mine")
 
-Every example has its own random stream, so a picture depends on the seed and its number, not on how many are asked for.
-Where no `SamplingConfig` is given, the one of the model folder holds (`pipe.sampling`, by span).
+The same in tensors, with every option of a sampler: `mmprime.generation.requests`. guidance_scale is that of diffusers,
+s in ℓ_u + s (ℓ_c - ℓ_u), so 1 is off; `SamplingConfig.guidance` is s - 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from mmprime.engine import MASK_ID, Canvas, Rows, Sampler, generator_of, mix, nelbo
+from mmprime.engine import Guidance, Rollout
 
-from .defaults import default_sampling
-from .images import keep_outside, known_images
-from .infilling import read_partly, with_blanks
-from .model_folder import ModelCard, load_tokenizers, read_card
-from .prompts import class_label, require_prompt
-from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows
+from .hub import HubModel
+from .images import to_picture
+from .infilling import BLANK
+from .inputs import Fit, image_batch, mask_codes
+from .model_page import span_words
+from .sampling import Pictures, SamplingConfig, Texts, steps_of
 
 if TYPE_CHECKING:
-    from mmprime.models import PrimeDiT
-    from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
+    from PIL.Image import Image
 
-_SCORE_STREAM = 3
-Box = tuple[int, int, int, int]
+Generator = torch.Generator | Sequence[torch.Generator] | None
+StepEnd = Callable[[Any, int, float, dict[str, Any]], Any]
 
 
-class Pipeline:
-    """A model, its canvas, its tokenizers and what is known of it. Raises ValueError on tokenizers of another size."""
+class CallOptions(TypedDict, total=False):
+    """How a call is answered.
 
-    def __init__(
-        self,
-        model: PrimeDiT,
-        canvas: Canvas,
-        text_tokenizer: TextTokenizer | None = None,
-        image_tokenizer: ImageTokenizerBase | None = None,
-        card: ModelCard | None = None,
-    ) -> None:
-        self.model, self.canvas, self.card = model, canvas, card or ModelCard()
-        self.sampling = self.card.sampling or default_sampling(canvas, self.card.masking, self.card.level_powers)
-        self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
-        self.device = next(model.parameters()).device
-        self._check_sizes()
+    num_images_per_prompt: pictures of each prompt, num_prompts_per_image: captions of each picture,
+    num_return_sequences: texts of a text model; 1. num_inference_steps, guidance_scale: the model's own by default.
+    negative_prompt: what guidance leads away from, one or one for each prompt. generator: one, or one for each output;
+    torch's global one by default. callback_on_step_end(pipe, step, time, {"y", "rank"}) is called after step 0, 1, ...
+    with the share of sub-tokens still masked. output_type: "pil", or "pt" for (B, 3, H, W) in [0, 1]. label: a class by
+    number or name. fit: "pad" with white or "crop" what is not square. config: a `SamplingConfig` for all else.
+    """
 
-    # ---------------------------------------------------------------- what one asks of it
+    num_images_per_prompt: int
+    num_prompts_per_image: int
+    num_return_sequences: int
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    negative_prompt: str | Sequence[str] | None
+    generator: Generator
+    callback_on_step_end: StepEnd | None
+    output_type: Literal["pil", "pt"]
+    label: int | str | None
+    fit: Fit
+    config: SamplingConfig | None
 
-    def generate(
+
+class ScoreOptions(TypedDict, total=False):
+    """As in `ModelRequests.likelihood`; fit as in `CallOptions`."""
+
+    given: Sequence[str]
+    steps: int | None
+    masking: str | None
+    samples: int
+    seed: int
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """images: PIL images or a tensor (B, 3, H, W), None of a text; texts: None of pictures; record: all that is known
+    of the run (rank, nfe, seconds, codes)."""
+
+    images: list[Image] | Tensor | None
+    texts: list[str] | None
+    record: Pictures | Texts
+
+
+class Pipeline(HubModel):
+    """A trained model that is asked by calling it; see the module's head."""
+
+    _progress = True
+
+    @torch.no_grad()
+    def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
-        num: int = 1,
-        config: SamplingConfig | None = None,
-        *,
-        label: int | str | None = None,
-    ) -> Pictures:
-        """`num` pictures of each prompt (or of a class by number or name, or of nothing at all), prompt after prompt.
+        image: Any = None,
+        mask_image: Any = None,
+        **options: Unpack[CallOptions],
+    ) -> PipelineOutput:
+        """Pictures of prompts; captions of pictures (image alone); a part of a picture painted anew, where mask_image
+        is white; a text continued, or filled where it has `___`, by a model of texts.
 
-        Raises ValueError on a model without images, a prompt too long for the text span, an empty prompt, and as
-        `class_label` does.
+        image: a path, PIL image, array or tensor of any size, or several; see `mmprime.generation.inputs`. Raises
+        ValueError on what does not go together, TypeError on an unknown option.
         """
-        self._images()
-        _require_some(num)
-        asked = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        if not asked:
-            raise ValueError("no prompt is given; give at least one, or None for pictures of nothing named")
-        prompts = [each for each in asked for _ in range(num)]
-        if config is None and prompt is None and label is None:
-            config = replace(self.sampling["image"], guidance=None)  # there is nothing to guide by
-        for each in asked if prompt is not None else ():
-            require_prompt(each)
-        known = {} if prompt is None else {"text": self.encode_captions(prompts)}
-        y = self._start(len(prompts), known)
-        absent = self.canvas.mask("text") if prompt is None and self.canvas.has("text") else None
-        number = None if label is None else class_label(label, self.card.classes, self.model.config.num_classes)
-        cond = None if number is None else {"label": torch.full((len(prompts),), number, device=self.device)}
-        result = sample_rows(self.model, self.canvas, y, self.config_for("image", config), absent, cond)
-        return self._pictures(result, prompts)
-
-    def caption(self, images: Tensor, num: int = 1, config: SamplingConfig | None = None) -> Texts:
-        """`num` captions of each of the images (B, 3, H, W), image after image. Raises ValueError without an image."""
-        _require_some(num)
-        if not len(images):
-            raise ValueError("no image is given; give at least one")
-        y = self._start(len(images), {"image": self.encode_images(images)})
-        return self._read(y.repeat_interleave(num, 0), config)
-
-    @torch.no_grad()
-    def caption_nats(self, captions: Texts, samples: int = 8, seed: int = 0) -> Tensor:
-        """How well each caption that `caption` read fits its image: an estimate of its NELBO given it, (B,) nats."""
-        generator, given = generator_of(mix(seed, _SCORE_STREAM)), self.canvas.mask("image")
-        return nelbo(
-            self.model, self.canvas, captions.y, None, self.card.masking, given, samples=samples, generator=generator
-        )
-
-    def inpaint(
-        self,
-        image: Tensor,
-        box: Box,
-        prompt: str | None = None,
-        num: int = 1,
-        config: SamplingConfig | None = None,
-    ) -> Pictures:
-        """Repaint a box (x0, y0, x1, y1) of the code grid (x1, y1 excluded) of one image (3, H, W).
-
-        Without a prompt the caption the model reads from the image guides it, if it reads one. Codes outside the box
-        stay as they are, and so do the pixels there. Raises ValueError on a box outside the grid.
-        """
-        _require_some(num)
-        config, absent = self.config_for("image", config), None
-        masked = self.canvas.mask("image", box=box).to(self.device)
-        y = self._start(1, {"image": self.encode_images(image[None])})
+        if unknown := sorted(set(options) - set(CallOptions.__annotations__)):
+            known = ", ".join(CallOptions.__annotations__)
+            raise TypeError(f"a pipeline has no option {unknown[0]!r}; there are {known}")
+        if not self.canvas.has("image"):
+            return self._write(prompt, image, options)
+        if options.get("output_type", "pil") not in ("pil", "pt"):
+            raise ValueError(f"output_type={options['output_type']!r}: there are 'pil' and 'pt'")
+        if image is None and mask_image is None:
+            return self._paint(prompt, options)
+        if image is None:
+            raise ValueError("mask_image marks a part of a picture; give image too")
+        if mask_image is not None:
+            return self._repaint(prompt, image, mask_image, options)
         if prompt is not None:
-            y = self._with_caption(y, prompt)
-        elif self.canvas.has("text"):
-            read = self._read(y, SamplingConfig(temperature=0.0))
-            prompt = read.texts[0]
-            y, absent = (read.y, None) if prompt else (y, self.canvas.mask("text"))
-        if not prompt:  # nothing guides
-            config = replace(config, guidance=None)
-        y = y.masked_fill(masked, MASK_ID).expand(num, -1)
-        result = sample_rows(self.model, self.canvas, y, config, absent)
-        return self._pictures(result, [prompt or ""] * num, (image, box))
+            raise ValueError("prompt and image: mask_image says where to paint, and pipe.score how well they fit")
+        return self._caption(image, options)
 
-    def continue_text(
-        self, prefix: str, num: int = 1, new_tokens: int | None = None, config: SamplingConfig | None = None
-    ) -> Texts:
-        """`num` continuations of a prefix by `new_tokens` tokens (None: as many as the span holds).
-
-        Raises ValueError on a prefix that fills the span, and on more new tokens than fit after it.
-        """
-        ids = self._text().encode(prefix)
-        room = self.canvas.span("text").num_tokens - len(ids)
-        if room < 1:
-            raise ValueError(
-                f"the prefix has {len(ids)} tokens and leaves no room in the {room + len(ids)} of the model"
-            )
-        count = room if new_tokens is None else new_tokens
-        if not 1 <= count <= room:
-            raise ValueError(
-                f"{count} new tokens were asked for; the prefix has {len(ids)} of the {room + len(ids)} tokens of the "
-                f"model, so 1 to {room} fit"
-            )
-        return self._complete([*ids, *[MASK_ID] * count], num, config)
-
-    def fill_text(
-        self,
-        text: str,
-        num: int = 1,
-        blank_tokens: int = 4,
-        config: SamplingConfig | None = None,
-        rewrite: Sequence[str] = (),
-    ) -> Texts:
-        """Replace each `___` by `blank_tokens` tokens, and each of the words `rewrite` by as many as it has.
-
-        Raises ValueError without a blank, or on too long a text.
-        """
-        return self._complete(with_blanks(text, self._text(), blank_tokens, rewrite).ids, num, config)
-
-    def resume(
-        self,
-        paused: Paused,
-        remask: Tensor | None = None,
-        prompt: str | None = None,
-        pause: int | str | None = None,
-        trace: bool = False,
-    ) -> Pictures | Texts:
-        """Finish a run that was paused: exactly as if it had not been, or after an edit.
-
-        remask: (N,) sub-tokens to mask and sample again; prompt: what a picture is to show from here on; pause: where
-        to stop again. Raises ValueError on a prompt for a text.
-        """
-        y, paused = None, replace(paused, config=replace(paused.config, pause=pause, trace=trace))
-        if prompt is not None:
-            if not self.canvas.has("image") or not self.canvas.has("text"):
-                raise ValueError("another prompt is for pictures; what a text shows already stays")
-            y = self._with_caption(paused.state["y"].to(self.device), prompt)
-        result = resume_rows(self.model, self.canvas, paused, remask, y)
-        prompts = [prompt] * len(result.y) if prompt is not None else list(paused.prompts)
-        if not self.canvas.has("image") or bool((self.canvas.view(paused.y0, "image") >= 0).all()):
-            return self._texts(result, paused.absent)
-        return self._pictures(result, prompts, paused.kept)
-
-    @torch.no_grad()
-    def likelihood(
-        self,
-        text: Sequence[str] | None = None,
-        image: Tensor | None = None,
-        given: Sequence[str] = (),
-        steps: int | None = None,
-        masking: str | None = None,
-        samples: int = 1,
-        seed: int = 0,
+    def score(
+        self, prompt: str | Sequence[str] | None = None, image: Any = None, **options: Unpack[ScoreOptions]
     ) -> Tensor:
-        """An unbiased estimate of the NELBO of each example, (B,) nats; spans left out are marginalised.
+        """An unbiased estimate of the NELBO of each pair of prompt and picture, or of either alone, (B,) nats.
 
-        given: spans the others are conditioned on, e.g. ("text",). steps: None is continuous time, T is T steps.
+        given=("text",): of the picture given the prompt. One prompt goes with several pictures, one picture with
+        several prompts. Other options: those of `likelihood`. Raises ValueError on numbers that do not match.
         """
-        known: dict[str, Tensor] = {} if text is None else {"text": self.encode_captions(text)}
-        known |= {} if image is None else {"image": self.encode_images(image)}
-        if not known or not set(given) < set(known):
-            raise ValueError(f"score {sorted(known)} given {sorted(given)}: nothing is left to score")
-        y = self._start(len(next(iter(known.values()))), known)
-        visible = torch.stack([self.canvas.mask(name) for name in given]).any(0) if given else None
-        rows = Rows.of(self.canvas, y, visible, y < 0)
-        generator = generator_of(mix(seed, _SCORE_STREAM))
-        return nelbo(
-            self.model, self.canvas, rows, steps, masking or self.card.masking, samples=samples, generator=generator
-        )
+        asked = {key: value for key, value in options.items() if key != "fit"}
+        texts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        images = None if image is None else self._read_images(image, options.get("fit", "pad"))
+        if texts is not None and images is not None and len(texts) != len(images):
+            if 1 not in (len(texts), len(images)):
+                raise ValueError(f"{len(texts)} prompts and {len(images)} pictures; give as many, or one of either")
+            texts = texts * (len(images) if len(texts) == 1 else 1)
+            images = images.expand(len(texts), -1, -1, -1)
+        return self.likelihood(texts, images, **asked)  # type: ignore[arg-type]
 
-    def config_for(self, span: str, config: SamplingConfig | None = None) -> SamplingConfig:
-        """How that span is sampled: as the model folder says where None, by its sampler where `config` names none.
+    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Pipeline:
+        """Move model and tokenizers; dtype: of the model's weights, tokenizers stay in float32. Returns the pipeline.
 
-        Raises ValueError when the canvas has no such span.
+        Raises ValueError on a device this machine has not, and on a dtype that is no floating-point one.
         """
-        default = self.sampling[self.canvas.span(span).name]
-        if config is None or isinstance(config.sampler, Sampler):
-            return config or default
-        return replace(config, sampler=default.sampler, steps=config.steps or default.steps)
+        from mmprime.models.device import find_device
 
-    # ---------------------------------------------------------------- in and out
+        device, dtype = (None, device) if isinstance(device, torch.dtype) else (device, dtype)
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype={dtype} is no floating-point type; use torch.float32, bfloat16 or float16")
+        where = self.device if device is None else find_device(device)
+        self.model.to(where, dtype)
+        if self.image_tokenizer is not None:
+            self.image_tokenizer.to(where)
+        return self
 
-    def encode_captions(self, captions: Sequence[str]) -> Tensor:
-        """(B, L) ids, each caption with its end and padding. Raises ValueError on one that is too long."""
-        length = self.canvas.span("text").num_tokens
-        return torch.tensor([self._text().encode_padded(each, length) for each in captions], device=self.device)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return next(self.model.parameters()).dtype
 
-    def holds(self, caption: str) -> bool:
-        """Whether the text span has room for the caption and its end."""
-        return len(self._text().encode(caption)) < self.canvas.span("text").num_tokens
+    def set_progress_bar_config(self, disable: bool = False) -> None:
+        """Whether calls show a bar on a terminal."""
+        self._progress = not disable
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] of the tokenizer's size -> codes (B, h, w); digits (B, h, w, S) where there are more
-        codes than integers."""
-        tokenizer = self._images()
-        if self.canvas.span("image").codec.has_integers:
-            return tokenizer.encode(images.to(self.device))
-        return tokenizer.encode_digits(images.to(self.device))
+    def __repr__(self) -> str:
+        count = sum(weight.numel() for weight in self.model.parameters())
+        kind = str(self.dtype).removeprefix("torch.")
+        lines = [f"Pipeline({self.card.name or 'unnamed'!r}: {count:,} parameters, {kind}, {self.device})"]
+        for span in self.canvas.spans:
+            config = self.sampling[span.name]
+            sampler = getattr(config.sampler, "name", "none")
+            steps = config.steps or (config.sampler and steps_of(config.sampler))  # type: ignore[arg-type]
+            scale = Guidance.of(config.guidance)
+            guided = f", guidance {scale}" if scale else ""
+            lines.append(f"  {span.name:<6} {span_words(span)}; {sampler}, {steps} steps{guided}")
+        return "\n".join(lines)
 
     # ---------------------------------------------------------------- parts
 
-    def _start(self, count: int, known: dict[str, Tensor]) -> Tensor:
-        """(B, N) rows with the known spans visible and the others masked."""
-        if not known:
-            return torch.full((count, self.canvas.num_subtokens), MASK_ID, device=self.device)
-        return self.canvas.pack(known)
+    def _paint(self, prompt: str | Sequence[str] | None, options: CallOptions) -> PipelineOutput:
+        _only(options, "a picture of a prompt", "num_images_per_prompt", "negative_prompt", "output_type", "label")
+        num, label, scale = options.get("num_images_per_prompt", 1), options.get("label"), options.get("guidance_scale")
+        config = self._config("image", options, (1 if prompt is None or isinstance(prompt, str) else len(prompt)) * num)
+        if prompt is None and label is None and scale is None:
+            config = replace(config, guidance=None)  # there is nothing to guide by
+        pictures = self.generate(prompt, num, config, label=label, negative=options.get("negative_prompt"))
+        return _output(pictures, options)
 
-    def _with_caption(self, y: Tensor, caption: str) -> Tensor:
-        """Rows (B, N) with another text. Raises ValueError on an empty or too long one."""
-        require_prompt(caption)
-        ids = self.canvas.pack({"text": self.encode_captions([caption])})
-        return torch.where(self.canvas.mask("text").to(ids.device), ids, y)
+    def _caption(self, image: Any, options: CallOptions) -> PipelineOutput:
+        _only(options, "a caption", "num_prompts_per_image", "fit")
+        num, images = options.get("num_prompts_per_image", 1), self._read_images(image, options.get("fit", "pad"))
+        texts = self.caption(images, num, self._config("text", options, len(images) * num))
+        return PipelineOutput(None, texts.texts, texts)
 
-    def _read(self, y: Tensor, config: SamplingConfig | None) -> Texts:
-        """The captions of rows whose image is visible."""
-        return self._texts(sample_rows(self.model, self.canvas, y, self.config_for("text", config)))
+    def _repaint(
+        self, prompt: str | Sequence[str] | None, image: Any, mask: Any, options: CallOptions
+    ) -> PipelineOutput:
+        _only(options, "a part painted anew", "num_images_per_prompt", "negative_prompt", "output_type", "fit")
+        negative = options.get("negative_prompt")
+        if not isinstance(prompt, str | None) or not isinstance(negative, str | None):
+            raise ValueError("one picture is painted anew at a time, from one prompt and at most one negative prompt")
+        num, fit, tokenizer = options.get("num_images_per_prompt", 1), options.get("fit", "pad"), self._images()
+        codes = mask_codes(mask, image, tokenizer.image_size, tokenizer.grid, fit)
+        config = self._config("image", options, num)
+        return _output(self.inpaint(self._read_images(image, fit)[0], codes, prompt, num, config, negative), options)
 
-    def _complete(self, ids: list[int], num: int, config: SamplingConfig | None) -> Texts:
-        """Sample the tokens of ids that are -1; what the span holds beyond them stays masked throughout."""
-        _require_some(num)
-        span = self.canvas.span("text")
-        if len(ids) > span.num_tokens:
-            raise ValueError(f"the text has {len(ids)} tokens with its blanks, the model holds {span.num_tokens}")
-        row = torch.tensor(ids + [0] * (span.num_tokens - len(ids)), device=self.device)
-        token = self.canvas.token_of.to(self.device)
-        y = self.canvas.pack({"text": row.clamp(min=0)[None]})
-        masked = (row == MASK_ID)[token] | (token >= len(ids))
-        absent = None if len(ids) == span.num_tokens else self.canvas.token_of >= len(ids)
-        y = y.masked_fill(masked, MASK_ID).expand(num, -1)
-        return self._texts(sample_rows(self.model, self.canvas, y, self.config_for("text", config), absent), absent)
+    def _write(self, prompt: str | Sequence[str] | None, image: Any, options: CallOptions) -> PipelineOutput:
+        _only(options, "a text", "num_return_sequences")
+        if image is not None or not isinstance(prompt, str):
+            raise ValueError("this model knows texts alone: give one text to continue, or with ___ to fill")
+        num = options.get("num_return_sequences", 1)
+        ask = self.fill_text if BLANK in prompt else self.continue_text
+        texts = ask(prompt, num, config=self._config("text", options, num))
+        return PipelineOutput(None, texts.texts, texts)
 
-    def _pictures(self, result: Result, prompts: list[str], kept: tuple[Tensor, Box] | None = None) -> Pictures:
-        """kept: an image and the box outside which its pixels stay."""
-        tokenizer = self._images()
-        images, codes = known_images(result.y, self.canvas, tokenizer)
-        if kept is not None:
-            images = keep_outside(images, *kept, tokenizer.downsample)
-        if result.paused is not None:
-            result = replace(result, paused=replace(result.paused, prompts=tuple(prompts), kept=kept))
-        return Pictures(**vars(result), images=images, codes=codes, prompts=prompts)
+    def _read_images(self, image: Any, fit: Fit) -> Tensor:
+        return image_batch(image, self._images().image_size, fit).to(self.device)
 
-    def _texts(self, result: Result, absent: Tensor | None = None) -> Texts:
-        """The tokens of the text span that are not absent, as text."""
-        span = self.canvas.span("text")
-        length = span.num_tokens
-        if absent is not None:
-            length = int((~self.canvas.view(absent, "text").any(-1)).sum())
-        rows = self.canvas.view(result.y, "text")[:, :length]
-        return Texts(**vars(result), texts=[read_partly(row, span.codec, self._text()) for row in rows])
+    def _config(self, span: str, options: CallOptions, count: int) -> SamplingConfig:
+        """The sampling config of a call for `count` outputs."""
+        given, scale = options.get("config"), options.get("guidance_scale")
+        config = self.config_for(span, given)
+        if options.get("num_inference_steps") is not None:
+            config = replace(config, steps=options["num_inference_steps"])
+        if scale is not None:
+            if not 0 <= scale < math.inf:
+                raise ValueError(f"guidance_scale={scale} must be a finite number >= 0; 1 is off")
+            config = replace(config, guidance=Guidance(scale - 1, Guidance.of(config.guidance).schedule))
+        if given is None or options.get("generator") is not None:
+            config = replace(config, seed=seeds_of(options.get("generator"), count))
+        callback = options.get("callback_on_step_end")
+        on_step = config.on_step if callback is None else self._told(callback)
+        return replace(config, progress=self._progress, on_step=on_step)
 
-    def _text(self) -> TextTokenizer:
-        if self.text_tokenizer is None:
-            raise ValueError("this model knows no text" if not self.canvas.has("text") else "it has no text tokenizer")
-        return self.text_tokenizer
+    def _told(self, callback: StepEnd) -> Callable[[Rollout], None]:
+        def on_step(rollout: Rollout) -> None:
+            time = float(rollout.masked.sum() / rollout.free.sum().clamp(min=1))
+            kept = rollout.y.clone()
+            answer = callback(self, rollout.number - 1, time, {"y": rollout.y, "rank": rollout.rank})
+            changed = isinstance(answer, dict) and answer.get("y") is not None and not torch.equal(answer["y"], kept)
+            if changed or not torch.equal(rollout.y, kept):
+                raise ValueError("a callback may look at y, not change it; pause (config) and resume edit a run")
 
-    def _images(self) -> ImageTokenizerBase:
-        if self.image_tokenizer is None:
-            known = "its image tokenizer is missing" if self.canvas.has("image") else "this model knows no images"
-            raise ValueError(known)
-        return self.image_tokenizer
-
-    def _check_sizes(self) -> None:
-        for name, codes in (
-            ("text", None if self.text_tokenizer is None else self.text_tokenizer.vocab_size),
-            ("image", None if self.image_tokenizer is None else self.image_tokenizer.num_codes),
-        ):
-            if codes is not None and self.canvas.span(name).codec.num_codes != codes:
-                wanted = self.canvas.span(name).codec.num_codes
-                raise ValueError(
-                    f"the {name} tokenizer has {codes} codes, the model {wanted}: not the one it was trained on"
-                )
+        return on_step
 
 
-def _require_some(num: int) -> None:
-    if num < 1:
-        raise ValueError(f"num={num}: ask for at least 1")
+def from_pretrained(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Pipeline:
+    """The model in a folder or of a name on the hub; see `HubModel.from_pretrained`."""
+    pipe: Pipeline = Pipeline.from_pretrained(name, device=device, **options)
+    return pipe
 
 
-def from_pretrained(directory: str | Path, device: torch.device | str = "cpu") -> Pipeline:
-    """The model in `directory` with the tokenizers its config.json names (paths relative to the directory).
+def _only(options: CallOptions, what: str, *names: str) -> None:
+    """Raises ValueError on an option that says nothing about what is asked."""
+    known = {*names, "num_inference_steps", "guidance_scale", "generator", "callback_on_step_end", "config"}
+    for name, value in options.items():
+        if name not in known and value is not None:
+            raise ValueError(f"{name}={value!r} says nothing about {what}; leave it out")
 
-    Raises ValueError naming the file that is missing or does not fit.
+
+def _output(result: Pictures, options: CallOptions) -> PipelineOutput:
+    kind = options.get("output_type", "pil")
+    images = [to_picture(image) for image in result.images] if kind == "pil" else result.images
+    return PipelineOutput(images, None, result)
+
+
+def seeds_of(generator: Generator, count: int) -> list[int]:
+    """A seed for each of `count` outputs: drawn from one generator (None: torch's global one), or one from each.
+
+    Raises ValueError on another number of generators.
     """
-    from mmprime.models import load_model
-    from mmprime.models.device import find_device
-
-    directory, device = Path(directory), find_device(device)
-    model, canvas, config = load_model(directory, device)
-    card = read_card(directory, config, canvas)
-    return Pipeline(model, canvas, *load_tokenizers(directory, config, canvas, device), card)
+    if generator is None or isinstance(generator, torch.Generator):
+        where = "cpu" if generator is None else generator.device
+        return torch.randint(2**62, (count,), generator=generator, device=where).tolist()
+    if len(generator) != count:
+        raise ValueError(f"{len(generator)} generators for {count} outputs; give one, or one for each")
+    return [int(torch.randint(2**62, (), generator=each, device=each.device)) for each in generator]

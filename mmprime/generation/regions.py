@@ -159,13 +159,11 @@ def _painted(file: str, canvas: Canvas, grid: tuple[int, int]) -> Tensor:
     """White of a mask picture, by the majority of each code's pixels."""
     from mmprime.data.pictures import picture_size
 
-    from .images import load_image
+    from .images import code_mask, load_image
 
     picture = load_image(file, min(MASK_SIDE, max(picture_size(file))))
     white = torch.nn.functional.interpolate(picture.mean(0)[None, None], grid, mode="area")[0, 0] > 0.5
-    inside = torch.zeros(canvas.num_subtokens, dtype=torch.bool)
-    inside[canvas.subtoken_slice("image")] = white.flatten().repeat_interleave(canvas.span("image").codec.num_digits)
-    return inside
+    return code_mask(canvas, white)
 
 
 def _written(spec: RegionSpec, canvas: Canvas, stands_for: Mapping[int, tuple[str, int]]) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,7 +45,8 @@ class SamplingConfig:
     """How to sample. sampler: an object or a name, None the model's own; steps None: the sampler's. guidance: a scale
     (linear schedule) or a `Guidance`; 0 or None is off, and a step at which it acts takes two forward passes. seed may
     be one for each example. pause: the step to stop after, or the name of a region to stop after when all of it is
-    revealed. progress: show a bar. Raises ValueError on an unknown sampler and on numbers out of range.
+    revealed. progress: show a bar. on_step: called with the rollout after each of its steps, of every `AT_ONCE`
+    examples. Raises ValueError on an unknown sampler and on numbers out of range.
     """
 
     sampler: Sampler | str | None = None
@@ -57,6 +58,7 @@ class SamplingConfig:
     trace: bool = False
     pause: int | str | None = None
     progress: bool = False
+    on_step: Callable[[Rollout], None] | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
@@ -99,8 +101,8 @@ class Paused:
     """A rollout that stands between two steps, and the request it belongs to.
 
     y0 (B, N): what was given; state: of `mmprime.engine.Rollout`; config: with its sampler; the rest as in
-    `sample_rows`. prompts: of each example. kept: an image (3, H, W) and a box (x0, y0, x1, y1) of codes outside which
-    its pixels stay.
+    `sample_rows`. prompts: of each example. kept: an image (3, H, W) and a box (x0, y0, x1, y1) of codes, or
+    codes (h, w) bool, outside which its pixels stay.
     """
 
     y0: Tensor
@@ -109,7 +111,7 @@ class Paused:
     absent: Tensor | None = None
     cond: Condition | None = None
     prompts: tuple[str, ...] = ()
-    kept: tuple[Tensor, tuple[int, int, int, int]] | None = None
+    kept: tuple[Tensor, tuple[int, int, int, int] | Tensor] | None = None
 
     @property
     def step(self) -> int:
@@ -172,6 +174,8 @@ def sample_rows(
         last, states = _last_step(config, rollout), []
         while rollout.number != last and rollout.step():
             left.update()
+            if config.on_step is not None:
+                config.on_step(rollout)
             if config.trace:
                 states.append(rollout.y.clone())
         rollouts.append(rollout)

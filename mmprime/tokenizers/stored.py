@@ -8,9 +8,10 @@ from .base import ImageTokenizerBase, read_tokenizer_config, require_kind
 from .image import ImageTokenizer
 from .pca import PCATokenizer
 from .pixels import PixelTokenizer
+from .vq_autoencoder import VQAutoencoder
 
-IMAGE_TOKENIZERS: dict[str, type[ImageTokenizer] | type[PCATokenizer] | type[PixelTokenizer]] = {
-    each.kind: each for each in (ImageTokenizer, PCATokenizer, PixelTokenizer)
+IMAGE_TOKENIZERS: dict[str, type[ImageTokenizer] | type[PCATokenizer] | type[PixelTokenizer] | type[VQAutoencoder]] = {
+    each.kind: each for each in (ImageTokenizer, PCATokenizer, PixelTokenizer, VQAutoencoder)
 }
 
 

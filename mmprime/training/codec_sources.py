@@ -27,7 +27,7 @@ from mmprime.data import read_index
 from mmprime.data.shards import digest
 from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of
 from mmprime.models import PrimeDiT, load_model
-from mmprime.tokenizers import ImageTokenizer, TextTokenizer
+from mmprime.tokenizers import ImageTokenizer, TextTokenizer, load_image_tokenizer
 
 from .config import data_folder, resolve
 from .corpus import Corpus, load_corpus
@@ -168,7 +168,7 @@ def _ppmi(recipe: Recipe) -> Source:
 
 
 def _codebook(recipe: Recipe) -> Source:
-    tokenizer = ImageTokenizer.load(resolve(recipe.needs("tokenizer")))
+    tokenizer = load_image_tokenizer(resolve(recipe.needs("tokenizer")))
     return {"span": "image", "tokenizer": tokenizer.fingerprint()}, lambda: tokenizer.codebook_vectors().float()
 
 

@@ -112,9 +112,9 @@ def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> 
         return neighbour_vectors(corpus, name, config.dim, config.seed)
     if name != "image" or not tokenizer:
         raise ValueError("source=codebook needs an image span and data.image_tokenizer; or use source=ppmi")
-    from mmprime.tokenizers import ImageTokenizer
+    from mmprime.tokenizers import load_image_tokenizer
 
-    vectors = ImageTokenizer.load(resolve(tokenizer)).codebook_vectors().detach().float()
+    vectors = load_image_tokenizer(resolve(tokenizer)).codebook_vectors().detach().float()
     if len(vectors) != num_codes:
         raise ValueError(f"the image tokenizer has {len(vectors)} codes, the data {num_codes}")
     return vectors

@@ -126,8 +126,8 @@ class Trainer:
                 "config": as_dict(self.config),
             }
             with whole_folder(directory) as folder, self._averaged():
-                self.task.export(folder)
                 (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+                self.task.export(folder)
         self.world.barrier()
 
     def _loop(self) -> Outcome:

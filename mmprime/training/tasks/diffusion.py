@@ -10,11 +10,9 @@ a caption is scored its padding is not counted, and the name says "(text and end
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +22,13 @@ from mmprime.engine import Canvas, Condition, Rows, masking_of
 from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
 from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
-from mmprime.generation.defaults import write_sampling
+from mmprime.generation.model_folder import TRAINING, ModelCard, describe_data
+from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
-from mmprime.models import PrimeDiT, save_model
+from mmprime.generation.saving import write_model_folder
+from mmprime.io import read_json
+from mmprime.models import PrimeDiT
+from mmprime.tokenizers import load_image_tokenizer
 
 from ..conditions import Conditions
 from ..config import resolve
@@ -41,7 +43,6 @@ from ..task import LossTerm, Task
 
 CHUNK = 64  # examples of one validation batch
 POWERS_SHARE = 4  # level powers are learned on this part of each micro-batch
-WORD = re.compile(r"[^\W_]+")
 
 
 class DiffusionTask(Task):
@@ -183,28 +184,29 @@ class DiffusionTask(Task):
         return sampling_configs(config, self.canvas)
 
     def export(self, directory: Path) -> None:
-        """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
-        data = self.config.data
-        references = {"text": data.text_tokenizer, "image": data.image_tokenizer}
-        extra: dict[str, Any] = {
-            "tokenizers": {n: _relative(p, directory) for n, p in references.items() if p and self.canvas.has(n)},
-            "fingerprints": self.corpus.tokenizers,
-            "data": _relative(data.path, directory),
-            "masking": self.config.objective.masking,
-            "trained_on": maskings_of(self.config.objective),
-            "codecs": self.codecs,
-        }
-        if powers := self.objective.level_powers:
-            extra["level_powers"] = powers
-        if self.canvas.has("text") and self.corpus.train.captions:
-            several = self.corpus.train.alternatives
-            captions = {*self.corpus.train.captions, *(several.captions if several else ())}
-            words = {word for text in captions for word in WORD.findall(text.lower())}
-            extra["words"] = sorted(words)
-        if self.corpus.classes:
-            extra["classes"] = self.corpus.classes
-        save_model(directory, self.model, self.canvas, extra, torch.float16)
-        write_sampling(directory, self.sampling())
+        """The model folder, half precision, with its tokenizers, caption words and class names, and where its data
+        lies; its card has the numbers of a training.json in the directory."""
+        goal, image, several = self.config.objective, self.samples.image, self.corpus.train.alternatives
+        captions = [*self.corpus.train.captions, *(several.captions if several else ())]
+        training = directory / TRAINING
+        card = ModelCard(
+            masking=goal.masking,
+            trained_on=tuple(maskings_of(goal)),
+            level_powers=tuple(self.objective.level_powers),
+            words=collect_words(captions if self.canvas.has("text") else ()),
+            classes=tuple(self.corpus.classes),
+            codecs=self.codecs,
+            training_data=describe_data(resolve(self.config.data.path)),
+            training=read_json(training) if training.is_file() else {},
+            name=Path(self.config.run.dir).name,
+        )
+        tokenizers = (
+            self.corpus.text_tokenizer if self.canvas.has("text") else None,
+            load_image_tokenizer(image) if image and self.canvas.has("image") else None,
+        )
+        extra = {"fingerprints": self.corpus.tokenizers, "data": _relative(self.config.data.path, directory)}
+        half = torch.float16
+        write_model_folder(directory, self.model, self.canvas, card, self.sampling(), tokenizers, half, extra)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         return {"y0": self.train.at(indices.cpu()).y(self.canvas)}

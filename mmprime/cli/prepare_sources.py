@@ -1,0 +1,59 @@
+"""The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, text, folder, fashion."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def print_index(index: dict[str, Any], out: str) -> None:
+    """One line of what a dataset folder holds."""
+    splits = ", ".join(f"{name} {count:,}" for name, count in index["splits"].items())
+    size = sum(entry["bytes"] for entry in index["shards"])
+    print(f"{out}: {splits}; {len(index['shards'])} shards, {size:,} bytes")
+
+
+def emoji(options: argparse.Namespace) -> None:
+    """Render the emoji set."""
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise ValueError("rendering needs resvg-py: pip install 'mmprime[prepare]'") from error
+    from mmprime.data.sources.emoji import prepare_emoji
+
+    where = options.iconify, options.emojibase, options.out
+    print_index(prepare_emoji(*where, options.size, workers=options.workers, progress=True), options.out)
+
+
+def sotu(options: argparse.Namespace) -> None:
+    """Shard the State of the Union addresses."""
+    from mmprime.data.text import prepare_sotu
+
+    print_index(prepare_sotu(options.package, options.out, options.split_fraction, True), options.out)
+
+
+def text(options: argparse.Namespace) -> None:
+    """Shard plain text."""
+    from mmprime.data.text import prepare_text
+
+    index = prepare_text(
+        options.paths, options.out, options.split_fraction, options.per, options.licence, progress=True
+    )
+    print_index(index, options.out)
+
+
+def image_folder(options: argparse.Namespace) -> None:
+    """Shard a folder of pictures."""
+    from mmprime.data.images import prepare_folder
+
+    index = prepare_folder(
+        options.images, options.out, options.size, options.split_fraction, options.licence, True, say=print
+    )
+    print_index(index, options.out)
+
+
+def fashion_mnist(options: argparse.Namespace) -> None:
+    """Shard Fashion-MNIST."""
+    from mmprime.data.sources.fashion import prepare_fashion
+
+    print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
