@@ -29,6 +29,7 @@ from .data_order import DataOrder
 from .distributed import World
 from .log import Progress, RunLog, Window, numbers
 from .optim import learning_rate
+from .parallel import Replicated
 from .run_folder import RunFolder, opened
 from .schema import Config
 from .signals import StopRequest
@@ -75,10 +76,12 @@ class Trainer:
             self.world.rank,
             self.world.size,
         )
+        task.world = self.world
         self.world.broadcast(task.modules)
+        self.parallel = Replicated(task, self.world)
         self.state = RunState(task, config)
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
-        self.stepper = Stepper(self.state, self.order, self.world, self.device, self.directory)
+        self.stepper = Stepper(self.state, self.parallel, self.order, self.world, self.device, self.directory)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
         self.stop = StopRequest()
         self.folder = folder
@@ -186,16 +189,13 @@ class Trainer:
             self.progress.say(f"step {self.at.step}/{self.train.steps}  {losses}{more}")
 
     def _events(self) -> bool:
-        """Validation and samples of this step, where due, on process 0; True at a new best."""
+        """Validation and samples of this step, where due, by all processes; True at a new best."""
         step, improved = self.at.step, False
-        validate, sample = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
-        if validate and self.world.is_main:
+        if self._due(self.train.validate_every):
             improved = self._validate()
-        if sample and self.world.is_main:
+        if step > 0 and self._due(self.train.samples_every):
             with self._averaged():
                 self.task.write_samples(self.directory / "samples", step)
-        if validate or sample:
-            self.world.barrier()
         self.at.events_step = step
         return improved
 
@@ -220,7 +220,7 @@ class Trainer:
         """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
         tensors, values = rng.capture()
         self.task.modules.eval()
-        with self.ema.swapped_in(), torch.no_grad(), autocast(self.config.run.precision, self.device):
+        with self.parallel.averaged(self.ema), torch.no_grad(), autocast(self.config.run.precision, self.device):
             yield
         self.task.modules.train()
         rng.restore(tensors, values)
@@ -246,9 +246,7 @@ class Trainer:
 
     def _save_due(self, improved: bool) -> bool:
         last = self.at.step >= self.train.steps
-        due = self.at.step > 0 and (improved or last or self._due(self.train.save_every))
-        flags = self.world.sum(torch.tensor([float(due)], device=self.device))  # only process 0 knows of a new best
-        return bool(flags[0] > 0)
+        return self.at.step > 0 and (improved or last or self._due(self.train.save_every))
 
     def _resume(self) -> Newest:
         newest, lines = find_start(self.checkpoints, self.config.run.resume, self.directory)

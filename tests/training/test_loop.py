@@ -91,6 +91,28 @@ def test_accumulated_halves_equal_two_processes_share(tmp_path):
         torch.testing.assert_close(parameter.grad, ours * factor, rtol=1e-4, atol=1e-6)
 
 
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):
+    class Quiet(LineTask):
+        """Without noise, whose draws depend on the micro-batch."""
+
+        def losses(self, indices, generator, step):
+            out = self.modules["tail"](self.modules["head"](self.x[indices]))
+            yield "head", ((out - self.y[indices]) ** 2).mean(), {}
+            yield "tail", (self.modules["tail"](self.x[indices, :3]) ** 2).mean(), {}
+
+    runs = []
+    for batch, accumulate in ((8, 1), (2, 4)):
+        task = Quiet()
+        Trainer(task, small_config(tmp_path / str(batch), batch=batch, accumulate=accumulate)).run()
+        runs.append((weights(task), entries(tmp_path / str(batch))))
+    for name, value in runs[0][0].items():
+        torch.testing.assert_close(runs[1][0][name], value, rtol=1e-4, atol=1e-5)
+    for large, small in zip(*(log for _, log in runs)):
+        assert large["step"] == small["step"]
+        for name in large.keys() - {"kind", "lr", "samples", "step"}:
+            assert large[name] == pytest.approx(small[name], rel=1e-3), name
+
+
 def test_each_loss_reaches_its_own_group_only(tmp_path):
     task = LineTask()
     trainer = Trainer(task, small_config(tmp_path, grad_clip=0.0))

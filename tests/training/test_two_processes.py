@@ -20,24 +20,30 @@ from mmprime.training.distributed import World
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def train_by_two(root: Path, names: tuple[str, ...]) -> Path:
-    """``root`` with image ``shards`` and, in ``two``, the named runs by two processes."""
-    ranks_world.write_shards(root)
+def start_two(root: Path, names: tuple[str, ...]) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TESTS / "ranks_world.py"), str(root / "two"), str(root / "shards"), *names]
-    workers = [
-        subprocess.Popen(command, env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": str(rank)})
+    return [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in (0, 1)
     ]
-    try:
-        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+
+
+def train_by_two(root: Path, names: tuple[str, ...]) -> Path:
+    """``root`` with image ``shards`` and, in ``two``, the named runs by two processes."""
+    ranks_world.write_shards(root)
+    for worker in start_two(root, names):
+        _, errors = worker.communicate(timeout=600)
+        assert worker.returncode == 0, errors
     return root
 
 
@@ -67,8 +73,9 @@ def compare_with_one(name: str, root: Path, directory: Path) -> None:
         torch.testing.assert_close(two[f"model/{key}"], value, rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
     for run in (directory / name, root / "two" / name):
         entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        logs.append([value for entry in entries for key, value in entry.items() if key.startswith("loss/")])
-    assert len(logs[0]) >= 2
+        names = ("loss/", "val/", "grad_norm/")
+        logs.append([value for entry in entries for key, value in entry.items() if key.startswith(names)])
+    assert len(logs[0]) >= 4
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
@@ -90,3 +97,30 @@ def test_a_parameter_no_process_has_a_gradient_for_is_left_alone(quick: Path) ->
         assert torch.equal(end[f"model/{key}"], begin[key])
     assert not torch.equal(end["model/odd.weight"], begin["odd.weight"])
     assert not any("unused" in key and key.startswith("optimizer") for key in end)
+
+
+def test_validation_and_samples_are_shared_and_those_of_one_process(quick: Path, tmp_path: Path) -> None:
+    ranks_world.trainer("validated", tmp_path, quick / "shards", World()).run()
+    folders = tmp_path / "validated", quick / "two/validated"
+    found = []
+    for folder in folders:
+        entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        found.append([entry for entry in entries if entry["kind"] == "validate"])
+    assert [entry["step"] for entry in found[0]] == [0, 3, 6]
+    first = [{name: value for name, value in entries[0].items() if name != "seconds"} for entries in found]
+    assert len(first[0]) > 10
+    assert first[0] == first[1]  # of equal weights: bit for bit
+    one, two = (load_file(folder / "samples/step_00000003.safetensors")["codes"] for folder in folders)
+    assert len(one) == 16
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["nan", "no_logits"])
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(name: str, tmp_path: Path) -> None:
+    errors = []
+    for worker in start_two(tmp_path, (name,)):
+        errors.append(worker.communicate(timeout=600)[1])
+        assert worker.returncode == 1
+    assert "NonFiniteLoss: step 2: gradient (head nan), or the loss of another process, is not finite" in errors[0]
+    assert "NonFiniteLoss: step 2: loss is not finite; batch saved in" in errors[1]
+    assert all("goes on from the finite checkpoint of step 1" in error for error in errors)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprime.engine import Canvas, Condition, Rows, masking_of
-from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
+from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
 from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
 from mmprime.generation.defaults import write_sampling
@@ -66,6 +66,7 @@ class DiffusionTask(Task):
         self.train = corpus.train.packed(canvas)
         self.validation = {split: examples.packed(canvas) for split, examples in corpus.validation.items()}
         self.views = evaluation_tasks(canvas)
+        self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
@@ -110,23 +111,35 @@ class DiffusionTask(Task):
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
-        token-synchronous NELBO and the joint loss. Nats per token."""
-        metrics: dict[str, float] = {}
-        effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generator)), batch=CHUNK, progress=True)
+        token-synchronous NELBO and the joint loss. Nats per token. Processes share the batches."""
         bound, joint = (Quantity(kind, self.objective.masking) for kind in ("nelbo", "joint_loss"))
         whole = Quantity("nelbo", masking_of("token_synchronous"))
-        for split, examples in self.validation.items():
-            rows = self._rows(examples)
-            data = ScoredRows(rows.y, rows.cond, Sizes(text_tokens=examples.text_tokens))
-            for number, view in enumerate(self.views):
-                wanted = {self._key(view): bound}
-                if number == 0:
-                    wanted |= {"nelbo_token_synchronous": whole, "joint_loss": joint}
-                for key, quantity in wanted.items():
-                    estimated: Estimate = estimate(self.modules, self.canvas, data, view, quantity, effort)
-                    value, error = estimated.per_token
-                    metrics[f"{split}/{key}"] = value
-                    metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
+        wanted = [(self._key(view), view, bound) for view in self.views]
+        wanted += [("nelbo_token_synchronous", self.views[0], whole), ("joint_loss", self.views[0], joint)]
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        parts = [
+            (f"{split}/{key}", examples, view, quantity, number)
+            for split, examples in self.validation.items()
+            for key, view, quantity in wanted
+            for number in range(-(-len(examples) // CHUNK))
+        ]
+
+        def score(part: int) -> tuple[Tensor, Tensor]:
+            _, examples, view, quantity, number = parts[part]
+            some = examples.at(torch.arange(number * CHUNK, min((number + 1) * CHUNK, len(examples))))
+            rows, sizes = self._rows(some), Sizes(text_tokens=some.text_tokens)
+            data = ScoredRows(rows.y, rows.cond, sizes)
+            found = estimate(self.modules, self.canvas, data, view, quantity, Effort(seed=seed + number, batch=CHUNK))
+            return found.nats, found.tokens
+
+        scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for (name, *_), scored in zip(parts, self.world.share(score, len(parts), "validation")):
+            scores.setdefault(name, []).append(scored)
+        metrics: dict[str, float] = {}
+        for name, batches in scores.items():
+            nats, tokens = (torch.cat(each) for each in zip(*batches))
+            metrics[name], error = ratio(nats, tokens)
+            metrics[f"{name}_se"] = float("nan") if error is None else error
         return metrics
 
     def report(self, metrics: dict[str, float], step: int) -> str:
@@ -154,7 +167,8 @@ class DiffusionTask(Task):
             classes = [*self.corpus.classes, "no class"]
             captions = [classes[label] for label in examples.labels.tolist()]
         stem = directory / f"step_{step:08d}"
-        self.samples.write(self.modules, self._rows(examples), captions, stem, config.run.seed)
+        rows, seed = self._rows(examples), config.run.seed
+        self.samples.write(self.modules, rows, captions, stem, seed, self.world)
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with caption words and class names; tokenizers and data relative to it."""
