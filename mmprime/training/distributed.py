@@ -21,9 +21,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,40 +42,63 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None  # None: the one of torch.distributed
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def apart(self) -> World:
+        """The same processes with messages of their own on the CPU, for another thread."""
+        if self.size == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo"))  # type: ignore[arg-type]
+
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0."""
         if self.size > 1:
             for tensor in module.state_dict().values():
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0, self.group)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor over processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: Value) -> list[Value]:
         """A small ``value`` of every process, in rank order."""
         values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, self.group)
         return values
 
-    def share(self, work: Callable[[int], Value], count: int, what: str) -> list[Value]:
+    def from_main(self, work: Callable[[], Value]) -> Value:
+        """What ``work`` gives in process 0, for all; what it raises there is raised by all."""
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, 0, self.group)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def share(self, work: Callable[[int], Value], count: int, what: str = "") -> list[Value]:
         """``work(0)`` … ``work(count - 1)``, each done by one process, for all; with a bar that says ``what``."""
-        mine = [work(number) for number in bar(range(self.rank, count, self.size), what, "batch", self.is_main)]
+        numbers = bar(range(self.rank, count, self.size), what, "batch", self.is_main and bool(what))
+        mine = [work(number) for number in numbers]
         parts = self.gather(mine)
         return [parts[number % self.size][number // self.size] for number in range(count)]
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

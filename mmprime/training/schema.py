@@ -47,6 +47,7 @@ class RunConfig:
     precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU
     deterministic: bool = False  # CUDA: deterministic kernels, so that resume is bitwise there too
     compile: bool = False  # torch.compile the model
+    time_limit: float = _number(0.0, "[0, 1e6]", "0 = none")  # minutes from the start to saving and exit code 75
 
 
 @dataclass

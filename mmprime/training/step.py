@@ -48,13 +48,13 @@ class Stepper:
         self.task, self.config, self.train = state.task, state.config, state.config.train
 
     def __call__(self, stop: StopRequest) -> bool:
-        """One step; True if any process was told to stop. Raises NonFiniteLoss, which says where the batch is."""
+        """One step; True if any process is to stop. Raises NonFiniteLoss, which says where the batch is."""
         self.task.modules.train()
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         micros = self.order.own_micro_batches()
         bad = [micro for micro in micros if not self._backward(micro, micro == micros[-1])]
-        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.signal is not None)], device=self.device))
+        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.is_wanted)], device=self.device))
         norms = {name: self._clip(parameters) for name, parameters in self.state.groups.items()}
         if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
             what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"

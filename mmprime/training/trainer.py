@@ -8,8 +8,8 @@ computes depends on the stored state and on (seed, k, m) only.
 
 from __future__ import annotations
 
+import copy
 import json
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +23,7 @@ from mmprime.models.precision import autocast
 
 from . import rng
 from .changes import Change
-from .checkpoint import Checkpoints, Newest, clear_the_way, find_start, non_finite
+from .checkpoint import Checkpoints, Newest, clear_the_way, find_start
 from .config import as_dict
 from .data_order import DataOrder
 from .distributed import World
@@ -31,6 +31,7 @@ from .log import Progress, RunLog, Window, numbers
 from .optim import learning_rate
 from .parallel import Replicated
 from .run_folder import RunFolder, opened
+from .saving import BackgroundSaver, non_finite
 from .schema import Config
 from .signals import StopRequest
 from .state import Position, RunState
@@ -40,10 +41,12 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """How :meth:`Trainer.run` ended. ``signal`` is the number of the signal that stopped it, or None."""
+    """How :meth:`Trainer.run` ended: stopped before its time by a ``signal`` of this number or, where that is None, by
+    ``run.time_limit``; or else at the last step."""
 
     step: int
     metrics: dict[str, float]
+    stopped: bool = False
     signal: int | None = None
 
 
@@ -83,9 +86,11 @@ class Trainer:
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
         self.stepper = Stepper(self.state, self.parallel, self.order, self.world, self.device, self.directory)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
-        self.stop = StopRequest()
+        self.saver, self.saving_world = BackgroundSaver(), World()
+        self.stop = StopRequest(config.run.time_limit)
         self.folder = folder
         self.began = self._resume()
+        self.saved = self.at.step  # the step whose checkpoint stands, or is being written
 
     @property
     def at(self) -> Position:
@@ -114,6 +119,7 @@ class Trainer:
             with self.stop.listening():
                 return self._loop()
         finally:
+            self.saver.close()
             self.progress.close()
             self.log.close()
 
@@ -139,6 +145,7 @@ class Trainer:
             if self._save_due(improved):
                 self.save()
             if self.at.step >= self.train.steps:
+                self.saver.wait()
                 return Outcome(self.at.step, self.at.metrics)
             stopped = self._step()
             self.progress.advance()
@@ -147,12 +154,19 @@ class Trainer:
             elif self.at.step == began + 1:
                 self._tell(self.state.window.means())
             if stopped:
-                path = self.save()
-                self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
-                return Outcome(self.at.step, self.at.metrics, self.stop.signal or signal.SIGTERM)
+                return self._stopped()
+
+    def _stopped(self) -> Outcome:
+        path = self.save()
+        self.saver.wait()
+        why = "" if self.stop.signal else f" after run.time_limit={self.config.run.time_limit:g} minutes"
+        self.progress.say(f"stopped at step {self.at.step}{why}; saved {path}; the same command continues")
+        numbers = [number for number in self.world.gather(self.stop.signal) if number]
+        return Outcome(self.at.step, self.at.metrics, True, max(numbers, default=None))
 
     def _step(self) -> bool:
-        """One optimizer step; True if any process was told to stop."""
+        """One optimizer step; True if any process is to stop."""
+        self.saver.check()
         try:
             return self.stepper(self.stop)
         except NonFiniteLoss as error:
@@ -160,11 +174,14 @@ class Trainer:
 
     def _way_out(self) -> str:
         """Where the next start goes on. A checkpoint that allows no step is set aside if there is another."""
+        self.saver.wait()
+        return self.world.from_main(self._find_way_out)
+
+    def _find_way_out(self) -> str:
         steps, aside = self.checkpoints.steps(), ""
         if len(steps) > 1 and steps[-1] == self.at.step:
             aside = f"the checkpoint of step {steps.pop()} gives it at once, so it is set aside as nonfinite-*; "
-            if self.world.is_main:
-                self.checkpoints.set_aside(self.at.step, "nonfinite")
+            self.checkpoints.set_aside(self.at.step, "nonfinite")
         start = f"the next start goes on from the finite checkpoint of step {steps[-1]}" if steps else "none is saved"
         return f"{aside}{start}: lower train.lr or train.grad_clip in the same command, or look at the batch"
 
@@ -228,20 +245,30 @@ class Trainer:
     # checkpoints
 
     def save(self) -> Path:
-        """Write the checkpoint of the current step (process 0), unless it stands, and return its folder.
+        """Begin to write the checkpoint of the current step, unless it stands, and return its folder.
 
-        Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are not finite.
+        What is written is the state of now; training goes on meanwhile (``saver``). Of weights that all processes hold
+        whole, process 0 writes them. Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are
+        not finite.
         """
         self._merge_windows()
-        path, bad = self.checkpoints.path(self.at.step), []
-        if self.world.is_main and not path.exists():
+        self.saver.wait()
+        step, best, world = self.at.step, self.at.best_step, self.saving_world
+        path, bad, writes = self.checkpoints.path(step), [], self.world.is_main or world.size > 1
+        if step == self.saved:
+            if self.world.is_main:
+                self.checkpoints.note(step, best)
+            return path
+        if writes:
             tensors, values = self.state.collect()
             bad = non_finite(tensors)
-            if not bad:
-                self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
         if self.world.sum(torch.tensor([float(len(bad))], device=self.device))[0] > 0:
             which = f" ({bad[0]} and {len(bad) - 1} others)" if bad else ""
-            raise NonFiniteLoss(f"step {self.at.step}: weights are not finite{which}; not saved; {self._way_out()}")
+            raise NonFiniteLoss(f"step {step}: weights are not finite{which}; not saved; {self._way_out()}")
+        self.saved = step
+        if writes:
+            tensors, values = self.saver.copied(tensors), copy.deepcopy(values)
+            self.saver.start(lambda: self.checkpoints.save(step, tensors, values, best, world))
         return path
 
     def _save_due(self, improved: bool) -> bool:
@@ -249,12 +276,13 @@ class Trainer:
         return self.at.step > 0 and (improved or last or self._due(self.train.save_every))
 
     def _resume(self) -> Newest:
-        newest, lines = find_start(self.checkpoints, self.config.run.resume, self.directory)
+        mode = self.config.run.resume
+        newest, lines = self.world.from_main(lambda: find_start(self.checkpoints, mode, self.directory))
         changes: list[Change] = []
-        if newest.state is not None:
+        if newest.values is not None:
             try:
-                changes = self.state.changes(newest.state[1])
-                self.state.restore(newest.state)
+                changes = self.state.changes(newest.values)
+                self.state.restore((self.checkpoints.tensors(newest.step, self.state.layout), newest.values))
             except (ValueError, KeyError, TypeError) as error:
                 reason = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
                 raise ValueError(f"{self.checkpoints.path(newest.step)}: {reason}") from error

@@ -1,5 +1,7 @@
+import errno
 import json
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
+from mmprime.training import saving
+from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.run_folder import RunBusy, locked
+from mmprime.training.saving import BackgroundSaver
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 
@@ -48,6 +53,53 @@ def test_stop_and_resume_is_bitwise_the_same_run_and_log(tmp_path):
     two = load_file(tmp_path / "b/checkpoints/step_00000012/state.safetensors")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_time_limit_saves_and_says_so_and_the_run_goes_on(tmp_path, capsys):
+    config = small_config(tmp_path / "a")
+    config.run.time_limit = 1e-6  # minutes since this process began
+    for step in (1, 2):
+        outcome = Trainer(LineTask(), config).run()
+        assert (outcome.step, outcome.stopped, outcome.signal) == (step, True, None)
+        assert f"stopped at step {step} after run.time_limit=1e-06 minutes; saved" in capsys.readouterr().out
+    task = LineTask()
+    assert not Trainer(task, small_config(tmp_path / "a")).run().stopped
+    straight, log = run_in_pieces(tmp_path / "b", [])
+    assert all(torch.equal(value, weights(task)[name]) for name, value in weights(straight).items())
+    assert entries(tmp_path / "a") == log
+
+
+def test_a_save_holds_the_state_of_its_step_though_training_goes_on(tmp_path, monkeypatch):
+    """Each save begins to write only when the run asks for the next one, three steps later."""
+    wait, held = BackgroundSaver.wait, []
+
+    def later(saver, write):
+        saver.wait()
+        held.append(threading.Event())
+        saver._under_way = saver._pool.submit(lambda: (held[-1].wait(60), write()))
+
+    monkeypatch.setattr(BackgroundSaver, "start", later)
+    monkeypatch.setattr(BackgroundSaver, "wait", lambda saver: (held and held[-1].set(), wait(saver)))
+    Trainer(LineTask(), small_config(tmp_path / "a", keep_last=9)).run()
+    monkeypatch.undo()
+    Trainer(LineTask(), small_config(tmp_path / "b", keep_last=9)).run()
+    assert len(held) >= 4
+    for step in Checkpoints(tmp_path / "a/checkpoints").steps():
+        one, two = (Checkpoints(tmp_path / run / "checkpoints").tensors(step) for run in "ab")
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), step
+
+
+def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = Trainer(LineTask(), small_config(tmp_path))
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run()
+    assert trainer.at.step < 12
+    assert not Checkpoints(tmp_path / "checkpoints").has_remains()
 
 
 def test_a_kill_between_checkpoints_repeats_the_lost_steps_and_cuts_the_log(tmp_path):
