@@ -151,13 +151,29 @@ def write_shards(root: Path) -> Path:
     return root / "shards"
 
 
-QUICK = ("parts", "parts_of_six", "text_image", "validated", "vq")
-OTHERS = ("toy", "text", "image_by_class", "cosine", "lfq", "fsq")
+QUICK = ("parts", "parts_of_six", "text_image", "validated", "vq", "text_image:fsdp", "validated:fsdp")
+OTHERS = (
+    "toy",
+    "text",
+    "image_by_class",
+    "cosine",
+    "lfq",
+    "fsq",
+    "text:fsdp",
+    "text:hsdp",
+    "image_by_class:fsdp",
+    "toy:fsdp",
+)
 
 
 def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
-    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights."""
-    run = RunConfig(dir=str(directory / name))
+    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights.
+
+    NAME:fsdp and NAME:hsdp share the weights out.
+    """
+    name, _, kind = name.partition(":")
+    sharded = {"fsdp": {"parallel": "fsdp"}, "hsdp": {"parallel": "fsdp", "replicas": 2}}.get(kind, {})
+    run = RunConfig(dir=str(directory / f"{name}{kind}"), **sharded)
     torch.manual_seed(world.rank)
     if name == "parts":
         task, config = PartsTask(), ToyRunConfig(task="line", run=run, train=train_config(lr=0.05))
@@ -167,7 +183,7 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
         task = PoisonedTask(name == "no_logits")
         config = ToyRunConfig(task="line", run=run, train=train_config(save_every=1))
     elif name == "validated":
-        often = train_config(validate_every=3, samples_every=3)
+        often = train_config(validate_every=3, samples_every=3, save_every=3)
         joint = ObjectiveConfig(mixture=OBJECTIVE.mixture)
         sections: dict[str, Any] = {"train": often, "objective": joint, "text_given": 0.5}
         task, config = _diffusion(run, ("text", "image"), None, held_out=90, **sections)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmprime.engine import NonFiniteLogits
 from mmprime.io import whole_file
@@ -23,6 +24,7 @@ from .distributed import World
 from .log import numbers
 from .optim import learning_rate
 from .parallel import Replicated
+from .sharded import Sharded
 from .signals import StopRequest
 from .state import MUON, RunState
 
@@ -37,7 +39,7 @@ class Stepper:
     def __init__(
         self,
         state: RunState,
-        parallel: Replicated,
+        parallel: Replicated | Sharded,
         order: DataOrder,
         world: World,
         device: torch.device,
@@ -98,7 +100,8 @@ class Stepper:
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
         limit = self.train.grad_clip or math.inf
-        return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+        norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _save_batch(self, bad: list[int]) -> Path:
         """The micro-batches at fault, all own ones if only a gradient is."""

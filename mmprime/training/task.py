@@ -62,6 +62,14 @@ class Task(ABC):
         """What ``train.optimizer=muon`` is for."""
         return []
 
+    def layers(self) -> list[nn.Module]:
+        """Parts of `modules` that are computed one after another and may be shared out one by one; none: not at all."""
+        return []
+
+    def unequal_passes(self) -> str:
+        """Why one micro-batch may take more passes through the layers than another; empty: it never does."""
+        return ""
+
     def after_step(self) -> None:  # noqa: B027
         """Called by all processes after each step of the optimizers, e.g. to move a code book."""
 

@@ -29,10 +29,10 @@ from .data_order import DataOrder
 from .distributed import World
 from .log import Progress, RunLog, Window, numbers
 from .optim import learning_rate
-from .parallel import Replicated
 from .run_folder import RunFolder, opened
 from .saving import BackgroundSaver, non_finite
 from .schema import Config
+from .sharded import Sharded, parallelized
 from .signals import StopRequest
 from .state import Position, RunState
 from .step import NonFiniteLoss, Stepper
@@ -81,12 +81,14 @@ class Trainer:
         )
         task.world = self.world
         self.world.broadcast(task.modules)
-        self.parallel = Replicated(task, self.world)
+        self.parallel = parallelized(task, config, self.world, self.device)
         self.state = RunState(task, config)
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
         self.stepper = Stepper(self.state, self.parallel, self.order, self.world, self.device, self.directory)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
         self.saver, self.saving_world = BackgroundSaver(), World()
+        if isinstance(self.parallel, Sharded):
+            self.saving_world = self.world.apart()
         self.stop = StopRequest(config.run.time_limit)
         self.folder = folder
         self.began = self._resume()
@@ -125,18 +127,22 @@ class Trainer:
 
     def export(self, directory: Path) -> None:
         """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
-        if self.world.is_main:
-            origin = {
-                "step": self.at.step,
-                "samples": self.at.step * self.order.samples_per_step,
-                "metrics": self.at.metrics,
-                "fingerprint": self.state.fingerprint(),
-                "config": as_dict(self.config),
-            }
-            with whole_folder(directory) as folder, self._averaged():
-                self.task.export(folder)
-                (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+        with self._averaged():
+            if self.world.is_main:
+                self._export(directory)
         self.world.barrier()
+
+    def _export(self, directory: Path) -> None:
+        origin = {
+            "step": self.at.step,
+            "samples": self.at.step * self.order.samples_per_step,
+            "metrics": self.at.metrics,
+            "fingerprint": self.state.fingerprint(),
+            "config": as_dict(self.config),
+        }
+        with whole_folder(directory) as folder:
+            self.task.export(folder)
+            (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
     def _loop(self) -> Outcome:
         began = self.at.step
@@ -236,8 +242,8 @@ class Trainer:
     def _averaged(self) -> Iterator[None]:
         """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
         tensors, values = rng.capture()
-        self.task.modules.eval()
         with self.parallel.averaged(self.ema), torch.no_grad(), autocast(self.config.run.precision, self.device):
+            self.task.modules.eval()
             yield
         self.task.modules.train()
         rng.restore(tensors, values)

@@ -98,6 +98,14 @@ class DiffusionTask(Task):
         """Of the trunk; embeddings, heads and modulation stay with AdamW."""
         return [p for name, p in self.modules.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
 
+    def layers(self) -> list[nn.Module]:
+        """The blocks of the trunk."""
+        return list(self.modules.blocks)
+
+    def unequal_passes(self) -> str:
+        """Where a kind of objective may get no example of a batch."""
+        return self.objective.unequal_passes(self.config.train.batch)
+
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         batch = self.train.sample(indices.cpu(), generator)
         mode = self.conditions.sample(len(batch), generator)

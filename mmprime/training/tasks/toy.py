@@ -104,6 +104,12 @@ class ToyTask(Task):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.modules.parameters())}
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.modules.blocks)
+
+    def unequal_passes(self) -> str:
+        return self.objective.unequal_passes(self.config.train.batch)
+
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """As many exact draws from the table as there are indices (which states they name does not matter)."""
         nats = self.objective(self.modules, self._rows(self._sample(len(indices), generator)), generator)
