@@ -137,8 +137,9 @@ class DiffusionTask(Task):
             some = examples.at(torch.arange(number * CHUNK, min((number + 1) * CHUNK, len(examples))))
             rows, sizes = self._rows(some), Sizes(text_tokens=some.text_tokens)
             data = ScoredRows(rows.y, rows.cond, sizes)
-            found = estimate(self.modules, self.canvas, data, view, quantity, Effort(seed=seed + number, batch=CHUNK))
-            return found.nats, found.tokens
+            effort = Effort(seed=seed + number, batch=CHUNK)
+            estimated = estimate(self.modules, self.canvas, data, view, quantity, effort)
+            return estimated.nats, estimated.tokens
 
         scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for (name, *_), scored in zip(parts, self.world.share(score, len(parts), "validation")):
