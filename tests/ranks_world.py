@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training_world import LineTask
 
 from mmprime.data import prepare_folder
+from mmprime.engine import NonFiniteLogits
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import distributed
 from mmprime.training.corpus import Corpus
@@ -62,6 +63,25 @@ class PartsTask(LineTask):
         yield "head", ((out - self.y[indices]) ** 2).mean(), {}
 
 
+class PoisonedTask(LineTask):
+    """One group, whose loss the second process cannot compute at step 2."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"head": list(self.modules.parameters())}
+
+    def __init__(self, logits: bool) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Any:
+        out = self.modules["tail"](self.modules["head"](self.x[indices]))
+        if step == 2 and self.world.rank == 1:
+            if self.logits:
+                raise NonFiniteLogits("all logits are -inf")
+            out = out * float("nan")
+        yield "head", ((out - self.y[indices]) ** 2).mean(), {}
+
+
 def train_config(**changes: Any) -> TrainConfig:
     """Six steps of two micro-batches of eight."""
     settings: dict[str, Any] = {
@@ -71,7 +91,7 @@ def train_config(**changes: Any) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})
 
 
-def _corpus(spans: tuple[str, ...], num_classes: int | None) -> Corpus:
+def _corpus(spans: tuple[str, ...], num_classes: int | None, held_out: int) -> Corpus:
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(0, TEXT, (100, 4), generator=generator)
     codes = {"text": text.int(), "image": ((text[:, :1] + torch.arange(9)) % IMAGE).int()}
@@ -80,7 +100,7 @@ def _corpus(spans: tuple[str, ...], num_classes: int | None) -> Corpus:
     lengths: dict[str, Any] = {"text": 4, "image": (3, 3)}
     return Corpus(
         train=Examples({name: codes[name] for name in spans}, labels),
-        validation={},
+        validation={"val": Examples({name: codes[name][-held_out:] for name in spans})} if held_out else {},
         num_codes={name: sizes[name] for name in spans},
         lengths={name: lengths[name] for name in spans},
         num_classes=num_classes,
@@ -89,7 +109,9 @@ def _corpus(spans: tuple[str, ...], num_classes: int | None) -> Corpus:
     )
 
 
-def _diffusion(run: RunConfig, spans: tuple[str, ...], classes: int | None, **sections: Any) -> tuple[Any, Any]:
+def _diffusion(
+    run: RunConfig, spans: tuple[str, ...], classes: int | None, held_out: int = 0, **sections: Any
+) -> tuple[Any, Any]:
     config = DiffusionConfig(
         task="diffusion",
         run=run,
@@ -98,7 +120,7 @@ def _diffusion(run: RunConfig, spans: tuple[str, ...], classes: int | None, **se
         objective=sections.pop("objective", OBJECTIVE),
         conditions=ConditionsConfig(**sections),
     )
-    corpus = _corpus(spans, classes)
+    corpus = _corpus(spans, classes, held_out)
     canvas = build_canvas(corpus, config.model.codec)
     return DiffusionTask(config, corpus, canvas, build_model(canvas, config.model, classes)), config
 
@@ -129,16 +151,42 @@ def write_shards(root: Path) -> Path:
     return root / "shards"
 
 
-QUICK = ("parts", "text_image", "vq")
-OTHERS = ("toy", "text", "image_by_class", "cosine", "lfq", "fsq")
+QUICK = ("parts", "parts_of_six", "text_image", "validated", "vq", "text_image:fsdp", "validated:fsdp")
+OTHERS = (
+    "toy",
+    "text",
+    "image_by_class",
+    "cosine",
+    "lfq",
+    "fsq",
+    "text:fsdp",
+    "text:hsdp",
+    "image_by_class:fsdp",
+    "toy:fsdp",
+)
 
 
 def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
-    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights."""
-    run = RunConfig(dir=str(directory / name))
+    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights.
+
+    NAME:fsdp and NAME:hsdp share the weights out.
+    """
+    name, _, kind = name.partition(":")
+    sharded = {"fsdp": {"parallel": "fsdp"}, "hsdp": {"parallel": "fsdp", "replicas": 2}}.get(kind, {})
+    run = RunConfig(dir=str(directory / f"{name}{kind}"), **sharded)
     torch.manual_seed(world.rank)
     if name == "parts":
         task, config = PartsTask(), ToyRunConfig(task="line", run=run, train=train_config(lr=0.05))
+    elif name == "parts_of_six":
+        task, config = PartsTask(), ToyRunConfig(task="line", run=run, train=train_config(lr=0.05, accumulate=6))
+    elif name in ("nan", "no_logits"):
+        task = PoisonedTask(name == "no_logits")
+        config = ToyRunConfig(task="line", run=run, train=train_config(save_every=1))
+    elif name == "validated":
+        often = train_config(validate_every=3, samples_every=3, save_every=3)
+        joint = ObjectiveConfig(mixture=OBJECTIVE.mixture)
+        sections: dict[str, Any] = {"train": often, "objective": joint, "text_given": 0.5}
+        task, config = _diffusion(run, ("text", "image"), None, held_out=90, **sections)
     elif name == "toy":
         config = ToyRunConfig(
             task="toy", run=run, train=train_config(), toy=ToyConfig(tokens=3, codes=6), objective=OBJECTIVE,

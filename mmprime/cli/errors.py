@@ -5,6 +5,7 @@ code  meaning
 1     a bug, or a loss, gradient or check that is not as it must be
 2     a mistake in what was asked: options, files, data, memory, a device or package that is not there
 3     the disk is full or read-only
+75    a training run came to run.time_limit and has saved: the same command continues
 130   stopped by Ctrl-C (a training run saves first)
 143   stopped by SIGTERM (a training run saves first)
 """
@@ -16,7 +17,7 @@ import tempfile
 import traceback
 from typing import NamedTuple
 
-DONE, BUG, MISTAKE, DISK, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, MISTAKE, DISK, REQUEUE, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 _DISK_WORDS = ("No space left on device", "StorageFull", "Read-only file system", "Disk quota exceeded")
 _MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")

@@ -1,7 +1,8 @@
 """Train what a config describes: mmprime train CONFIG [key=value ...]
 
 The same command continues a run that was stopped. Exit codes: 0 done, 2 a mistake in the config or the data (one
-line), 1 a loss that is not finite, 130 / 143 stopped by Ctrl-C / SIGTERM after saving; all of them: docs/commands.md.
+line), 1 a loss that is not finite, 75 / 130 / 143 stopped by run.time_limit / Ctrl-C / SIGTERM after saving; all of
+them: docs/commands.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import console
+from .errors import REQUEUE
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,8 +67,9 @@ def _train(trainer: Any, config: Any) -> int:
         for line in trainer.task.notices:
             print(line, flush=True)
     outcome = trainer.run()
-    if outcome.signal is not None:
-        return 128 + outcome.signal
+    if outcome.stopped:
+        distributed.stop(trainer.world)
+        return REQUEUE if outcome.signal is None else 128 + outcome.signal
     directory = Path(config.run.dir) / "model"
     trainer.export(directory)
     if main_process:

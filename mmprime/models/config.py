@@ -12,6 +12,7 @@ from .presets import preset
 
 MLPS = ("swiglu", "gelu")
 DIGIT_EMBEDDINGS = ("sum", "concat", "linear")
+CHECKPOINTINGS = ("none", "full", "selective")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class DiTConfig:
     mask_rate: bool = False  # tell the model the share of masked sub-tokens
     guidance_scale: bool = False  # tell the model a guidance scale, cond["guidance"] (B,)
     attention: str = "auto"
-    checkpointing: bool = False
+    checkpointing: str = "none"  # none | full | selective: activations that are computed anew in the backward pass
 
     RUN_SWITCHES = ("attention", "checkpointing")
 
@@ -90,6 +91,8 @@ class DiTConfig:
             raise ValueError(
                 f"unknown digit_embedding {self.digit_embedding!r}; there are {', '.join(DIGIT_EMBEDDINGS)}"
             )
+        if self.checkpointing not in CHECKPOINTINGS:
+            raise ValueError(f"unknown checkpointing {self.checkpointing!r}; there are {', '.join(CHECKPOINTINGS)}")
         names = [self.head, *self.span_heads.values()]
         if unknown := [name for name in names if name not in ("auto", *HEADS)]:
             raise ValueError(f"unknown head {unknown[0]!r}; there are auto, {', '.join(HEADS)}")

@@ -7,11 +7,13 @@ It knows no time: what is masked says it all. Modalities meet in the trunk; each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, DigitQuery, Head, Span
 
@@ -32,6 +34,22 @@ from .layers import (
     take,
 )
 from .rotary import RotaryTables
+
+_ATEN = torch.ops.aten
+_PRODUCTS = [
+    _ATEN.mm.default,
+    _ATEN.addmm.default,
+    _ATEN.bmm.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+]
+_CHECKPOINTING: dict[str, Callable[[], Any] | None] = {
+    "none": None,
+    "full": noop_context_fn,
+    "selective": partial(create_selective_checkpoint_contexts, _PRODUCTS),  # their results are kept
+}
 
 
 class PrimeDiT(nn.Module, BaseDenoiser):
@@ -143,10 +161,10 @@ class PrimeDiT(nn.Module, BaseDenoiser):
     def _trunk(
         self, x: Tensor, table: Tensor, condition: Tensor | None, scopes: Sequence[AttentionScope] | None = None
     ) -> Tensor:
-        backend = self.config.attention
+        backend, kept = self.config.attention, _CHECKPOINTING[self.config.checkpointing]
         for block, scope in zip(self.blocks, scopes or [ALL_TOKENS] * len(self.blocks)):
-            if self.config.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, table, condition, backend, scope, use_reentrant=False)
+            if kept is not None and torch.is_grad_enabled():
+                x = checkpoint(block, x, table, condition, backend, scope, use_reentrant=False, context_fn=kept)
             else:
                 x = block(x, table, condition, backend, scope)
         if self.final is not None and condition is not None:

@@ -1,8 +1,8 @@
 """Checkpoints that survive being killed at any moment; safetensors + JSON, no pickle.
 
-    checkpoints/step_00001000/state.safetensors   tensors
+    checkpoints/step_00001000/*.safetensors       tensors, see ``saving``
                               state.json          {"step", "values"}
-                              manifest.json       size and SHA-256 of the two, written last
+                              manifest.json       size and SHA-256 of the others, written last
     checkpoints.json                              {"newest", "best"}: steps; says that there was a checkpoint
 
 A checkpoint is written under a temporary name, flushed to the disk and renamed, and a step that stands is not written
@@ -14,22 +14,25 @@ of an empty folder, or not at all: a folder that held checkpoints of which none 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmprime.io import remove_folder, sha256, whole_folder, write_text
 
+from .distributed import World
 from .run_folder import RunBusy
+from .saving import read_tensors, write_tensors
 
 PREFIX = "step_"
-DATA, VALUES, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+VALUES, MANIFEST = "state.json", "manifest.json"
 FORMAT = 2
+ALONE = World()
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -38,7 +41,7 @@ class Newest:
     """The newest whole checkpoint, if there is one, and why each newer one cannot be read, by step."""
 
     step: int = 0
-    state: State | None = None
+    values: dict[str, Any] | None = None
     damaged: dict[int, str] = field(default_factory=dict)
 
 
@@ -59,17 +62,33 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.directory / f"{PREFIX}{step:08d}"
 
-    def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], best: int | None = None) -> Path:
-        """Write the checkpoint of ``step``, unless it stands, then :meth:`prune`; returns its folder."""
+    def save(
+        self,
+        step: int,
+        tensors: dict[str, Tensor],
+        values: dict[str, Any],
+        best: int | None = None,
+        world: World = ALONE,
+    ) -> Path:
+        """Write the checkpoint of ``step``, then :meth:`note` it; returns its folder. ``tensors`` lie on the CPU; all
+        processes of ``world`` call this, each with its part."""
         final = self.path(step)
-        if not final.exists():
-            with whole_folder(final) as folder:
-                save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, folder / DATA)
+        with ExitStack() as stack:
+            folder = world.from_main(lambda: stack.enter_context(whole_folder(final, MANIFEST)))
+            write_tensors(folder, tensors, world)
+            if world.is_main:
                 (folder / VALUES).write_text(json.dumps({"step": step, "values": values}), encoding="utf-8")
-                (folder / MANIFEST).write_text(json.dumps(_manifest(folder)), encoding="utf-8")
+            manifest = _manifest(folder, world)
+            if world.is_main:
+                (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        if world.is_main:
+            self.note(step, best)
+        return final
+
+    def note(self, step: int, best: int | None = None) -> None:
+        """Record that the checkpoint of ``step`` stands, and :meth:`prune`."""
         write_text(self.record, json.dumps({"newest": step, "best": best}) + "\n")
         self.prune(best)
-        return final
 
     def prune(self, best: int | None = None) -> None:
         """Delete all checkpoints but the last ``keep_last`` and the one of step ``best``."""
@@ -77,21 +96,26 @@ class Checkpoints:
         for old in sorted(set(steps) - {*steps[-self.keep_last :], best}):
             remove_folder(self.path(old))
 
-    def load(self, step: int) -> State:
-        """(tensors, values) of one checkpoint; raises ValueError if it is torn or of other content than recorded."""
+    def load(self, step: int) -> dict[str, Any]:
+        """The values of one checkpoint; raises ValueError if it is torn or of other content than recorded."""
         folder = self.path(step)
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             actual = _manifest(folder)
             if manifest != actual:
-                odd = [n for n in (DATA, VALUES) if _entry(manifest, n) != actual["files"][n]]
+                names = sorted({*actual["files"], *_files(manifest)})
+                odd = [n for n in names if _files(manifest).get(n) != actual["files"].get(n)]
                 raise ValueError(f"{' and '.join(odd) or MANIFEST} differs from the recorded size or SHA-256")
             content = json.loads((folder / VALUES).read_text(encoding="utf-8"))
             if content["step"] != step:
                 raise ValueError(f"it is the checkpoint of step {content['step']}")
-            return load_file(folder / DATA), content["values"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            return content["values"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"checkpoint {folder} cannot be read: {error}") from error
+
+    def tensors(self, step: int, layout: Callable[[str], Tensor | None] = lambda name: None) -> dict[str, Tensor]:
+        """The tensors of a checkpoint that :meth:`load` found whole; ``layout`` as in ``saving.read_tensors``."""
+        return read_tensors(self.path(step), layout)
 
     def newest(self) -> Newest:
         """The newest checkpoint that is whole."""
@@ -121,14 +145,14 @@ class Checkpoints:
 
 
 def find_start(checkpoints: Checkpoints, mode: str, directory: Path) -> tuple[Newest, list[str]]:
-    """What to go on from (no state: step 0), and lines that say what is odd about it.
+    """What to go on from (no values: step 0), and lines that say what is odd about it.
 
     ``mode`` is ``run.resume``. Raises ValueError where it forbids what stands in ``directory``, and where a run stood
     there of which no checkpoint can be read.
     """
     newest = checkpoints.newest()
     reasons = list(newest.damaged.values())
-    if newest.state is not None:
+    if newest.values is not None:
         if mode == "never":
             raise ValueError(
                 f"run.resume=never, but {directory} holds a run at step {newest.step}; take another run.dir"
@@ -161,19 +185,20 @@ def clear_the_way(checkpoints: Checkpoints, newest: Newest) -> list[str]:
     return [f"set aside as {checkpoints.set_aside(step, 'damaged')}" for step in later]
 
 
-def non_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the floating tensors that hold a NaN or an infinity."""
-    return [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+def _manifest(folder: Path, world: World = ALONE) -> dict[str, Any]:
+    """Sizes and hashes of all other files; processes share them."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+
+    def entry(number: int) -> dict[str, Any]:
+        path = folder / names[number]
+        return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+    return {"format": FORMAT, "files": dict(zip(names, world.share(entry, len(names))))}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    files = {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256(folder / n)} for n in (VALUES, DATA)}
-    return {"format": FORMAT, "files": files}
-
-
-def _entry(manifest: Any, name: str) -> Any:
+def _files(manifest: Any) -> dict[str, Any]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    return files.get(name) if isinstance(files, dict) else None
+    return files if isinstance(files, dict) else {}
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
 """Several processes (torchrun; gloo on CPU, nccl on GPUs) that train as one.
 
-Each process backpropagates its own micro-batches of a step, already divided by the number of all micro-batches; the
-gradients are then *summed*, so every process steps with the gradient of the whole step. All begin with the same
-weights and stay equal. What else a step changes (a code book) is the task's ``after_step`` to make equal.
+All begin with the same weights and stay equal: ``parallel`` gives each the gradient of the whole step. What else a step
+changes (a code book) is the task's ``after_step`` to make equal.
 
 ``run.threads=auto`` takes no more threads than there are idle cores. Threads of one operation wait for the slowest, so
 on a core that others use too each operation takes as long as those others let it: two threads on two shared cores can
@@ -20,19 +19,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmprime.io import bar
+
 CPU = Path("/sys/devices/system/cpu")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
-BUCKET = 2**23  # elements summed in one message: 32 MB of float32
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -41,55 +42,63 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None  # None: the one of torch.distributed
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum the gradients of ``parameters`` over processes, in place.
-
-        One that only some processes have counts as zero elsewhere; one that none has stays None, so that the optimizer
-        passes over it everywhere.
-        """
-        listed = list(parameters)
-        if self.size == 1 or not listed:
-            return
-        present = torch.tensor([float(p.grad is not None) for p in listed], device=listed[0].device)
-        reached = [p for p, count in zip(listed, self.sum(present).tolist()) if count]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
-        for bucket in _buckets(gradients):
-            flat = torch.cat([g.flatten() for g in bucket])
-            dist.all_reduce(flat)
-            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
-                gradient.copy_(part.view_as(gradient))
-        for parameter, gradient in zip(reached, gradients):
-            parameter.grad = gradient
+    def apart(self) -> World:
+        """The same processes with messages of their own on the CPU, for another thread."""
+        if self.size == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo"))  # type: ignore[arg-type]
 
     def broadcast(self, module: nn.Module) -> None:
         """Give every process the weights and buffers of process 0."""
         if self.size > 1:
             for tensor in module.state_dict().values():
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, 0, self.group)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor over processes."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
-    def gather(self, value: Any) -> list[Any]:
-        """A JSON-like ``value`` of every process, in rank order."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+    def gather(self, value: Value) -> list[Value]:
+        """A small ``value`` of every process, in rank order."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, self.group)
         return values
+
+    def from_main(self, work: Callable[[], Value]) -> Value:
+        """What ``work`` gives in process 0, for all; what it raises there is raised by all."""
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, 0, self.group)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def share(self, work: Callable[[int], Value], count: int, what: str = "") -> list[Value]:
+        """``work(0)`` … ``work(count - 1)``, each done by one process, for all; with a bar that says ``what``."""
+        numbers = bar(range(self.rank, count, self.size), what, "batch", self.is_main and bool(what))
+        mine = [work(number) for number in numbers]
+        parts = self.gather(mine)
+        return [parts[number % self.size][number // self.size] for number in range(count)]
 
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -116,17 +125,6 @@ def stop(world: World) -> None:
     if world.size > 1 and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        if bucket and (sum(t.numel() for t in bucket) + tensor.numel() > BUCKET or bucket[0].dtype != tensor.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
 
 
 def choose_threads(wanted: int | str, run_dir: str | Path) -> tuple[int, str]:

@@ -10,6 +10,7 @@ as a bound never comes from here: validation scores under ``objective.masking``.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -119,6 +120,13 @@ class Objective:
         """(B,) nats: the bound of ``objective.learned_steps`` steps, with its gradient in the powers alone."""
         assert self.learned is not None
         return learned_powers_loss(denoiser, self.canvas, rows, self.learned, self.config.learned_steps, generator)
+
+    def unequal_passes(self, batch: int) -> str:
+        """Why some batches of this size take fewer passes than others; empty: none does."""
+        if len(self.pairs) == 1 or batch * float(self.shares.min()) >= 1:
+            return ""
+        least = math.ceil(1 / float(self.shares.min()))
+        return f"train.batch={batch} leaves some of the {len(self.pairs)} objectives without an example; take {least}"
 
     def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":

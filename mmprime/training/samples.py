@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Rows, sampler_of
+from mmprime.engine import MASK_ID, Canvas, Rows, mix, sampler_of
 from mmprime.engine.samplers import sampler_from_words, with_steps
 from mmprime.generation.defaults import default_sampling
 from mmprime.generation.images import save_picture, sheet
@@ -19,10 +20,12 @@ from mmprime.models import PrimeDiT
 from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
 from .config import ConfigError
+from .distributed import World
 from .rng import derive_seed
 from .schema import DiffusionConfig
 
 SCALE = 2  # of a sheet's pictures
+ALONE = World()
 
 
 def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, SamplingConfig]:
@@ -63,23 +66,41 @@ class SampleWriter:
     text: TextTokenizer | None
     image: Path | None  # a tokenizer's folder
 
-    def write(self, model: PrimeDiT, rows: Rows, captions: list[str], stem: Path, seed: int) -> None:
-        """``stem.png`` (or ``.safetensors``) and ``stem.txt``: each span sampled, given the others of `rows`."""
+    def write(
+        self, model: PrimeDiT, rows: Rows, captions: list[str], stem: Path, seed: int, world: World = ALONE
+    ) -> None:
+        """``stem.png`` (or ``.safetensors``) and ``stem.txt``: each span sampled, given the others of `rows`. Processes
+        share the rows; the first of them writes."""
+        drawn = {
+            name: self.sample(model, rows, name, seed, world)
+            for name in ("image", "text")
+            if self.canvas.has(name) and (name == "image" or self.text is not None)
+        }
+        if not world.is_main:
+            return
         stem.parent.mkdir(parents=True, exist_ok=True)
-        if self.canvas.has("image"):
-            self._write_images(self.sample(model, rows, "image", seed), captions, stem)
-        if self.canvas.has("text") and self.text is not None:
-            texts = [self.text.decode(row) for row in self.sample(model, rows, "text", seed).tolist()]
+        if "image" in drawn:
+            self._write_images(drawn["image"], captions, stem)
+        if "text" in drawn and self.text is not None:
+            texts = [self.text.decode(row) for row in drawn["text"].tolist()]
             truth = captions or [""] * len(texts)
             lines = [text + (f"    (truth: {real})" if real else "") for text, real in zip(texts, truth)]
             write_text(stem.with_suffix(".txt"), "\n\n".join(lines) + "\n")
 
-    def sample(self, model: PrimeDiT, rows: Rows, name: str, seed: int) -> Tensor:
+    def sample(self, model: PrimeDiT, rows: Rows, name: str, seed: int, world: World = ALONE) -> Tensor:
         """Codes (n, L), or digits, of a span, with the other spans as they are in `rows`."""
         y = rows.y.masked_fill(self.canvas.mask(name).to(rows.y.device), MASK_ID)
-        config = replace(self.configs[name], seed=derive_seed(seed, "samples", name))
-        sampled = sample_rows(model, self.canvas, y, config, cond=rows.cond)
-        return self.canvas.unpack(sampled.y)[name].cpu()
+        parts = torch.arange(len(y)).split(-(-len(y) // world.size))
+
+        def sample_some(part: int) -> Tensor:
+            some = parts[part]
+            seeds = [mix(derive_seed(seed, "samples", name), number) for number in some.tolist()]
+            cond = rows.cond and {key: value[some.to(value.device)] for key, value in rows.cond.items()}
+            config = replace(self.configs[name], seed=seeds)
+            sampled = sample_rows(model, self.canvas, y[some.to(y.device)], config, cond=cond)
+            return self.canvas.unpack(sampled.y)[name].cpu()
+
+        return torch.cat(world.share(sample_some, len(parts), "samples"))
 
     def _write_images(self, codes: Tensor, captions: list[str], stem: Path) -> None:
         grid = self.canvas.span("image").grid

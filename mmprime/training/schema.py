@@ -47,6 +47,9 @@ class RunConfig:
     precision: str = _choice("auto", "fp32", "bf16")  # auto: bf16 on CUDA, fp32 on CPU
     deterministic: bool = False  # CUDA: deterministic kernels, so that resume is bitwise there too
     compile: bool = False  # torch.compile the model
+    parallel: str = _choice("ddp", "fsdp")  # of several processes: each holds all weights | they are shared out
+    replicas: int = _number(1, "[1, 65536]")  # fsdp: groups of processes that hold all weights among them
+    time_limit: float = _number(0.0, "[0, 1e6]", "0 = none")  # minutes from the start to saving and exit code 75
 
 
 @dataclass
@@ -127,7 +130,8 @@ class ModelConfig:
     dropout: float = _number(0.0, "[0, 1)")
     mask_rate: bool = False  # also tell the model how much is masked
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
-    checkpointing: bool = False  # recompute activations: less memory, more time
+    # activations that are computed anew in the backward pass: all inside a block | all but products and attention
+    checkpointing: str = _choice("none", "full", "selective")
     digit_embedding: str = _choice(
         "sum", "concat", "linear"
     )  # of the digits of a token: their sum | side by side, mixed

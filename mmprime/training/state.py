@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import rng
 from .changes import Change, find_changes, refused
@@ -41,7 +42,8 @@ class RunState:
         check_lr_scale(config.train, self.groups)
         self.optimizers = self._optimizers()
         self.ema = EMA(task.modules, config.train.ema)
-        self._names = {id(p): name for name, p in task.modules.named_parameters()}
+        self._parameters = dict(task.modules.named_parameters())
+        self._names = {id(p): name for name, p in self._parameters.items()}
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW for each group; with train.optimizer=muon the hidden matrices of a group leave it for ``muon/<group>``.
@@ -63,8 +65,9 @@ class RunState:
     def collect(self) -> State:
         """(tensors, JSON values) that :meth:`restore` needs."""
         generators, generator_values = rng.capture()
-        tensors = with_prefix("model", self.task.modules.state_dict())
-        tensors |= with_prefix("ema", self.ema.average) | with_prefix("rng", generators)
+        tensors = with_prefix("model", self.task.modules.state_dict()) | with_prefix("ema", self.ema.average)
+        if self.task.world.is_main:
+            tensors |= with_prefix("rng", generators)
         for name, optimizer in self.optimizers.items():
             tensors |= with_prefix(f"optimizer/{name}", optimizer_tensors(optimizer, self._names))
         values = {
@@ -91,6 +94,12 @@ class RunState:
         best = math.inf if position["best_value"] is None else position["best_value"]
         self.at = Position(**{**position, "best_value": best})
         self.window = Window(values["window"])
+
+    def layout(self, name: str) -> Tensor | None:
+        """The parameter whose weights, average or moments a checkpoint calls ``name``."""
+        kind, *rest = name.split("/")
+        at = {"model": -1, "ema": -1, "optimizer": -2}.get(kind)
+        return None if at is None else self._parameters.get(rest[at])
 
     def changes(self, values: dict[str, Any]) -> list[Change]:
         """What differs from the config and the data of a checkpoint's ``values``.

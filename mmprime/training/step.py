@@ -1,7 +1,7 @@
-"""One step of the optimizers: gradients of this process's micro-batches, summed over processes, clipped, applied.
+"""One step of the optimizers: the gradient of all micro-batches of all processes, clipped and applied.
 
-for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / accumulate  -> gradients
-sum over processes; stop if anything is not finite; clip; AdamW or Muon at lr(k); EMA
+for each own micro-batch m:   loss(indices(k, m); generator(seed, k, m)) / number of own micro-batches  -> gradients
+mean over processes (``parallel``); stop if anything is not finite; clip; AdamW or Muon at lr(k); EMA
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mmprime.engine import NonFiniteLogits
 from mmprime.io import whole_file
@@ -22,6 +23,8 @@ from .data_order import DataOrder
 from .distributed import World
 from .log import numbers
 from .optim import learning_rate
+from .parallel import Replicated
+from .sharded import Sharded
 from .signals import StopRequest
 from .state import MUON, RunState
 
@@ -33,19 +36,27 @@ class NonFiniteLoss(RuntimeError):
 class Stepper:
     """Makes the steps of a run; ``directory`` gets the batch at which a number was not finite."""
 
-    def __init__(self, state: RunState, order: DataOrder, world: World, device: torch.device, directory: Path) -> None:
-        self.state, self.order, self.world, self.device, self.directory = state, order, world, device, directory
+    def __init__(
+        self,
+        state: RunState,
+        parallel: Replicated | Sharded,
+        order: DataOrder,
+        world: World,
+        device: torch.device,
+        directory: Path,
+    ) -> None:
+        self.state, self.parallel, self.order = state, parallel, order
+        self.world, self.device, self.directory = world, device, directory
         self.task, self.config, self.train = state.task, state.config, state.config.train
 
     def __call__(self, stop: StopRequest) -> bool:
-        """One step; True if any process was told to stop. Raises NonFiniteLoss, which says where the batch is."""
+        """One step; True if any process is to stop. Raises NonFiniteLoss, which says where the batch is."""
         self.task.modules.train()
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        bad = [micro for micro in self.order.own_micro_batches() if not self._backward(micro)]
-        for parameters in self.state.groups.values():
-            self.world.sum_gradients(parameters)
-        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.signal is not None)], device=self.device))
+        micros = self.order.own_micro_batches()
+        bad = [micro for micro in micros if not self._backward(micro, micro == micros[-1])]
+        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.is_wanted)], device=self.device))
         norms = {name: self._clip(parameters) for name, parameters in self.state.groups.items()}
         if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
             what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
@@ -62,32 +73,35 @@ class Stepper:
         self.state.at.step += 1
         return bool(stats[1] > 0)
 
-    def _backward(self, micro: int) -> bool:
-        """Gradients of one micro-batch; False if a loss is not finite."""
+    def _backward(self, micro: int, last: bool = True) -> bool:
+        """Gradients of one micro-batch; False if a loss is not finite. All the same each group gets its gradient, for
+        other processes wait for it."""
         seed, step = self.config.run.seed, self.state.at.step
         rng.seed_globals(seed, "global", step, micro)
         generator = rng.generator_for("cpu", seed, "step", step, micro)
         terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
+        finite, left = True, dict.fromkeys(self.state.groups)
         while True:
             try:
                 with autocast(self.config.run.precision, self.device):
                     term = next(terms, None)
             except NonFiniteLogits:
+                for name in left:
+                    self.parallel.backward_nan(name, last)
                 return False
             if term is None:
-                return True
+                return finite
             name, loss, metrics = term
+            left.pop(name, None)
             value = float(loss.detach())
             self.state.window.add({f"loss/{name}": value, **metrics})
-            if not math.isfinite(value):
-                return False
-            groups = self.state.groups
-            inputs = [p for p in groups[name] if p.requires_grad] if len(groups) > 1 else None
-            torch.autograd.backward(loss / self.train.accumulate, inputs=inputs)
+            finite = finite and math.isfinite(value)
+            self.parallel.backward(name, loss / len(self.order.own_micro_batches()), last)
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
         limit = self.train.grad_clip or math.inf
-        return float(nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit))
+        norm = nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], limit)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _save_batch(self, bad: list[int]) -> Path:
         """The micro-batches at fault, all own ones if only a gradient is."""

@@ -8,8 +8,8 @@ computes depends on the stored state and on (seed, k, m) only.
 
 from __future__ import annotations
 
+import copy
 import json
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,14 +23,16 @@ from mmprime.models.precision import autocast
 
 from . import rng
 from .changes import Change
-from .checkpoint import Checkpoints, Newest, clear_the_way, find_start, non_finite
+from .checkpoint import Checkpoints, Newest, clear_the_way, find_start
 from .config import as_dict
 from .data_order import DataOrder
 from .distributed import World
 from .log import Progress, RunLog, Window, numbers
 from .optim import learning_rate
 from .run_folder import RunFolder, opened
+from .saving import BackgroundSaver, non_finite
 from .schema import Config
+from .sharded import Sharded, parallelized
 from .signals import StopRequest
 from .state import Position, RunState
 from .step import NonFiniteLoss, Stepper
@@ -39,10 +41,12 @@ from .task import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """How :meth:`Trainer.run` ended. ``signal`` is the number of the signal that stopped it, or None."""
+    """How :meth:`Trainer.run` ended: stopped before its time by a ``signal`` of this number or, where that is None, by
+    ``run.time_limit``; or else at the last step."""
 
     step: int
     metrics: dict[str, float]
+    stopped: bool = False
     signal: int | None = None
 
 
@@ -76,14 +80,20 @@ class Trainer:
             self.world.size,
             task.streamed,
         )
+        task.world = self.world
         self.world.broadcast(task.modules)
+        self.parallel = parallelized(task, config, self.world, self.device)
         self.state = RunState(task, config)
         self.groups, self.optimizers, self.ema = self.state.groups, self.state.optimizers, self.state.ema
-        self.stepper = Stepper(self.state, self.order, self.world, self.device, self.directory)
+        self.stepper = Stepper(self.state, self.parallel, self.order, self.world, self.device, self.directory)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", self.train.keep_last)
-        self.stop = StopRequest()
+        self.saver, self.saving_world = BackgroundSaver(), World()
+        if isinstance(self.parallel, Sharded):
+            self.saving_world = self.world.apart()
+        self.stop = StopRequest(config.run.time_limit)
         self.folder = folder
         self.began = self._resume()
+        self.saved = self.at.step  # the step whose checkpoint stands, or is being written
 
     @property
     def at(self) -> Position:
@@ -112,23 +122,28 @@ class Trainer:
             with self.stop.listening():
                 return self._loop()
         finally:
+            self.saver.close()
             self.progress.close()
             self.log.close()
 
     def export(self, directory: Path) -> None:
         """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
-        if self.world.is_main:
-            origin = {
-                "step": self.at.step,
-                "samples": self.at.step * self.order.samples_per_step,
-                "metrics": self.at.metrics,
-                "fingerprint": self.state.fingerprint(),
-                "config": as_dict(self.config),
-            }
-            with whole_folder(directory) as folder, self._averaged():
-                (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-                self.task.export(folder)
+        with self._averaged():
+            if self.world.is_main:
+                self._export(directory)
         self.world.barrier()
+
+    def _export(self, directory: Path) -> None:
+        origin = {
+            "step": self.at.step,
+            "samples": self.at.step * self.order.samples_per_step,
+            "metrics": self.at.metrics,
+            "fingerprint": self.state.fingerprint(),
+            "config": as_dict(self.config),
+        }
+        with whole_folder(directory) as folder:
+            (folder / "training.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+            self.task.export(folder)
 
     def _loop(self) -> Outcome:
         began = self.at.step
@@ -137,6 +152,7 @@ class Trainer:
             if self._save_due(improved):
                 self.save()
             if self.at.step >= self.train.steps:
+                self.saver.wait()
                 return Outcome(self.at.step, self.at.metrics)
             stopped = self._step()
             self.progress.advance()
@@ -145,12 +161,19 @@ class Trainer:
             elif self.at.step == began + 1:
                 self._tell(self.state.window.means())
             if stopped:
-                path = self.save()
-                self.progress.say(f"stopped at step {self.at.step}; saved {path}; the same command continues")
-                return Outcome(self.at.step, self.at.metrics, self.stop.signal or signal.SIGTERM)
+                return self._stopped()
+
+    def _stopped(self) -> Outcome:
+        path = self.save()
+        self.saver.wait()
+        why = "" if self.stop.signal else f" after run.time_limit={self.config.run.time_limit:g} minutes"
+        self.progress.say(f"stopped at step {self.at.step}{why}; saved {path}; the same command continues")
+        numbers = [number for number in self.world.gather(self.stop.signal) if number]
+        return Outcome(self.at.step, self.at.metrics, True, max(numbers, default=None))
 
     def _step(self) -> bool:
-        """One optimizer step; True if any process was told to stop."""
+        """One optimizer step; True if any process is to stop."""
+        self.saver.check()
         try:
             return self.stepper(self.stop)
         except NonFiniteLoss as error:
@@ -158,11 +181,14 @@ class Trainer:
 
     def _way_out(self) -> str:
         """Where the next start goes on. A checkpoint that allows no step is set aside if there is another."""
+        self.saver.wait()
+        return self.world.from_main(self._find_way_out)
+
+    def _find_way_out(self) -> str:
         steps, aside = self.checkpoints.steps(), ""
         if len(steps) > 1 and steps[-1] == self.at.step:
             aside = f"the checkpoint of step {steps.pop()} gives it at once, so it is set aside as nonfinite-*; "
-            if self.world.is_main:
-                self.checkpoints.set_aside(self.at.step, "nonfinite")
+            self.checkpoints.set_aside(self.at.step, "nonfinite")
         start = f"the next start goes on from the finite checkpoint of step {steps[-1]}" if steps else "none is saved"
         return f"{aside}{start}: lower train.lr or train.grad_clip in the same command, or look at the batch"
 
@@ -187,16 +213,13 @@ class Trainer:
             self.progress.say(f"step {self.at.step}/{self.train.steps}  {losses}{more}")
 
     def _events(self) -> bool:
-        """Validation and samples of this step, where due, on process 0; True at a new best."""
+        """Validation and samples of this step, where due, by all processes; True at a new best."""
         step, improved = self.at.step, False
-        validate, sample = self._due(self.train.validate_every), step > 0 and self._due(self.train.samples_every)
-        if validate and self.world.is_main:
+        if self._due(self.train.validate_every):
             improved = self._validate()
-        if sample and self.world.is_main:
+        if step > 0 and self._due(self.train.samples_every):
             with self._averaged():
                 self.task.write_samples(self.directory / "samples", step)
-        if validate or sample:
-            self.world.barrier()
         self.at.events_step = step
         return improved
 
@@ -220,8 +243,8 @@ class Trainer:
     def _averaged(self) -> Iterator[None]:
         """Averaged weights, eval mode, no gradients; the global generators are left as they were."""
         tensors, values = rng.capture()
-        self.task.modules.eval()
-        with self.ema.swapped_in(), torch.no_grad(), autocast(self.config.run.precision, self.device):
+        with self.parallel.averaged(self.ema), torch.no_grad(), autocast(self.config.run.precision, self.device):
+            self.task.modules.eval()
             yield
         self.task.modules.train()
         rng.restore(tensors, values)
@@ -229,35 +252,44 @@ class Trainer:
     # checkpoints
 
     def save(self) -> Path:
-        """Write the checkpoint of the current step (process 0), unless it stands, and return its folder.
+        """Begin to write the checkpoint of the current step, unless it stands, and return its folder.
 
-        Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are not finite.
+        What is written is the state of now; training goes on meanwhile (``saver``). Of weights that all processes hold
+        whole, process 0 writes them. Raises NonFiniteLoss, with nothing written, if weights, averages or optimizers are
+        not finite.
         """
         self._merge_windows()
-        path, bad = self.checkpoints.path(self.at.step), []
-        if self.world.is_main and not path.exists():
+        self.saver.wait()
+        step, best, world = self.at.step, self.at.best_step, self.saving_world
+        path, bad, writes = self.checkpoints.path(step), [], self.world.is_main or world.size > 1
+        if step == self.saved:
+            if self.world.is_main:
+                self.checkpoints.note(step, best)
+            return path
+        if writes:
             tensors, values = self.state.collect()
             bad = non_finite(tensors)
-            if not bad:
-                self.checkpoints.save(self.at.step, tensors, values, best=self.at.best_step)
         if self.world.sum(torch.tensor([float(len(bad))], device=self.device))[0] > 0:
             which = f" ({bad[0]} and {len(bad) - 1} others)" if bad else ""
-            raise NonFiniteLoss(f"step {self.at.step}: weights are not finite{which}; not saved; {self._way_out()}")
+            raise NonFiniteLoss(f"step {step}: weights are not finite{which}; not saved; {self._way_out()}")
+        self.saved = step
+        if writes:
+            tensors, values = self.saver.copied(tensors), copy.deepcopy(values)
+            self.saver.start(lambda: self.checkpoints.save(step, tensors, values, best, world))
         return path
 
     def _save_due(self, improved: bool) -> bool:
         last = self.at.step >= self.train.steps
-        due = self.at.step > 0 and (improved or last or self._due(self.train.save_every))
-        flags = self.world.sum(torch.tensor([float(due)], device=self.device))  # only process 0 knows of a new best
-        return bool(flags[0] > 0)
+        return self.at.step > 0 and (improved or last or self._due(self.train.save_every))
 
     def _resume(self) -> Newest:
-        newest, lines = find_start(self.checkpoints, self.config.run.resume, self.directory)
+        mode = self.config.run.resume
+        newest, lines = self.world.from_main(lambda: find_start(self.checkpoints, mode, self.directory))
         changes: list[Change] = []
-        if newest.state is not None:
+        if newest.values is not None:
             try:
-                changes = self.state.changes(newest.state[1])
-                self.state.restore(newest.state)
+                changes = self.state.changes(newest.values)
+                self.state.restore((self.checkpoints.tensors(newest.step, self.state.layout), newest.values))
             except (ValueError, KeyError, TypeError) as error:
                 reason = error if isinstance(error, ValueError) else f"it is of another version ({error!r})"
                 raise ValueError(f"{self.checkpoints.path(newest.step)}: {reason}") from error

@@ -75,9 +75,9 @@ def test_half_precision_storage_halves_the_file(tmp_path: Path) -> None:
 
 def test_switches_of_a_run_are_not_saved(tmp_path: Path) -> None:
     canvas = make_canvas()
-    save_model(tmp_path, make_model(canvas, attention="xformers", checkpointing=True), canvas)
+    save_model(tmp_path, make_model(canvas, attention="xformers", checkpointing="full"), canvas)
     loaded, _, _ = load_model(tmp_path)
-    assert (loaded.config.attention, loaded.config.checkpointing) == ("auto", False)
+    assert (loaded.config.attention, loaded.config.checkpointing) == ("auto", "none")
 
 
 def test_saving_refuses_what_it_could_not_read_back(tmp_path: Path) -> None:

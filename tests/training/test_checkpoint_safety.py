@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
-from mmprime.training import checkpoint
+from mmprime.training import saving
 from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.run_folder import RunBusy, locked
 from mmprime.training.trainer import NonFiniteLoss, Trainer
@@ -46,8 +46,8 @@ def dying(monkeypatch, at):
         done.append("save_file")
         real_save(tensors, path, **options)
 
-    real_save = checkpoint.save_file
-    monkeypatch.setattr(checkpoint, "save_file", save_half)
+    real_save = saving.save_file
+    monkeypatch.setattr(saving, "save_file", save_half)
     return done
 
 
@@ -114,7 +114,8 @@ def test_a_kill_at_any_operation_of_a_save_leaves_the_checkpoint_before_it(tmp_p
         assert not stood.damaged
         assert stood.step in (saved, saved + 1)
         if stood.step:
-            assert (stood.state[1]["n"], float(stood.state[0]["x"][0])) == (stood.step, stood.step)
+            x = Checkpoints(directory, 1).tensors(stood.step)["x"]
+            assert (stood.values["n"], float(x[0])) == (stood.step, stood.step)
         Checkpoints(directory, 1).save(4, {"x": torch.zeros(4)}, {"n": 4})
         assert Checkpoints(directory, 1).steps() == [4]
     assert kills > 20
@@ -146,10 +147,10 @@ def test_no_flipped_bit_passes(tmp_path, name, flips):
         newest = checkpoints.newest()
         if 30 not in newest.damaged:  # only where the manifest reads the same, as with another space or e for E
             assert name == "manifest.json"
-            assert newest.state[1] == {**values, "n": 30}
+            assert newest.values == {**values, "n": 30}
             harmless += 1
             continue
-        assert (newest.step, newest.state[1]["n"]) == (27, 27)
+        assert (newest.step, newest.values["n"]) == (27, 27)
         assert "cannot be read" in newest.damaged[30]
     print(f"{name}: {flips} flips, {flips - harmless} told, {harmless} without effect, 0 passed")
 
@@ -221,7 +222,7 @@ def test_weights_that_became_non_finite_are_never_saved_and_a_lower_rate_is_a_wa
         trainer(0.05).run()
     for step in Checkpoints(tmp_path / "checkpoints").steps():
         stored = load_file(tmp_path / f"checkpoints/step_{step:08d}/state.safetensors")
-        assert not checkpoint.non_finite({n: t for n, t in stored.items() if not n.startswith("rng/")})
+        assert not saving.non_finite({n: t for n, t in stored.items() if not n.startswith("rng/")})
     with pytest.raises(NonFiniteLoss):
         trainer(0.05).run()  # the same again ends the same
     capsys.readouterr()

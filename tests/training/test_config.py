@@ -10,7 +10,8 @@ import pytest
 
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import schema
-from mmprime.training.config import ConfigError, as_yaml, load_config
+from mmprime.training.changes import find_changes
+from mmprime.training.config import ConfigError, as_dict, as_yaml, load_config
 from mmprime.training.tasks.toy import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,3 +268,16 @@ def test_earlier_names_are_read_and_told_once(toy):
     assert load_config(toy, ["objective.masking=nested"]).objective.masking == "nested"
     both = "objective.law is an earlier name of objective.masking, and both are set"
     assert both in refused(toy, "objective.law=nested", "objective.masking=nested")
+
+
+def test_checkpointing_of_earlier_configs_is_read(tmp_path):
+    words = {"true": "full", "false": "none", "selective": "selective"}
+    for given, kept in words.items():
+        assert load_config(ROOT / "configs/toy.yaml", [f"model.checkpointing={given}"]).model.checkpointing == kept
+    with pytest.raises(ConfigError, match=r"model\.checkpointing=some is not one of none, full, selective"):
+        load_config(ROOT / "configs/toy.yaml", ["model.checkpointing=some"])
+    config = load_config(ROOT / "configs/toy.yaml")
+    stored = as_dict(config)
+    stored["model"]["checkpointing"] = False
+    del stored["run"]["parallel"], stored["run"]["time_limit"]
+    assert find_changes(stored, {}, config, {}) == []

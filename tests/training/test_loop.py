@@ -1,5 +1,7 @@
+import errno
 import json
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from training_world import LineTask, small_config, weights
 
+from mmprime.training import saving
+from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.run_folder import RunBusy, locked
+from mmprime.training.saving import BackgroundSaver
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 
@@ -50,6 +55,53 @@ def test_stop_and_resume_is_bitwise_the_same_run_and_log(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_time_limit_saves_and_says_so_and_the_run_goes_on(tmp_path, capsys):
+    config = small_config(tmp_path / "a")
+    config.run.time_limit = 1e-6  # minutes since this process began
+    for step in (1, 2):
+        outcome = Trainer(LineTask(), config).run()
+        assert (outcome.step, outcome.stopped, outcome.signal) == (step, True, None)
+        assert f"stopped at step {step} after run.time_limit=1e-06 minutes; saved" in capsys.readouterr().out
+    task = LineTask()
+    assert not Trainer(task, small_config(tmp_path / "a")).run().stopped
+    straight, log = run_in_pieces(tmp_path / "b", [])
+    assert all(torch.equal(value, weights(task)[name]) for name, value in weights(straight).items())
+    assert entries(tmp_path / "a") == log
+
+
+def test_a_save_holds_the_state_of_its_step_though_training_goes_on(tmp_path, monkeypatch):
+    """Each save begins to write only when the run asks for the next one, three steps later."""
+    wait, held = BackgroundSaver.wait, []
+
+    def later(saver, write):
+        saver.wait()
+        held.append(threading.Event())
+        saver._under_way = saver._pool.submit(lambda: (held[-1].wait(60), write()))
+
+    monkeypatch.setattr(BackgroundSaver, "start", later)
+    monkeypatch.setattr(BackgroundSaver, "wait", lambda saver: (held and held[-1].set(), wait(saver)))
+    Trainer(LineTask(), small_config(tmp_path / "a", keep_last=9)).run()
+    monkeypatch.undo()
+    Trainer(LineTask(), small_config(tmp_path / "b", keep_last=9)).run()
+    assert len(held) >= 4
+    for step in Checkpoints(tmp_path / "a/checkpoints").steps():
+        one, two = (Checkpoints(tmp_path / run / "checkpoints").tensors(step) for run in "ab")
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), step
+
+
+def test_a_save_that_fails_ends_the_run(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = Trainer(LineTask(), small_config(tmp_path))
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run()
+    assert trainer.at.step < 12
+    assert not Checkpoints(tmp_path / "checkpoints").has_remains()
+
+
 def test_a_kill_between_checkpoints_repeats_the_lost_steps_and_cuts_the_log(tmp_path):
     straight, straight_log = run_in_pieces(tmp_path / "a", [])
 
@@ -89,6 +141,28 @@ def test_accumulated_halves_equal_two_processes_share(tmp_path):
     for ours, parameter in zip(total, whole.task.modules.parameters()):
         factor = parameter.grad.norm() / ours.norm()  # the whole step was clipped
         torch.testing.assert_close(parameter.grad, ours * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):
+    class Quiet(LineTask):
+        """Without noise, whose draws depend on the micro-batch."""
+
+        def losses(self, indices, generator, step):
+            out = self.modules["tail"](self.modules["head"](self.x[indices]))
+            yield "head", ((out - self.y[indices]) ** 2).mean(), {}
+            yield "tail", (self.modules["tail"](self.x[indices, :3]) ** 2).mean(), {}
+
+    runs = []
+    for batch, accumulate in ((8, 1), (2, 4)):
+        task = Quiet()
+        Trainer(task, small_config(tmp_path / str(batch), batch=batch, accumulate=accumulate)).run()
+        runs.append((weights(task), entries(tmp_path / str(batch))))
+    for name, value in runs[0][0].items():
+        torch.testing.assert_close(runs[1][0][name], value, rtol=1e-4, atol=1e-5)
+    for large, small in zip(*(log for _, log in runs)):
+        assert large["step"] == small["step"]
+        for name in large.keys() - {"kind", "lr", "samples", "step"}:
+            assert large[name] == pytest.approx(small[name], rel=1e-3), name
 
 
 def test_each_loss_reaches_its_own_group_only(tmp_path):

@@ -133,8 +133,8 @@ def test_a_torn_checkpoint_is_passed_over_and_told(tmp_path, damage):
         folder.mkdir()
     newest = checkpoints.newest()
     assert "step_00000002 cannot be read" in newest.damaged[2]
-    tensors, values = newest.state
-    assert (newest.step, values["n"], float(tensors["x"][0])) == (1, 1, 1.0)
+    x = checkpoints.tensors(newest.step)["x"]
+    assert (newest.step, newest.values["n"], float(x[0])) == (1, 1, 1.0)
 
 
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
@@ -143,7 +143,7 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
     assert checkpoints.newest().step == 1
     assert clear_leftovers(tmp_path) == [tmp_path / ".step_00000002.99.tmp"]
     assert checkpoints.steps() == [1]
-    assert Checkpoints(tmp_path / "nothing").newest().state is None
+    assert Checkpoints(tmp_path / "nothing").newest().values is None
 
 
 def test_the_log_is_cut_back_to_the_resumed_step(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,29 +16,36 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmprime.training.checkpoint import Checkpoints
 from mmprime.training.distributed import World
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def train_by_two(root: Path, names: tuple[str, ...]) -> Path:
-    """``root`` with image ``shards`` and, in ``two``, the named runs by two processes."""
-    ranks_world.write_shards(root)
+def start_two(root: Path, names: tuple[str, ...]) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TESTS / "ranks_world.py"), str(root / "two"), str(root / "shards"), *names]
-    workers = [
-        subprocess.Popen(command, env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": str(rank)})
+    return [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in (0, 1)
     ]
-    try:
-        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+
+
+def train_by_two(root: Path, names: tuple[str, ...]) -> Path:
+    """``root`` with image ``shards`` and, in ``two``, the named runs by two processes."""
+    ranks_world.write_shards(root)
+    for worker in start_two(root, names):
+        _, errors = worker.communicate(timeout=600)
+        assert worker.returncode == 0, errors
     return root
 
 
@@ -51,24 +59,37 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_by_two(tmp_path_factory.mktemp("others"), ranks_world.OTHERS)
 
 
+def folder(name: str) -> str:
+    return name.replace(":", "")
+
+
 def stored(root: Path, name: str) -> dict[str, Tensor]:
-    return load_file(root / "two" / name / "checkpoints/step_00000006/state.safetensors")
+    return Checkpoints(root / "two" / folder(name) / "checkpoints").tensors(6)
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Sums of gradients differ by rounding only: after six steps no weight by more than 2e-5 + 1e-4 of itself."""
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if not key.startswith("rng/"):
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
 def compare_with_one(name: str, root: Path, directory: Path) -> None:
-    """Sums of gradients differ by rounding only: after six steps no weight by more than 2e-5 + 1e-4 of itself."""
-    one = ranks_world.trainer(name, directory, root / "shards", World())
+    """Weights, averages and moments, and what was logged."""
+    alone = name.partition(":")[0]
+    one = ranks_world.trainer(alone, directory, root / "shards", World())
     start = {key: value.clone() for key, value in one.task.modules.state_dict().items()}
     one.run()
-    two, logs = stored(root, name), []
     moved = [key for key, value in one.task.modules.state_dict().items() if not torch.equal(value, start[key])]
     assert len(moved) > len(start) / 3
-    for key, value in one.task.modules.state_dict().items():
-        torch.testing.assert_close(two[f"model/{key}"], value, rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{k}: {m}")
-    for run in (directory / name, root / "two" / name):
+    assert_same(stored(root, name), one.checkpoints.tensors(6))
+    logs = []
+    for run in (directory / alone, root / "two" / folder(name)):
         entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        logs.append([value for entry in entries for key, value in entry.items() if key.startswith("loss/")])
-    assert len(logs[0]) >= 2
+        names = ("loss/", "val/", "grad_norm/")
+        logs.append([value for entry in entries for key, value in entry.items() if key.startswith(names)])
+    assert len(logs[0]) >= 4
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
@@ -78,9 +99,19 @@ def test_two_processes_end_with_the_weights_of_one(name: str, quick: Path, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ranks_world.OTHERS)
+@pytest.mark.parametrize("name", sorted({*ranks_world.OTHERS} - {"text:fsdp"}))
 def test_two_processes_end_with_the_weights_of_one_in_every_task(name: str, others: Path, tmp_path: Path) -> None:
     compare_with_one(name, others, tmp_path)
+
+
+@pytest.mark.slow
+def test_muon_on_shared_out_matrices_differs_by_the_rounding_of_bf16(others: Path) -> None:
+    """It orthogonalizes in bf16, and adds up in another order where a matrix is shared out."""
+    losses = []
+    for run in ("text", "textfsdp"):
+        entries = [json.loads(line) for line in (others / "two" / run / "log.jsonl").read_text().splitlines()]
+        losses.append([entry["loss/model"] for entry in entries])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_parameter_no_process_has_a_gradient_for_is_left_alone(quick: Path) -> None:
@@ -90,3 +121,68 @@ def test_a_parameter_no_process_has_a_gradient_for_is_left_alone(quick: Path) ->
         assert torch.equal(end[f"model/{key}"], begin[key])
     assert not torch.equal(end["model/odd.weight"], begin["odd.weight"])
     assert not any("unused" in key and key.startswith("optimizer") for key in end)
+
+
+@pytest.mark.parametrize("name", ["validated", "validated:fsdp"])
+def test_validation_and_samples_are_shared_and_those_of_one_process(name: str, quick: Path, tmp_path: Path) -> None:
+    ranks_world.trainer("validated", tmp_path, quick / "shards", World()).run()
+    runs = tmp_path / "validated", quick / "two" / folder(name)
+    found = []
+    for run in runs:
+        entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        found.append([entry for entry in entries if entry["kind"] == "validate"])
+    assert [entry["step"] for entry in found[0]] == [0, 3, 6]
+    first = [{name: value for name, value in entries[0].items() if name != "seconds"} for entries in found]
+    assert len(first[0]) > 10
+    assert first[0] == first[1]  # of equal weights: bit for bit
+    one, two = (load_file(run / "samples/step_00000003.safetensors")["codes"] for run in runs)
+    assert len(one) == 16
+    assert torch.equal(one, two)
+
+
+def test_weights_that_are_shared_out_are_stored_by_all_and_continued_by_one(quick: Path, tmp_path: Path) -> None:
+    checkpoints = quick / "two/validatedfsdp/checkpoints"
+    files = {path.name: path for path in checkpoints.glob("step_00000003/*")}
+    shards = [f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)]
+    assert files.keys() == {"manifest.json", "state.json", *shards}
+    sizes = [files[name].stat().st_size for name in shards]
+    assert max(sizes) < 1.5 * min(sizes)
+    shutil.copytree(checkpoints / "step_00000003", tmp_path / "validated/checkpoints/step_00000003")
+    one = ranks_world.trainer("validated", tmp_path, quick / "shards", World())
+    assert one.at.step == 3
+    one.run()
+    assert_same(one.checkpoints.tensors(6), stored(quick, "validated:fsdp"))
+
+
+def test_a_missing_shard_is_told_and_the_checkpoint_before_it_taken(quick: Path, tmp_path: Path) -> None:
+    shutil.copytree(quick / "two/validatedfsdp/checkpoints", tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.newest().step == 6
+    (checkpoints.path(6) / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    newest = checkpoints.newest()
+    assert newest.step == 3
+    assert "shard-00002-model-00001-of-00001.safetensors differs from the recorded" in newest.damaged[6]
+
+
+def test_two_processes_share_out_the_checkpoint_of_one(tmp_path: Path) -> None:
+    one = ranks_world.trainer("validated", tmp_path, tmp_path, World())
+    one.run()
+    begun = "checkpoints/step_00000003"
+    shutil.copytree(tmp_path / "validated" / begun, tmp_path / "two/validatedfsdp" / begun)
+    for worker in start_two(tmp_path, ("validated:fsdp",)):
+        _, errors = worker.communicate(timeout=600)
+        assert worker.returncode == 0, errors
+    log = (tmp_path / "two/validatedfsdp/log.jsonl").read_text().splitlines()
+    assert {json.loads(line)["step"] for line in log} == {6}
+    assert_same(stored(tmp_path, "validated:fsdp"), one.checkpoints.tensors(6))
+
+
+@pytest.mark.parametrize("name", ["nan", "no_logits"])
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(name: str, tmp_path: Path) -> None:
+    errors = []
+    for worker in start_two(tmp_path, (name,)):
+        errors.append(worker.communicate(timeout=600)[1])
+        assert worker.returncode == 1
+    assert "NonFiniteLoss: step 2: gradient (head nan), or the loss of another process, is not finite" in errors[0]
+    assert "NonFiniteLoss: step 2: loss is not finite; batch saved in" in errors[1]
+    assert all("goes on from the finite checkpoint of step 1" in error for error in errors)

@@ -14,7 +14,7 @@ from .scalar import BSQ, FSQ, LFQ
 from .several import GroupedVQ, ResidualVQ
 from .vq import VQ, StoredVQ
 
-__all__ = ["Quantized", "Quantizer", "build_quantizer", "code_usage", "digit_usage", "stored_quantizer"]
+__all__ = ["Quantized", "Quantizer", "build_quantizer", "code_usage", "digit_usage", "stored_quantizer", "usage"]
 
 _KINDS: dict[str, Callable[[ImageTokenizerConfig], Quantizer]] = {
     "vq": VQ, "fsq": FSQ, "lfq": LFQ, "bsq": BSQ, "rvq": ResidualVQ, "gvq": GroupedVQ,
@@ -39,9 +39,13 @@ def stored_quantizer(config: ImageTokenizerConfig) -> Quantizer:
 
 def code_usage(codes: Tensor, num_codes: int) -> tuple[float, float]:
     """(share of codes that occur, perplexity exp(H) of their frequencies) in integer ``codes`` of any shape."""
-    counts = torch.unique(codes.flatten().cpu(), return_counts=True)[1].double()
-    share = counts / counts.sum()
-    return len(share) / num_codes, math.exp(float(-(share * share.log()).sum()))
+    return usage(torch.bincount(codes.flatten().cpu(), minlength=num_codes))
+
+
+def usage(counts: Tensor) -> tuple[float, float]:
+    """(share of codes that occur, perplexity exp(H) of their frequencies), counts (C,): how often each occurs."""
+    share = counts[counts > 0].double() / counts.sum()
+    return len(share) / len(counts), math.exp(float(-(share * share.log()).sum()))
 
 
 def digit_usage(digits: Tensor, radices: Sequence[int]) -> list[tuple[float, float]]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmprime.data.storage import is_remote
 from mmprime.engine import Canvas, Condition, Rows, masking_of
-from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, Sizes, estimate, ratio, uniform_nats
+from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
 from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
 from mmprime.generation.model_folder import TRAINING, ModelCard, describe_data
@@ -60,7 +60,7 @@ class DiffusionTask(Task):
     ) -> None:
         self.config, self.corpus, self.canvas = config, corpus, canvas
         self.device = torch.device(device)
-        self.model = model.to(self.device)
+        self.modules: nn.Module = model.to(self.device)
         if config.run.compile:
             model.compile_blocks()
         if not corpus.validation:
@@ -71,15 +71,15 @@ class DiffusionTask(Task):
         self.train = corpus.train.packed(canvas)
         self.validation = {split: examples.packed(canvas) for split, examples in corpus.validation.items()}
         self.views = evaluation_tasks(canvas)
+        self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, canvas, apart)
-        self.modules: nn.Module = self.model
         if (learned := self.objective.learned) is not None:
-            self.modules = nn.ModuleDict({"model": self.model, "powers": learned.to(self.device)})
+            self.modules = nn.ModuleDict({"model": model, "powers": learned.to(self.device)})
         self.start_steps, self.start = start_objective(config.objective, canvas, config.train.steps, apart)
         tokenizer = config.data.image_tokenizer
         self.samples = SampleWriter(
@@ -98,6 +98,13 @@ class DiffusionTask(Task):
         canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache)
         return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
 
+    @property
+    def model(self) -> PrimeDiT:
+        """The denoiser among the modules."""
+        model = self.modules["model"] if isinstance(self.modules, nn.ModuleDict) else self.modules
+        assert isinstance(model, PrimeDiT)
+        return model
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = self.objective.learned
         groups = {"model": list(self.model.parameters())}
@@ -106,6 +113,16 @@ class DiffusionTask(Task):
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Of the trunk; embeddings, heads and modulation stay with AdamW."""
         return [p for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+
+    def layers(self) -> list[nn.Module]:
+        """The blocks of the trunk."""
+        return list(self.model.blocks)
+
+    def unequal_passes(self) -> str:
+        """Where a kind of objective may get no example of a batch, or powers are learned."""
+        if self.objective.learned is not None:
+            return f"objective.learned_steps={self.config.objective.learned_steps} needs run.parallel=ddp"
+        return self.objective.unequal_passes(self.config.train.batch)
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         batch = self.train.sample(indices.cpu(), generator)
@@ -125,23 +142,36 @@ class DiffusionTask(Task):
 
     def validate(self, generator: torch.Generator) -> dict[str, float]:
         """For each split: the NELBO of each view with its standard error, and for the first view also the
-        token-synchronous NELBO and the joint loss. Nats per token."""
-        metrics: dict[str, float] = {}
-        effort = Effort(seed=int(torch.randint(1 << 62, (), generator=generator)), batch=CHUNK, progress=True)
+        token-synchronous NELBO and the joint loss. Nats per token. Processes share the batches."""
         bound, joint = (Quantity(kind, self.objective.masking) for kind in ("nelbo", "joint_loss"))
         whole = Quantity("nelbo", masking_of("token_synchronous"))
-        for split, examples in self.validation.items():
-            rows = self._rows(examples)
-            data = ScoredRows(rows.y, rows.cond, Sizes(text_tokens=examples.text_tokens))
-            for number, view in enumerate(self.views):
-                wanted = {self._key(view): bound}
-                if number == 0:
-                    wanted |= {"nelbo_token_synchronous": whole, "joint_loss": joint}
-                for key, quantity in wanted.items():
-                    estimated: Estimate = estimate(self.model, self.canvas, data, view, quantity, effort)
-                    value, error = estimated.per_token
-                    metrics[f"{split}/{key}"] = value
-                    metrics[f"{split}/{key}_se"] = float("nan") if error is None else error
+        wanted = [(self._key(view), view, bound) for view in self.views]
+        wanted += [("nelbo_token_synchronous", self.views[0], whole), ("joint_loss", self.views[0], joint)]
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        parts = [
+            (f"{split}/{key}", examples, view, quantity, number)
+            for split, examples in self.validation.items()
+            for key, view, quantity in wanted
+            for number in range(-(-len(examples) // CHUNK))
+        ]
+
+        def score(part: int) -> tuple[Tensor, Tensor]:
+            _, examples, view, quantity, number = parts[part]
+            some = examples.at(torch.arange(number * CHUNK, min((number + 1) * CHUNK, len(examples))))
+            rows, sizes = self._rows(some), Sizes(text_tokens=some.text_tokens)
+            data = ScoredRows(rows.y, rows.cond, sizes)
+            effort = Effort(seed=seed + number, batch=CHUNK)
+            estimated = estimate(self.model, self.canvas, data, view, quantity, effort)
+            return estimated.nats, estimated.tokens
+
+        scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for (name, *_), scored in zip(parts, self.world.share(score, len(parts), "validation")):
+            scores.setdefault(name, []).append(scored)
+        metrics: dict[str, float] = {}
+        for name, batches in scores.items():
+            nats, tokens = (torch.cat(each) for each in zip(*batches))
+            metrics[name], error = ratio(nats, tokens)
+            metrics[f"{name}_se"] = float("nan") if error is None else error
         return metrics
 
     def report(self, metrics: dict[str, float], step: int) -> str:
@@ -169,8 +199,8 @@ class DiffusionTask(Task):
             classes = [*self.corpus.classes, "no class"]
             captions = [classes[label] for label in examples.labels.tolist()]
         stem = directory / f"step_{step:08d}"
-        writer = replace(self.samples, configs=self.sampling())
-        writer.write(self.model, self._rows(examples), captions, stem, config.run.seed)
+        writer, rows = replace(self.samples, configs=self.sampling()), self._rows(examples)
+        writer.write(self.model, rows, captions, stem, config.run.seed, self.world)
 
     def sampling(self) -> dict[str, SamplingConfig]:
         """By span, how to sample: as ``samples`` says, else in the order that is trained on; with learned powers on the

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mmprime.data import ImageDataset, read_index
 from mmprime.generation.images import save_picture, sheet
-from mmprime.io import bar, sha256
+from mmprime.io import sha256
 from mmprime.tokenizers import ImageTokenizer
 from mmprime.tokenizers.config import MAX_CODES
 from mmprime.tokenizers.losses import PatchDiscriminator, PerceptualLoss, hinge_discriminator, hinge_generator
-from mmprime.tokenizers.quantizers import code_usage, digit_usage
+from mmprime.tokenizers.quantizers import usage
 
 from ..config import ConfigError, data_folder, resolve
 from ..corpus import dataset_fingerprint, validation_splits, without_validation
@@ -39,6 +39,7 @@ class TokenizerTask(Task):
     name = "tokenizer"
     modules: nn.ModuleDict
     best_metric = "mse"
+    reaches_all = True
 
     def __init__(self, config: TokenizerRunConfig, device: torch.device | str = "cpu") -> None:
         self.loss, self.device = config.loss, torch.device(device)
@@ -104,22 +105,24 @@ class TokenizerTask(Task):
     def scores(self, images: Tensor) -> dict[str, float]:
         """Reconstruction and code-book numbers of uint8 ``images`` (n, 3, H, W); of tokens that no book holds those of
         a digit, in the mean of the levels."""
-        squared, absolute, digits = [], [], []
-        for part in bar(images.split(_BATCH), "validation", "batch"):
-            pixels = self._pixels(part)
+        parts = images.split(_BATCH)
+
+        def score(part: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+            pixels = self._pixels(parts[part])
             result = self.tokenizer(pixels)
             error = result.reconstruction.clamp(0, 1) - pixels
-            squared.append(error.square().mean((1, 2, 3)))
-            absolute.append(error.abs().mean((1, 2, 3)))
-            digits.append(result.digits)
+            squared, absolute = (e.mean((1, 2, 3)).cpu() for e in (error.square(), error.abs()))
+            return squared, absolute, self._counts(result.digits)
+
+        squared, absolute, counts = zip(*self.world.share(score, len(parts), "validation"))
         mse = torch.cat(squared)
-        use, perplexity = self._usage(torch.cat(digits))
+        use = [usage(torch.stack(levels).sum(0)) for levels in zip(*counts)]
         return {
             "psnr": float(-10 * mse.clamp(min=1e-8).log10().mean()),
             "l1": float(torch.cat(absolute).mean()),
             "mse": float(mse.mean()),
-            "codes_used": use,
-            "code_perplexity": perplexity,
+            "codes_used": sum(share for share, _ in use) / len(use),
+            "code_perplexity": sum(perplexity for _, perplexity in use) / len(use),
         }
 
     def report(self, metrics: dict[str, float], step: int) -> str:
@@ -133,6 +136,8 @@ class TokenizerTask(Task):
 
     def write_samples(self, directory: Path, step: int) -> None:
         """``reconstructions_STEP.png``: validation images (training ones where there are none) above their copies."""
+        if not self.world.is_main:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         splits: list[Tensor | StreamedPictures] = [*self.validation.values()] or [self.images]
         chosen = torch.cat([_spread(images, -(-32 // len(splits))) for images in splits])
@@ -156,13 +161,13 @@ class TokenizerTask(Task):
     def _counted(self) -> str:
         return "codes" if self.tokenizer.num_codes <= MAX_CODES else "digit values"
 
-    def _usage(self, digits: Tensor) -> tuple[float, float]:
-        """(share used, perplexity) of codes, or in the mean of each level's values."""
-        bounds = self.tokenizer.codec().radices
+    def _counts(self, digits: Tensor) -> list[Tensor]:
+        """How often each code occurs; of tokens that no book holds, each value of each level."""
+        codec = self.tokenizer.codec()
         if self.tokenizer.num_codes <= MAX_CODES:
-            return code_usage(self.tokenizer.codec().decode(digits), self.tokenizer.num_codes)
-        shares, perplexities = zip(*digit_usage(digits, bounds))
-        return sum(shares) / len(bounds), sum(perplexities) / len(bounds)
+            return [torch.bincount(codec.decode(digits).flatten(), minlength=codec.num_codes).cpu()]
+        levels = digits.flatten(0, -2).unbind(-1)
+        return [torch.bincount(level, minlength=base).cpu() for level, base in zip(levels, codec.radices)]
 
     def _terms(self, images: Tensor, restored: Tensor, fooling: bool) -> dict[str, Tensor]:
         """Unweighted loss terms by their names in the config; only those with a weight."""

@@ -80,6 +80,7 @@ class ToyTask(Task):
     name = "toy"
     modules: PrimeDiT
     best_metric = "bound"
+    reaches_all = True
 
     def __init__(self, config: ToyRunConfig, device: torch.device | str = "cpu") -> None:
         toy = config.toy
@@ -106,6 +107,12 @@ class ToyTask(Task):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"model": list(self.modules.parameters())}
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.modules.blocks)
+
+    def unequal_passes(self) -> str:
+        return self.objective.unequal_passes(self.config.train.batch)
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """As many exact draws from the table as there are indices (which states they name does not matter)."""
@@ -135,11 +142,13 @@ class ToyTask(Task):
         """Σ_x p(x) · NELBO(x): exact, or estimated with one whole plan for each draw."""
         denoiser = Distinct(self.modules)
         if self._enumerable(masking, steps):
-            total = 0.0
-            for chunk in torch.arange(len(self.table)).split(CHUNK):
-                exact = exact_nelbo(denoiser, self.canvas, self._rows(chunk), steps, masking)
-                total += float(exact.bound.cpu() @ self.table[chunk])
-            return TableMean(total, 0.0)
+            chunks = torch.arange(len(self.table)).split(CHUNK)
+
+            def mean(number: int) -> float:
+                exact = exact_nelbo(denoiser, self.canvas, self._rows(chunks[number]), steps, masking)
+                return float(exact.bound.cpu() @ self.table[chunks[number]])
+
+            return TableMean(sum(self.world.share(mean, len(chunks), "validation")), 0.0)
 
         def score(rows: Rows) -> Tensor:
             order = random_order(self.canvas, masking, len(rows), generator)
@@ -221,6 +230,8 @@ class ToyTask(Task):
 
     def write_samples(self, directory: Path, step: int) -> None:
         """The likeliest states of the table; for a picture also PNGs of the truth and of the model's samples."""
+        if not self.world.is_main:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         top = self.table.topk(min(10, len(self.table)))
         rows = [{"state": self.states[i].tolist(), "p": p} for p, i in zip(top.values.tolist(), top.indices.tolist())]
