@@ -90,8 +90,7 @@ class Objective:
 
     def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":
-            apart, power = self.independent_spans, self.config.mask_power
-            return joint_loss(denoiser, self.canvas, rows, None, generator, masking, apart, power)
+            return joint_loss(denoiser, self.canvas, rows, None, generator, masking, **self.joint)
         steps = self.config.steps if kind == "finite" else None
         return nelbo(denoiser, self.canvas, rows, steps, masking, generator=generator)
 
