@@ -134,7 +134,7 @@ def reveal_nats(
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token by its head.
 
     before (B, N); after (A, B, N): A states that extend `before`. known (B, N) bool: revealed digits on which others of
-    their token may depend, where the head lets them; None for all. hidden (B, L, D): what the denoiser says of `before`,
+    their token may depend, where the head lets them; None for all. hidden (B, L, D): the denoiser's answer to `before`,
     None to call it. Returns (A, B, L), 0 where a token reveals nothing, +inf where the denoiser rules `after` out (or
     `before` already). Raises NonFiniteLogits.
     """
@@ -163,9 +163,7 @@ def reveal_nats(
     return torch.cat(nats, -1)
 
 
-def visible_nats(
-    denoiser: Denoiser, canvas: Canvas, y: Tensor, true: Tensor, asked: Tensor, hidden: Tensor
-) -> Tensor:
+def visible_nats(denoiser: Denoiser, canvas: Canvas, y: Tensor, true: Tensor, asked: Tensor, hidden: Tensor) -> Tensor:
     """-log p of the true value (B, N) of each visible digit `asked` (B, N) at the state y (B, N), summed to (B,) nats.
 
     hidden (B, L, D): what the denoiser says of y. A digit is predicted by `Head.as_if_masked`. Raises NonFiniteLogits.

@@ -253,9 +253,9 @@ class Rollout:
             return
         each, level = (asked | again).nonzero(as_tuple=True)
         index = torch.stack([example[each], token[each], level], -1)
-        units = (of[each, level][:, None] for of in drawn.unit)
+        probs, value = (of[each, level][:, None] for of in drawn.unit)
         position = self.canvas.subtoken_slice(span.name).start + tokens.index[each] * span.codec.num_digits + level
-        out.feature[row[each], position] = self.sampler.describe(*units, index, self.memory)
+        out.feature[row[each], position] = self.sampler.describe(probs, value, index, self.memory)
 
     def _select(self, view: View) -> Reveal:
         """What the sampler selects, of what is masked and visible."""

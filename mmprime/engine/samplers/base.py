@@ -54,10 +54,10 @@ class View:
 
     masked, visible (A, N): free sub-tokens that are masked, and that are visible. candidate (A, L): tokens with
     something masked; unmasked (A, L): free tokens that are wholly visible. feature (A, L, F) float64: what `describe`
-    made of each candidate, 0 elsewhere; (A, N, F) where every digit is described. left, total (A,): units masked now and at the start. step: 1, 2, ... noise:
-    uniforms in (0, 1) from the example's own stream, (A, L) or (A, N) as the sampler says. example (A,):
-    numbers of the rows in the rollout, whose examples may end at different steps. memory: of the rollout, a row for
-    each of its examples, to be changed in place.
+    made of each candidate, 0 elsewhere; (A, N, F) where every digit is described. left, total (A,): units masked now
+    and at the start. step: 1, 2, ... noise: uniforms in (0, 1) from the example's own stream, (A, L) or (A, N) as the
+    sampler says. example (A,): numbers of the rows in the rollout, whose examples may end at different steps. memory:
+    of the rollout, a row for each of its examples, to be changed in place.
     """
 
     step: int
