@@ -65,5 +65,5 @@ def test_a_model_trained_on_wrong_digits_mends_more_of_them(head: str) -> None:
     assert mended(noisy, planned, 4)[0] > mended(plain, planned, 4)[0] + 0.15
     for blind in (Corrector(16, 8.0), ReMDM(16, "cap", 0.5, unit="digit")):  # draw anew whatever comes
         (some, better), (few, worse) = mended(noisy, blind, 11), mended(plain, blind, 11)
-        assert some > few + 0.03
-        assert better > worse + 0.05
+        assert some > few + 0.02
+        assert better > worse + 0.04
