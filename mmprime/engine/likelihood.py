@@ -30,7 +30,9 @@ from .masking import Masking, Reveals, TokenMasking, mask_by_count, masking_of
 from .noise import DigitNoise
 from .order import Order
 from .plan import Plan
+from .rng import generators
 from .rows import Rows
+from .samplers.base import Planned, Start
 
 
 class Nelbo:
@@ -145,6 +147,31 @@ def joint_loss(
     whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
     revised = visible_nats(denoiser, canvas, y_t, rows.y, visible, hidden)
     return _weighed(denoiser, canvas, y_t, whole, rows.cond, known, hidden) + revised
+
+
+def planned_nelbo(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y0: Tensor | Rows,
+    sampler: Planned,
+    given: Tensor | None = None,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Estimates of the bound of sampling by just this planned sampler, (B,) nats: K times one random step of one of its
+    plans of K steps, averaged over `samples`, steps stratified. The rest as `nelbo`."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    rows = Rows.of(canvas, y0, given)
+    offset = _strata(len(rows), 1, generator, rows.y.device)[:, 0]
+    total = torch.zeros(len(rows), dtype=torch.float32, device=rows.y.device)
+    for sample in range(samples):
+        streams = generators(generator, len(rows))
+        plan = sampler.plan(Start(canvas, rows.given.cpu(), rows.absent.cpu(), streams))
+        step = 1 + ((sample + offset) / samples * plan.num_steps).long()
+        rank = plan.rank.to(rows.y.device)
+        total = total + plan.num_steps * _step_nats(denoiser, canvas, rows.y, rank, step, rows.cond)
+    return total / samples
 
 
 def plan_nats(denoiser: Denoiser, canvas: Canvas, y0: Tensor, plan: Plan, cond: Condition | None = None) -> Tensor:
