@@ -137,16 +137,15 @@ def joint_loss(
     y_t = torch.where(masked | rows.absent, MASK_ID, rows.y)
     chains = any(completed(denoiser).head(span).chains for span in canvas.spans)
     known = _any_subset(canvas, rows, generator) if chains and process.any_subset else None
-    if noise is None:
-        whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
-        return _weighed(denoiser, canvas, y_t, whole, rows.cond, known)
-    noise.check(canvas)
-    visible = rows.free & ~masked & noise.reaches(canvas).to(masked.device)
-    y_t = noise.apply(canvas, y_t, visible, generator)
-    hidden = denoiser(y_t, canvas, rows.cond)
+    visible, hidden = torch.zeros_like(masked), None
+    if noise is not None:
+        noise.check(canvas)
+        visible = rows.free & ~masked & noise.reaches(canvas).to(masked.device)
+        y_t = noise.apply(canvas, y_t, visible, generator)
+        hidden = denoiser(y_t, canvas, rows.cond)
     whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
-    revised = visible_nats(denoiser, canvas, y_t, rows.y, visible, hidden)
-    return _weighed(denoiser, canvas, y_t, whole, rows.cond, known, hidden) + revised
+    loss = _weighed(denoiser, canvas, y_t, whole, rows.cond, known, hidden)
+    return loss if hidden is None else loss + visible_nats(denoiser, canvas, y_t, rows.y, visible, hidden)
 
 
 def planned_nelbo(
