@@ -130,11 +130,12 @@ def write_shards(root: Path) -> Path:
 
 
 QUICK = ("parts", "text_image", "vq")
+BOOKS = ("rvq", "gvq")
 OTHERS = ("toy", "text", "image_by_class", "cosine", "lfq", "fsq")
 
 
 def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
-    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights."""
+    """The Trainer of a run named above; all processes but the first begin with other weights."""
     run = RunConfig(dir=str(directory / name))
     torch.manual_seed(world.rank)
     if name == "parts":
@@ -156,6 +157,8 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
         kinds: dict[str, dict[str, Any]] = {
             "vq": {}, "cosine": {"cosine": True}, "lfq": {"quantizer": "lfq"},
             "fsq": {"quantizer": "fsq", "levels": [8, 4]},
+            "rvq": {"quantizer": "rvq", "levels": [8, 4, 8], "num_codes": 256},
+            "gvq": {"quantizer": "gvq", "levels": [8, 16], "num_codes": 128},
         }  # fmt: skip
         task, config = _tokenizer(run, shards, **kinds[name])
     return Trainer(task, config, world)
