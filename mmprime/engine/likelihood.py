@@ -157,8 +157,11 @@ def planned_nelbo(
     samples: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Estimates of the bound of sampling by just this planned sampler, (B,) nats: K times one random step of one of its
-    plans of K steps, averaged over `samples`, steps stratified. The rest as `nelbo`."""
+    """Estimates of the bound of sampling by just this planned sampler, (B,) nats, from one step of one of its plans.
+
+    A step that reveals c of the n sub-tokens is drawn with chance c/n (stratified) and its nats count n/c times. The
+    rest as `nelbo`.
+    """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     rows = Rows.of(canvas, y0, given)
@@ -167,9 +170,12 @@ def planned_nelbo(
     for sample in range(samples):
         streams = generators(generator, len(rows))
         plan = sampler.plan(Start(canvas, rows.given.cpu(), rows.absent.cpu(), streams))
-        step = 1 + ((sample + offset) / samples * plan.num_steps).long()
         rank = plan.rank.to(rows.y.device)
-        total = total + plan.num_steps * _step_nats(denoiser, canvas, rows.y, rank, step, rows.cond)
+        last = rank.sort(-1, descending=True).values  # what is given or absent comes after the free ones
+        count = (rank > 0).sum(-1)
+        step = last.gather(1, ((sample + offset) / samples * count).long()[:, None])[:, 0]
+        share = (rank == step[:, None]).sum(-1)
+        total = total + count / share * _step_nats(denoiser, canvas, rows.y, rank, step, rows.cond)
     return total / samples
 
 
