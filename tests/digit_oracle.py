@@ -13,7 +13,7 @@ import oracle
 import torch
 from torch import Tensor
 
-from mmprime.engine import BaseDenoiser, Canvas, Codec, DigitQuery, Head, Span
+from mmprime.engine import MASK_ID, BaseDenoiser, Canvas, Codec, DigitQuery, Head, Span
 
 
 def product_world(length: int = 2, radices: tuple[int, ...] = (2, 3), seed: int = 3) -> oracle.World:
@@ -80,6 +80,19 @@ def code_chances(
                 chance *= float(model.chances(y, token, known, level, power)[digits[level]])
         out.append(chance)
     return out
+
+
+def digit_chance(model: DigitTable, y: tuple[int, ...], n: int, code: tuple[int, ...]) -> float:
+    """p of one digit of a token: of its value in y, the token's other digits known as they are; or, where it is masked,
+    of its value in the code that is drawn for the token."""
+    levels = model.codec.num_digits
+    token, level = divmod(n, levels)
+    own = y[token * levels : (token + 1) * levels]
+    if own[level] >= 0:
+        known = tuple(MASK_ID if j == level else digit for j, digit in enumerate(own))
+        return float(model.chances(y, token, known, level)[own[level]])
+    known = _known(model, own, code, level, set(range(levels)))
+    return float(model.chances(y, token, known, level)[code[level]])
 
 
 def _known(

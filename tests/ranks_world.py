@@ -152,6 +152,7 @@ def write_shards(root: Path) -> Path:
 
 
 QUICK = ("parts", "parts_of_six", "text_image", "validated", "vq", "text_image:fsdp", "validated:fsdp")
+BOOKS = ("rvq", "gvq")
 OTHERS = (
     "toy",
     "text",
@@ -167,7 +168,7 @@ OTHERS = (
 
 
 def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
-    """The Trainer of one of ``QUICK`` or ``OTHERS``; all processes but the first begin with other weights.
+    """The Trainer of a run named above; all processes but the first begin with other weights.
 
     NAME:fsdp and NAME:hsdp share the weights out.
     """
@@ -204,6 +205,8 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
         kinds: dict[str, dict[str, Any]] = {
             "vq": {}, "cosine": {"cosine": True}, "lfq": {"quantizer": "lfq"},
             "fsq": {"quantizer": "fsq", "levels": [8, 4]},
+            "rvq": {"quantizer": "rvq", "levels": [8, 4, 8], "num_codes": 256},
+            "gvq": {"quantizer": "gvq", "levels": [8, 16], "num_codes": 128},
         }  # fmt: skip
         task, config = _tokenizer(run, shards, **kinds[name])
     return Trainer(task, config, world)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 POSITIONS = {0: (0, 1), 1: (2, 3)}
+DIGITS = {n: (n,) for n in range(4)}
+Parts = dict[int, tuple[int, ...]]
 State = tuple[int, ...]
 Move = tuple[float, frozenset[int], frozenset[int], Any]  # chance, revealed, masked again, memory
 
@@ -167,8 +169,8 @@ def mixture(share: float, steps: int) -> Rule:
     return rule
 
 
-def remdm(kind: str, eta: float, steps: int, hold: float = 0.1) -> Rule:
-    """Memory: how sure each unmasked token was when it was drawn."""
+def remdm(kind: str, eta: float, steps: int, hold: float = 0.1, parts: Parts = POSITIONS) -> Rule:
+    """Memory: how sure each unmasked part was when it was drawn, as long as it matters."""
 
     def alpha(step: int) -> float:
         s = step / steps
@@ -179,8 +181,9 @@ def remdm(kind: str, eta: float, steps: int, hold: float = 0.1) -> Rule:
     def rule(step: int, y: State, tokens: dict[int, Token], memory: Any) -> Iterator[Move]:
         was, low, high = dict(memory or ()), alpha(step - 1), alpha(step)
         limit = min(1.0, (1 - high) / low) if low > 0 else 0.0
-        unmasked = [t for t in POSITIONS if t not in tokens]
-        weights = {t: math.exp(-was[t]) for t in unmasked}
+        masked = {t for t in parts if y[parts[t][0]] < 0}
+        unmasked = [t for t in parts if t not in masked]
+        weights = {t: math.exp(-was.get(t, 0.0)) for t in unmasked}
         sigma = {
             t: {"cap": min(eta, limit), "conf": limit * weights[t] / sum(weights.values())}.get(kind, eta * limit)
             for t in unmasked
@@ -191,30 +194,31 @@ def remdm(kind: str, eta: float, steps: int, hold: float = 0.1) -> Rule:
             else {"cap": min(eta, limit)}.get(kind, eta * limit)
         )
         reveal = 1.0 if step == steps else (high - (1 - mean) * low) / (1 - low)
-        for flips in itertools.product((False, True), repeat=2):
+        for flips in itertools.product((False, True), repeat=len(parts)):
             chance = math.prod(
-                (p if flip else 1 - p) for t, flip in enumerate(flips) for p in [reveal if t in tokens else sigma[t]]
+                (p if flip else 1 - p) for t, flip in enumerate(flips) for p in [reveal if t in masked else sigma[t]]
             )
             if chance > 0:
-                moved = [t for t in POSITIONS if flips[t]]
-                new = {**was, **{t: round(tokens[t].sure, 12) for t in moved if t in tokens}}
+                moved = {t for t in parts if flips[t]}
+                new = {t: was[t] for t in unmasked if t not in moved and t in was}
+                new |= {t: round(tokens[t].sure, 12) for t in moved & masked}
                 yield (
                     chance,
-                    frozenset(n for t in moved if t in tokens for n in POSITIONS[t]),
-                    frozenset(n for t in moved if t not in tokens for n in POSITIONS[t]),
-                    tuple(new.items()),
+                    frozenset(n for t in moved & masked for n in parts[t]),
+                    frozenset(n for t in moved - masked for n in parts[t]),
+                    tuple(sorted(new.items())) if kind == "conf" and step < steps - 1 else None,
                 )
 
     return rule
 
 
-def path_planning(eta: float, steps: int) -> Rule:
+def path_planning(eta: float, steps: int, parts: Parts = POSITIONS) -> Rule:
     def rule(step: int, y: State, tokens: dict[int, Token], memory: Any) -> Iterator[Move]:
-        masked = {t for t in POSITIONS if y[2 * t] < 0}
-        score = {t: math.log(tokens[t].sure) * (1 if t in masked else eta) for t in POSITIONS}
-        kept = sorted(POSITIONS, key=lambda t: (-score[t], t))[: 2 * step // steps]
+        masked = {t for t in parts if y[parts[t][0]] < 0}
+        score = {t: math.log(tokens[t].sure) * (1 if t in masked else eta) for t in parts}
+        kept = sorted(parts, key=lambda t: (-score[t], t))[: len(parts) * step // steps]
         reveal = masked if step >= steps else masked & set(kept)
-        remask = set() if step >= steps else set(POSITIONS) - masked - set(kept)
-        yield 1.0, *(frozenset(n for t in part for n in POSITIONS[t]) for part in (reveal, remask)), None
+        remask = set() if step >= steps else set(parts) - masked - set(kept)
+        yield 1.0, *(frozenset(n for t in part for n in parts[t]) for part in (reveal, remask)), None
 
     return rule

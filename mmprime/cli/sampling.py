@@ -24,11 +24,13 @@ class _Renamed(argparse.Action):
         parser.error(f"{self.option_strings[0]} is called --sampler")
 
 
-def add_sampler(parser: Any) -> None:
+def add_sampler(
+    parser: Any, use: str = f"order of revealing and its options; --sampler list prints them all ({OF_MODEL})"
+) -> None:
     """--sampler NAME [key=value ...]; read it with `sampler`."""
     parser.add_argument(
         "--sampler", nargs="+", metavar=("NAME", "key=value"),
-        help=f"order of revealing and its options; --sampler list prints them all ({OF_MODEL})",
+        help=use,
     )  # fmt: skip
     parser.add_argument(f"--{FORMER_NAME}", nargs="*", action=_Renamed, help=argparse.SUPPRESS)
 

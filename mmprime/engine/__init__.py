@@ -11,8 +11,9 @@ from .guidance import Guidance, Guided
 from .heads import HEADS, ChainHead, DigitQuery, FactoredHead, Head, NonFiniteLogits, SoftmaxHead, head_of
 from .heads.softmax import log_mass
 from .learned_powers import learned_powers_loss
-from .likelihood import joint_loss, nelbo, plan_nats
+from .likelihood import joint_loss, nelbo, plan_nats, planned_nelbo
 from .masking import MASKINGS, Masking, corrupt, masking_of, partial_states, transition_matrix
+from .noise import DigitNoise
 from .order import Order, halton_order
 from .particles import Steering, steer
 from .plan import ABSENT, Plan, random_order
@@ -26,10 +27,11 @@ from .tilting import CodeScores, Scorer, Tilted
 
 __all__ = [
     "ABSENT", "HEADS", "MASKINGS", "MASK_ID", "SAMPLERS", "AlphaValue", "BaseDenoiser", "Canvas", "ChainHead",
-    "CodeScores", "Codec", "Condition", "Denoiser", "DigitQuery", "ExactLikelihood", "FactoredHead", "Guidance",
-    "Guided", "Head", "LearnedPowers", "Masking", "NonFiniteLogits", "Order", "Plan", "Region", "Rollout", "Rows",
-    "Sample", "Sampler", "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted", "Trace", "Wrapper",
-    "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of", "halton_order", "head_of",
-    "joint_loss", "learned_powers_loss", "log_mass", "masking_of", "mix", "nelbo", "partial_states", "plan_nats",
-    "random_order", "sample", "sampler_of", "seeded", "steer", "stream", "transition_matrix",
+    "CodeScores", "Codec", "Condition", "Denoiser", "DigitNoise", "DigitQuery", "ExactLikelihood", "FactoredHead",
+    "Guidance", "Guided", "Head", "LearnedPowers", "Masking", "NonFiniteLogits", "Order", "Plan", "Region",
+    "Rollout", "Rows", "Sample", "Sampler", "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted",
+    "Trace", "Wrapper", "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of",
+    "halton_order", "head_of", "joint_loss", "learned_powers_loss", "log_mass", "masking_of", "mix", "nelbo",
+    "partial_states", "plan_nats", "planned_nelbo", "random_order", "sample", "sampler_of", "seeded", "steer",
+    "stream", "transition_matrix",
 ]  # fmt: skip

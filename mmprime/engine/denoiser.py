@@ -7,7 +7,7 @@ memory does not grow with L·C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -135,16 +135,18 @@ def reveal_nats(
     after: Tensor,
     cond: Condition | None = None,
     known: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """-log p(after | before) of each token, in nats, tokens independent given `before`, digits of a token by its head.
 
     before (B, N); after (A, B, N): A states that extend `before`. known (B, N) bool: revealed digits on which others of
-    their token may depend, where the head lets them; None for all. Returns (A, B, L), 0 where a token reveals nothing,
-    +inf where the denoiser rules `after` out (or `before` already). One call of the denoiser. Raises NonFiniteLogits.
+    their token may depend, where the head lets them; None for all. hidden (B, L, D): the denoiser's answer to `before`,
+    None to call it. Returns (A, B, L), 0 where a token reveals nothing, +inf where the denoiser rules `after` out (or
+    `before` already). Raises NonFiniteLogits.
     """
     canvas.check(before)
     network = completed(denoiser)
-    hidden = network(before, canvas, cond)
+    hidden = network(before, canvas, cond) if hidden is None else hidden
     nats: list[Tensor] = []
     for span in canvas.spans:
         visible, aim = canvas.view(before, span.name), canvas.view(after, span.name)
@@ -167,6 +169,34 @@ def reveal_nats(
     return torch.cat(nats, -1)
 
 
+def visible_nats(denoiser: Denoiser, canvas: Canvas, y: Tensor, true: Tensor, asked: Tensor, hidden: Tensor) -> Tensor:
+    """-log p of the true value (B, N) of each visible digit `asked` (B, N) at the state y (B, N), summed to (B,) nats.
+
+    hidden (B, L, D): what the denoiser says of y. A digit is predicted by `Head.as_if_masked`. Raises NonFiniteLogits.
+    """
+    network, total = completed(denoiser), hidden.new_zeros(len(y), dtype=torch.float32)
+    for span in canvas.spans:
+        digits, aim, wanted = (canvas.view(each, span.name) for each in (y, true, asked))
+        batch, token = wanted.any(-1).nonzero(as_tuple=True)
+        for part in chunks(len(batch), network.head(span).size(span)):
+            b, i = batch[part], token[part]
+            tokens = Tokens(span, hidden[b, canvas.token_slice(span.name).start + i], digits[b, i], i)
+            total = total.index_add(0, b, _chunk_visible(network, tokens, aim[b, i], wanted[b, i]).to(total.dtype))
+    return total
+
+
+def _chunk_visible(network: BaseDenoiser, tokens: Tokens, true: Tensor, asked: Tensor) -> Tensor:
+    """(m,) nats of one chunk, stored or not as those of `_chunk_nats`."""
+    head = network.head(tokens.span)
+
+    def compute(hidden: Tensor) -> Tensor:
+        log_p = head.as_if_masked(network, replace(tokens, hidden=hidden), asked)
+        nats = -log_p.gather(1, true[asked][:, None])[:, 0]
+        return nats.new_zeros(len(tokens)).index_add(0, asked.nonzero()[:, 0], nats)
+
+    return _stored(compute, tokens, head)
+
+
 def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
@@ -178,6 +208,10 @@ def _chunk_nats(network: BaseDenoiser, tokens: Tokens, aim: Tensor, known: Tenso
     def compute(hidden: Tensor) -> Tensor:
         return head.nats(network, replace(tokens, hidden=hidden), aim, known)
 
+    return _stored(compute, tokens, head)
+
+
+def _stored(compute: Callable[[Tensor], Tensor], tokens: Tokens, head: Head) -> Tensor:
     if torch.is_grad_enabled() and len(tokens) * head.size(tokens.span) >= _CHUNK_ELEMENTS // 2:
         return checkpoint(compute, tokens.hidden, use_reentrant=False)
     return compute(tokens.hidden)

@@ -16,18 +16,23 @@ arXiv 2502.09992 (count estimator).
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .canvas import Canvas
 from .codec import MASK_ID
-from .denoiser import Condition, Denoiser, completed, digits_apart, reveal_nats
+from .denoiser import Condition, Denoiser, completed, digits_apart, reveal_nats, visible_nats
 from .exact import exact_nelbo
 from .masking import Masking, Reveals, TokenMasking, mask_by_count, masking_of
+from .noise import DigitNoise
 from .order import Order
 from .plan import Plan
-from .rng import strata
+from .rng import generators, strata
 from .rows import Rows
+from .samplers.base import Planned, Start
 
 
 class Nelbo:
@@ -84,6 +89,22 @@ class Nelbo:
 nelbo = Nelbo()
 
 
+class JointOptions(TypedDict, total=False):
+    """Options of the joint loss: of its states, and what it counts beside masked digits.
+
+    independent_spans: each span is masked by a time of its own, as for models that must also see one modality whole
+    while the other is still masked. mask_power p masks the share 1 - (1 - u)^p, u uniform: p > 1 trains more on nearly
+    masked states, where a condition matters most; the optimum is the same for every p, since what is masked never
+    depends on the data. noise: some visible digits that are not given are wrong, and the loss also counts -log p of the
+    true value of each that may be, replaced or not, once: counted at the replaced alone, the optimum would hold every
+    visible value to be wrong.
+    """
+
+    independent_spans: bool
+    mask_power: float
+    noise: DigitNoise | None
+
+
 def joint_loss(
     denoiser: Denoiser,
     canvas: Canvas,
@@ -91,35 +112,71 @@ def joint_loss(
     given: Tensor | None = None,
     generator: torch.Generator | None = None,
     masking: str | Masking = "independent",
-    independent_spans: bool = False,
-    mask_power: float = 1.0,
+    **options: Unpack[JointOptions],
 ) -> Tensor:
     """The joint training loss (B,): Σ over tokens with something masked of (n/m) · -log p(all its masked digits | y_t).
 
-    Not a bound for S > 1. independent_spans masks each span by a time of its own, as for models that must also see
-    one modality whole while the other is still masked. mask_power p masks the share 1 - (1 - u)^p, u uniform: p > 1
-    trains more on nearly masked states, where a condition matters most; the optimum is the same for every p, since
-    what is masked never depends on the data. Of the masking's schedule only the order of reveals matters: the m
-    sub-tokens that it reveals last are masked, and a token weighs n/m (any positive weight is proper; w(t) would have
-    infinite variance). A head that chains digits is trained on all the sets of known digits it may meet: where the
+    Not a bound for S > 1, and none for any S with noise. Of the masking's schedule only the order of reveals matters:
+    the m sub-tokens that it reveals last are masked, and a token weighs n/m (any positive weight is proper; w(t) would
+    have infinite variance). A head that chains digits is trained on all the sets of known digits it may meet: where the
     masking reveals any subset, a digit sees each earlier masked one with a chance of its token, 0 for half of them and
-    uniform for the others; else all. Raises ValueError on a mask_power <= 0, and as `nelbo`.
+    uniform for the others; else all. options: see `JointOptions`. Raises ValueError on a mask_power <= 0, noise that
+    does not fit the canvas, and as `nelbo`.
     """
+    mask_power, noise = options.get("mask_power", 1.0), options.get("noise")
     if not mask_power > 0:
         raise ValueError(f"mask_power must be > 0, got {mask_power}")
     rows, process = Rows.of(canvas, y0, given), masking_of(masking)
     process.check(canvas)
-    groups = [canvas.mask(s.name) for s in canvas.spans] if independent_spans else [canvas.mask()]
+    groups = [canvas.mask(s.name) for s in canvas.spans] if options.get("independent_spans") else [canvas.mask()]
     order = _random_order(canvas, rows, process, generator)
     if process.schedule is not None:
         order = order.in_time(process.schedule)
     share = 1 - (1 - strata(len(rows), len(groups), generator, rows.y.device)) ** mask_power
     masked, weight = mask_by_count(order, share, groups)
     y_t = torch.where(masked | rows.absent, MASK_ID, rows.y)
-    whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
     chains = any(completed(denoiser).head(span).chains for span in canvas.spans)
     known = _any_subset(canvas, rows, generator) if chains and process.any_subset else None
-    return _weighed(denoiser, canvas, y_t, whole, rows.cond, known)
+    visible, hidden = torch.zeros_like(masked), None
+    if noise is not None:
+        noise.check(canvas)
+        visible = rows.free & ~masked & noise.reaches(canvas).to(masked.device)
+        y_t = noise.apply(canvas, y_t, visible, generator)
+        hidden = denoiser(y_t, canvas, rows.cond)
+    whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
+    loss = _weighed(denoiser, canvas, y_t, whole, rows.cond, known, hidden)
+    return loss if hidden is None else loss + visible_nats(denoiser, canvas, y_t, rows.y, visible, hidden)
+
+
+def planned_nelbo(
+    denoiser: Denoiser,
+    canvas: Canvas,
+    y0: Tensor | Rows,
+    sampler: Planned,
+    given: Tensor | None = None,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Estimates of the bound of sampling by just this planned sampler, (B,) nats, from one step of one of its plans.
+
+    A step that reveals c of the n sub-tokens is drawn with chance c/n (stratified) and its nats count n/c times. The
+    rest as `nelbo`.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    rows = Rows.of(canvas, y0, given)
+    offset = strata(len(rows), 1, generator, rows.y.device)[:, 0]
+    total = torch.zeros(len(rows), dtype=torch.float32, device=rows.y.device)
+    for sample in range(samples):
+        streams = generators(generator, len(rows))
+        plan = sampler.plan(Start(canvas, rows.given.cpu(), rows.absent.cpu(), streams))
+        rank = plan.rank.to(rows.y.device)
+        last = rank.sort(-1, descending=True).values  # what is given or absent comes after the free ones
+        count = (rank > 0).sum(-1)
+        step = last.gather(1, ((sample + offset) / samples * count).long()[:, None])[:, 0]
+        share = (rank == step[:, None]).sum(-1)
+        total = total + count / share * _step_nats(denoiser, canvas, rows.y, rank, step, rows.cond)
+    return total / samples
 
 
 def plan_nats(denoiser: Denoiser, canvas: Canvas, y0: Tensor, plan: Plan, cond: Condition | None = None) -> Tensor:
@@ -166,9 +223,10 @@ def _weighed(
     reveals: Reveals,
     cond: Condition | None,
     known: Tensor | None = None,
+    hidden: Tensor | None = None,
 ) -> Tensor:
     """Σ_reveals weight · -log p, (B,); a reveal of weight 0 counts nothing, even where p is 0."""
-    nats = reveal_nats(denoiser, canvas, y_t, reveals.after, cond, known)
+    nats = reveal_nats(denoiser, canvas, y_t, reveals.after, cond, known, hidden)
     weight = reveals.weight.to(nats.dtype)
     return (nats.masked_fill(weight == 0, 0.0) * weight).sum((0, 2))
 

@@ -90,6 +90,20 @@ class Plan:
         rank = _mark(rank, order)
         return cls(rank, max(1, int(rank.max()) if rank.numel() else 0)).compact()
 
+    @classmethod
+    def by_groups(cls, order: Order, group: Tensor, steps: Sequence[int], pace: Schedule | None = None) -> Plan:
+        """One group of sub-tokens after the other, each by count in its own number of steps; empty steps are dropped.
+
+        group (N,) in 0..G-1, coarse to fine; an order in which no unit has sub-tokens of two groups. Raises ValueError
+        as `by_count`.
+        """
+        rank, before, group = torch.zeros_like(order.key, dtype=torch.int64), 0, group.to(order.key.device)
+        for number, count in enumerate(steps):
+            alone = replace(order, is_unit=order.is_unit & (group == number))
+            rank = torch.where(group == number, before + cls.by_count(alone, steps=count, pace=pace).rank, rank)
+            before += count
+        return cls(_mark(rank, order), before).compact()
+
     # ---------------------------------------------------------------- short forms
 
     @classmethod

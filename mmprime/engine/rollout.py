@@ -76,6 +76,7 @@ class Rollout:
         self.idle_steps = torch.zeros_like(self.nfe)
         self.confidence = torch.full(y.shape, torch.nan, dtype=torch.float64, device=y.device)
         self.entropy = self.confidence.clone()
+        self.parts = self.canvas.num_subtokens if sampler.each_digit else self.canvas.num_tokens
         self.total = self._units()
         self.heads = {span.name: self.denoiser.head(span) for span in self.canvas.spans}
         self.width = sum(span.num_tokens * self.heads[span.name].num_uniforms(span) for span in self.canvas.spans)
@@ -104,7 +105,7 @@ class Rollout:
             return False
         self.number += 1
         if self.sampler.looks or self.sampler.noise_per != "none":
-            noises = self.canvas.num_subtokens if self.sampler.noise_per == "digit" else self.canvas.num_tokens
+            noises = self.canvas.num_subtokens if self.sampler.noise_per == "digit" else self.parts
             u, noise = self._uniforms(example, self.width + noises).tensor_split([self.width], dim=1)
             view = self._view(example, noise.clamp(min=2.0**-60))
         else:
@@ -182,7 +183,7 @@ class Rollout:
         masked, free = self.masked[example], self.free[example]
         candidate = self.canvas.tokens_with(masked)
         unmasked = self.canvas.tokens_with(free) & ~candidate
-        feature = self.confidence.new_zeros(*candidate.shape, self.sampler.features)
+        feature = self.confidence.new_zeros(len(example), self.parts, self.sampler.features)
         return View(
             self.number, self.canvas, masked, free & ~masked, candidate, unmasked, self._units()[example],
             self.total[example], noise, example, feature, self.memory,
@@ -198,7 +199,7 @@ class Rollout:
         """One forward pass of the examples with something in `masked` (A, N), and values for the sub-tokens looked
         at."""
         sure, nats = u.new_zeros(2, *masked.shape)
-        feature = u.new_zeros(len(u), self.canvas.num_tokens, self.sampler.features)
+        feature = u.new_zeros(len(u), self.parts, self.sampler.features)
         out = _Proposal(torch.full_like(masked, -1, dtype=torch.int64), sure, nats, feature)
         rows = masked.any(-1).nonzero()[:, 0]
         if not len(rows):
@@ -230,19 +231,31 @@ class Rollout:
         temperature = self.values.of(self.canvas, span, tokens.index)
         if self.sampler.sharpness != 1:
             temperature = temperature / self.sampler.sharpness
-        whole = (tokens.visible >= 0).all(-1, keepdim=True)  # only where unmasked tokens are scored: as if masked
-        again = whole & self.canvas.view(self.free, span.name)[example, tokens.index]  # what is given stays visible
-        unit = self.sampler.unit_of if self.sampler.looks else ""
+        unit, visible = (self.sampler.unit_of if self.sampler.looks else ""), tokens.visible >= 0
+        if self.sampler.each_digit:
+            unit, again = "each", asked & visible
+            asked = asked & ~visible
+        else:
+            whole = visible.all(-1, keepdim=True)  # only where unmasked tokens are scored: as if masked
+            again = whole & self.canvas.view(self.free, span.name)[example, tokens.index]  # what is given stays visible
         request = Request(asked, u, temperature, self.values.top_p, unit, again)
         drawn = self.heads[span.name].sample(self.denoiser, tokens, request)
         for target, source in (
             (out.values, drawn.digits), (out.confidence, drawn.confidence), (out.entropy, drawn.entropy),
         ):  # fmt: skip
             self.canvas.view(target, span.name)[row, tokens.index] = source
-        if self.sampler.looks and drawn.unit is not None:
-            token = tokens.index + self.canvas.token_slice(span.name).start
+        if not self.sampler.looks or drawn.unit is None:
+            return
+        token = tokens.index + self.canvas.token_slice(span.name).start
+        if not self.sampler.each_digit:
             index = torch.stack([example, token, request.first], -1)
             out.feature[row, token] = self.sampler.describe(*drawn.unit, index, self.memory)
+            return
+        each, level = (asked | again).nonzero(as_tuple=True)
+        index = torch.stack([example[each], token[each], level], -1)
+        probs, value = (of[each, level][:, None] for of in drawn.unit)
+        position = self.canvas.subtoken_slice(span.name).start + tokens.index[each] * span.codec.num_digits + level
+        out.feature[row[each], position] = self.sampler.describe(probs, value, index, self.memory)
 
     def _select(self, view: View) -> Reveal:
         """What the sampler selects, of what is masked and visible."""
@@ -266,7 +279,7 @@ class Rollout:
 @dataclass
 class _Proposal:
     """For A examples: values (A, N) drawn; confidence, entropy (A, N) of the distributions they were drawn from;
-    feature (A, L, F)."""
+    feature (A, L, F), or (A, N, F) where the sampler has each digit described."""
 
     values: Tensor
     confidence: Tensor

@@ -183,6 +183,8 @@ def measures(
     if not len(data.y):
         raise ValueError("no example to score")
     quantities = bounds.quantities()
+    for quantity in quantities:
+        quantity.check(canvas)
     for task in choose_tasks(evaluation_tasks(canvas, bounds.boxes), bounds.tasks):
         for quantity in quantities:
             estimated, name = estimate(denoiser, canvas, data, task, quantity, effort), quantity.name(task.name)

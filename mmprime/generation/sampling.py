@@ -92,7 +92,7 @@ def half_known_warning(config: SamplingConfig, canvas: Canvas, trained_on: Seque
         return None
     return (
         f"the model was trained on whole tokens only, and sampler {sampler.name!r} shows parts of tokens; "
-        "token_synchronous, p2, remdm and the option unit=token do not"
+        "token_synchronous and the option unit=token (by default of p2, remdm) do not"
     )
 
 

@@ -3,8 +3,9 @@
     loss(x) = Σ_kind Σ_masking  blend[kind] · mixture[masking] · objective_kind(x; masking)
 
 in expectation, at the cost of one objective; the first steps of a run may have a masking of their own. Kinds: ``joint``
-is a training loss and no bound; ``marginal`` is the continuous NELBO, ``finite`` the NELBO at T steps. What is printed
-as a bound never comes from here: validation scores under ``objective.masking``.
+is a training loss and no bound, of states with wrong digits where ``objective.noise`` asks for them; ``marginal`` is
+the continuous NELBO, ``finite`` the NELBO at T steps. What is printed as a bound never comes from here: validation
+scores under ``objective.masking``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmprime.engine import (
     MASKINGS,
     Canvas,
     Denoiser,
+    DigitNoise,
     LearnedPowers,
     Masking,
     Rows,
@@ -30,6 +32,7 @@ from mmprime.engine import (
     masking_of,
     nelbo,
 )
+from mmprime.engine.likelihood import JointOptions
 
 from .config import ConfigError, nearest
 from .rng import stratified
@@ -88,6 +91,9 @@ class Objective:
         self.shares = torch.tensor(products, dtype=torch.float64)
         if "joint" not in kinds and config.mask_power != 1:
             raise ConfigError(f"objective.mask_power={config.mask_power} is for objective.kind=joint")
+        self.joint: JointOptions = {"independent_spans": independent_spans, "mask_power": config.mask_power}
+        if config.noise or config.noise_levels:
+            self.joint["noise"] = _noise(config, canvas, kinds)
         if independent_spans and (bounds := [kind for kind in kinds if kind != "joint"]):
             raise ConfigError(
                 f"objective.kind={bounds[0]} gives all spans one time; set conditions.independent_times=false"
@@ -130,10 +136,23 @@ class Objective:
 
     def _nats(self, kind: str, masking: Masking, denoiser: Denoiser, rows: Rows, generator: torch.Generator) -> Tensor:
         if kind == "joint":
-            apart, power = self.independent_spans, self.config.mask_power
-            return joint_loss(denoiser, self.canvas, rows, None, generator, masking, apart, power)
+            return joint_loss(denoiser, self.canvas, rows, None, generator, masking, **self.joint)
         steps = self.config.steps if kind == "finite" else None
         return nelbo(denoiser, self.canvas, rows, steps, masking, generator=generator)
+
+
+def _noise(config: ObjectiveConfig, canvas: Canvas, kinds: Mapping[str, float]) -> DigitNoise:
+    said = f"objective.noise={config.noise:g}"
+    if "joint" not in kinds:
+        raise ConfigError(f"{said} is for objective.kind=joint")
+    if not config.noise:
+        raise ConfigError(f"objective.noise_levels={list(config.noise_levels)} without objective.noise; set both")
+    try:
+        noise = DigitNoise(config.noise, tuple(config.noise_levels))
+        noise.check(canvas)
+    except ValueError as error:
+        raise ConfigError(f"{said}: {error}") from error
+    return noise
 
 
 def start_objective(

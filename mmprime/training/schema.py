@@ -165,6 +165,8 @@ class ObjectiveConfig:
     learned_steps: int = _number(0, "[0, 1e6]")  # the level powers are learned for sampling in so many steps; 0: fixed
     steps: int = _number(16, "[1, 1e6]")
     mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly masked states
+    noise: float = _number(0.0, "[0, 1]", "0 = none")  # joint: up to this share of the visible digits is wrong
+    noise_levels: list[int] = field(default_factory=list, metadata=_each("[0, 64)"))  # that may be wrong; empty: all
 
 
 @dataclass

@@ -19,6 +19,7 @@ import oracle
 import pytest
 import torch
 from sampler_rules import (
+    DIGITS,
     POSITIONS,
     Rule,
     State,
@@ -59,11 +60,12 @@ BATCH = 6000
 @dataclass(frozen=True)
 class Setting:
     """Two tokens of two digits, and a model. chances(y, token, power=1.0, again=False): p(code | y) of a token; again:
-    as if it were masked."""
+    as if it were masked. digit_chance(y, n, code): p of one digit, visible or of the code drawn for its token."""
 
     world: oracle.World
     model: Any
     chances: Callable[..., list[float]]
+    digit_chance: Callable[[State, int, State], float]
 
     @cached_property
     def digits(self) -> list[list[int]]:
@@ -83,14 +85,25 @@ def softmax_setting() -> Setting:
         agrees = [again or all(y[n] in (-1, d) for n, d in zip(POSITIONS[token], code)) for code in digits]
         return (power * logits).masked_fill(~torch.tensor(agrees), -math.inf).softmax(0).tolist()
 
-    return Setting(world, model, chances)
+    @cache
+    def digit_chance(y: State, n: int, code: State) -> float:
+        level, own = n % 2, y[n - n % 2 : n - n % 2 + 2]
+        alone = [-1 if j == level else digit for j, digit in enumerate(own)]
+        value = code[level] if own[level] < 0 else own[level]
+        logits = model.table.detach()[oracle.state_number(torch.tensor([y]), model.radix)[0], n // 2, : len(digits)]
+        fits = [all(have in (-1, digit) for have, digit in zip(alone, row)) for row in digits]
+        weights = (logits.exp() * torch.tensor(fits)).tolist()
+        return sum(weight for weight, row in zip(weights, digits) if row[level] == value) / sum(weights)
+
+    return Setting(world, model, chances, digit_chance)
 
 
 def digits_setting(head: Head) -> Setting:
     """Conditionals that agree with no joint distribution, in a world of six codes a token."""
     world = digit_oracle.product_world()
     model = digit_oracle.DigitTable(world.canvas, head)
-    return Setting(world, model, cache(partial(digit_oracle.code_chances, model)))
+    chances, digit_chance = (cache(partial(of, model)) for of in (digit_oracle.code_chances, digit_oracle.digit_chance))
+    return Setting(world, model, chances, digit_chance)
 
 
 def described(setting: Setting, y: State, token: int, code: int, unit: str) -> Token:
@@ -117,7 +130,8 @@ def as_masked(setting: Setting, y: State, token: int) -> Token:
 def distribution(
     setting: Setting, rule: Rule, unit: str = "digit", power: float = 1.0, last: int = 4, again: bool = False
 ) -> torch.Tensor:
-    """The distribution (K,) of samples. again: unmasked tokens are described too, as if they were masked."""
+    """The distribution (K,) of samples. again: unmasked tokens are described too, as if they were masked. unit "each":
+    every digit is described, masked or not."""
     now: dict[tuple[State, Any], float] = {((-1,) * 4, None): 1.0}
     for step in range(1, last + 1):
         after: dict[tuple[State, Any], float] = defaultdict(float)
@@ -128,7 +142,11 @@ def distribution(
                 chance = mass * math.prod(p for _, p in drawn)
                 if chance == 0:
                     continue
-                tokens = {t: described(setting, y, t, drawn[t][0], unit) for t in POSITIONS if t not in whole}
+                if unit == "each":
+                    codes = [tuple(setting.digits[number]) for number, _ in drawn]
+                    tokens = {n: Token((n,), {(0,): setting.digit_chance(y, n, codes[n // 2])}, (0,)) for n in range(4)}
+                else:
+                    tokens = {t: described(setting, y, t, drawn[t][0], unit) for t in POSITIONS if t not in whole}
                 if again:
                     tokens |= {t: as_masked(setting, y, t) for t in whole}
                 for share, reveal, remask, remembered in rule(step, y, tokens, memory):
@@ -189,6 +207,12 @@ CASES = [
     *(case(ReMDM(4, kind, 0.4, 0.2), remdm(kind, 0.4, 4, 0.2), "token") for kind in ("cap", "rescale", "conf", "loop")),
     case(PathPlanning(2, 0.7), path_planning(0.7, 2), "token", last=2, again=True),
     case(PathPlanning(4, 0.7), path_planning(0.7, 4), "token", again=True),
+    *(
+        case(ReMDM(3, kind, 0.6, 0.2, unit="digit"), remdm(kind, 0.6, 3, 0.2, DIGITS), "each", last=3)
+        for kind in ("cap", "rescale", "conf", "loop")
+    ),
+    case(PathPlanning(2, 0.7, unit="digit"), path_planning(0.7, 2, DIGITS), "each", last=2),
+    case(PathPlanning(4, 1.0, unit="digit"), path_planning(1.0, 4, DIGITS), "each"),
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmprime.cli.evaluations import likelihood as command
-from mmprime.engine import MASKINGS, Canvas, Codec, Schedule, Span, masking_of
+from mmprime.engine import MASKINGS, Canvas, Codec, Schedule, Span, masking_of, sampler_of
 from mmprime.engine.masking import IndependentMasking
 from mmprime.engine.schedule import LevelPowers
 from mmprime.evaluation.datasets import load_scored
@@ -83,6 +83,24 @@ def test_orders_show_what_their_names_say():
     assert sorted(halton[4:].tolist()) == [1, 1, 2, 2, 3, 3, 4, 4]
     with pytest.raises(ValueError, match="unknown order 'spiral'"):
         fixed_rank(canvas, "spiral", *masks)
+
+
+def test_a_planned_sampler_is_scored_by_its_own_plans():
+    """The ancestral sampler's bound is the T-step bound; one that follows no plan is refused."""
+    sampler = sampler_of("ancestral", {"masking": "nested"})
+    quantity = Bounds(NESTED, (), (3,), sampler=sampler).quantities()[-2]
+    task = TASKS[0]
+    assert quantity.name(task.name) == f"nelbo {task.name} T=3 sampler ancestral masking=nested"
+    rows = ScoredRows(ROWS.repeat(REPEATS, 1))
+    found = estimate(WRONG, WORLD.canvas, rows, task, quantity, Effort(batch=10_000))
+    for column, value in zip(found.nats.view(REPEATS, 5).T, exact_bound(task, NESTED, 3).tolist()):
+        oracle.assert_mean(column, value)
+    assert found.nfe == 1
+    budget = Bounds(NESTED, (), (8, 4), sampler=sampler_of("coarse_first", {"budget": "7,1"}))
+    with pytest.raises(ValueError, match=r"budget=7,1 divides 4 steps into 3.5, 0.5"):
+        next(measures(WRONG, WORLD.canvas, ScoredRows(ROWS), budget))
+    with pytest.raises(ValueError, match=r"sampler 'p2' follows no plan.*those that do are ancestral, first_hitting"):
+        Bounds(NESTED, sampler=sampler_of("p2")).quantities()
 
 
 def test_a_box_is_scored_given_all_the_rest():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_world import make_canvas, make_model
 
-from mmprime.engine import Canvas, Codec, Rows, Schedule, Span, joint_loss, nelbo
+from mmprime.engine import Canvas, Codec, DigitNoise, Rows, Schedule, Span, joint_loss, nelbo
 from mmprime.engine.masking import IndependentMasking
 from mmprime.training.config import ConfigError
 from mmprime.training.objective import Objective, masking_process, maskings_of, start_objective
@@ -38,6 +38,18 @@ def test_one_kind_and_one_masking_are_the_engines_own_to_the_bit() -> None:
     finite = Objective(ObjectiveConfig(kind="finite", steps=3), canvas)
     expected = nelbo(model, canvas, y0, 3, "nested", generator=seeded(1))
     assert torch.equal(finite(model, Rows.of(canvas, y0), seeded(1)), expected)
+
+
+def test_noise_is_an_option_of_the_joint_loss() -> None:
+    model, canvas, y0 = world(5, LEVELS)
+    rows, noise = Rows.of(canvas, y0), DigitNoise(0.5, (1, 2))
+    config = ObjectiveConfig(noise=0.5, noise_levels=[1, 2])
+    expected = joint_loss(model, canvas, y0, generator=seeded(1), masking="nested", noise=noise)
+    assert torch.equal(Objective(config, canvas)(model, rows, seeded(1)), expected)
+    assert not torch.equal(Objective(ObjectiveConfig(), canvas)(model, rows, seeded(1)), expected)
+    config = ObjectiveConfig(noise=0.5, noise_levels=[1, 2], blend={"marginal": 1.0})
+    with pytest.raises(ConfigError, match=r"objective.noise=0.5 is for objective.kind=joint"):
+        Objective(config, canvas)
 
 
 @torch.no_grad()
@@ -111,6 +123,8 @@ def test_masks_and_labels_go_with_their_examples() -> None:
         ({"mixture": {"nested": 1.5, "independent": -0.5}}, "objective.mixture.independent=-0.5"),
         ({"blend": {"joint": 0.5, "other": 0.5}}, "objective.blend.other"),
         ({"blend": {"finite": 0.5, "marginal": 0.5}, "mask_power": 2.0}, "mask_power=2"),
+        ({"noise_levels": [1]}, r"objective.noise_levels=\[1\] without objective.noise"),
+        ({"noise": 0.3, "noise_levels": [3]}, "objective.noise=0.3: digit level 3 is none of 0 to 2"),
         ({"blend": {"joint": 0.5, "marginal": 0.5}, "independent": True}, "kind=marginal .*independent_times=false"),
     ],
 )

@@ -55,6 +55,11 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_by_two(tmp_path_factory.mktemp("books"), ranks_world.BOOKS)
+
+
+@pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_by_two(tmp_path_factory.mktemp("others"), ranks_world.OTHERS)
 
@@ -96,6 +101,15 @@ def compare_with_one(name: str, root: Path, directory: Path) -> None:
 @pytest.mark.parametrize("name", ranks_world.QUICK)
 def test_two_processes_end_with_the_weights_of_one(name: str, quick: Path, tmp_path: Path) -> None:
     compare_with_one(name, quick, tmp_path)
+
+
+@pytest.mark.parametrize("name", ranks_world.BOOKS)
+def test_so_have_several_code_books(name: str, books: Path, tmp_path: Path) -> None:
+    """Each book moves by what both processes saw of it: all of them are compared, and all moved."""
+    compare_with_one(name, books, tmp_path)
+    levels = {"rvq": 3, "gvq": 2}[name]
+    averages = [key for key in stored(books, name) if key.endswith("_codebook.embed_avg") and key.startswith("model/")]
+    assert len(averages) == levels
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mmprime.evaluation.names import ESTIMATORS, JOINT_LOSS_NOTE, ORDERS
 
-from .. import console
+from .. import console, sampling
 
 if TYPE_CHECKING:
     from mmprime.evaluation import Measure
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level-powers", type=console.powers, metavar="P,P",
         help="also bounds under α = 1 - t^P for each digit level, e.g. 1,2 (default: the model's, if it has some)",
     )  # fmt: skip
+    sampling.add_sampler(numbers, "also the T-step bound of this planned sampler and its options, by its own plans")
     numbers.add_argument(
         "--orders", type=_among(ORDERS), default=[],
         help=f"exact likelihood of fixed orders, a forward pass for each token: {','.join(ORDERS)}",
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
         options.steps,
         estimators=options.estimators,
         orders=options.orders,
+        sampler=sampling.sampler(options.sampler),
         level_powers=options.level_powers or pipe.card.level_powers,
         tasks=options.tasks,
         boxes=options.region,

@@ -64,9 +64,10 @@ class Tokens:
 @dataclass(frozen=True)
 class Request:
     """What to draw of M tokens: asked (M, S) bool digits that may be revealed; u (M, U) uniforms in [0, 1);
-    temperature: a number or (M, S), 0 is greedy; top_p in (0, 1]. unit: "" or the unit to be described. again (M, S)
-    bool: visible digits to be described as if they were masked, None for none. strict: refuse a token whose visible
-    digits agree with no code, else its digits are `MASK_ID`."""
+    temperature: a number or (M, S), 0 is greedy; top_p in (0, 1]. unit: "", or the unit to be described: "token", the
+    first "digit" asked for, or "each" digit alone. again (M, S) bool: visible digits to be described as if they were
+    masked, together or each alone, None for none. strict: refuse a token whose visible digits agree with no code, else
+    its digits are `MASK_ID`."""
 
     asked: Tensor
     u: Tensor
@@ -84,7 +85,7 @@ class Request:
 
 class UnitDistribution(NamedTuple):
     """probs (M, U, K) float64: the factors of the distributions of units, before temperature and top-p; value (M, U):
-    what was drawn, in their terms."""
+    what was drawn or is visible, in their terms. Of the unit "each" every digit is one: (M, S, K) and (M, S)."""
 
     probs: Tensor
     value: Tensor
@@ -123,6 +124,12 @@ class Head(ABC):
     def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Sample the digits asked for. Raises ValueError where no code agrees with a token's visible digits, and
         NonFiniteLogits."""
+
+    @abstractmethod
+    def as_if_masked(self, network: Logits, tokens: Tokens, asked: Tensor) -> Tensor:
+        """log p (R, max b) of each of the R digits in `asked` (M, S), were it alone masked for the head: the others of
+        its token are known as they are, and the state h is that of the canvas with the digit in its place. -inf from a
+        level's radix on. Raises NonFiniteLogits."""
 
     @abstractmethod
     def size(self, span: Span) -> int:

@@ -100,8 +100,8 @@ class ChainHead(Head):
         The factors of the unit "token" are the conditionals along the digits drawn: their product is the chance of
         these digits exactly, their entropies sum to an unbiased estimate of the joint entropy (exact where k = 1).
         """
-        span, again = tokens.span, request.again
-        again = torch.zeros_like(request.asked) if again is None else again
+        span, alone = tokens.span, request.unit == "each"
+        again = torch.zeros_like(request.asked) if request.again is None or alone else request.again
         asked = request.asked & (tokens.visible < 0)
         digits = tokens.visible.masked_fill(again, MASK_ID)
         rounds = self.round_of(span).to(digits.device)
@@ -119,10 +119,18 @@ class ChainHead(Head):
             digits[token, level] = torch.where(asked[token, level], value, tokens.visible[token, level])
             confidence[token, level], entropy[token, level] = sure
         value = digits.clamp(min=0)
+        if alone and request.again is not None:
+            factors[request.again] = self.as_if_masked(network, tokens, request.again).double().exp()
         if request.unit == "digit":
             row = torch.arange(len(tokens), device=digits.device)
             factors, value = factors[row, request.first][:, None], value[row, request.first][:, None]
         return SampledDigits(digits, confidence, entropy, UnitDistribution(factors, value))
+
+    def as_if_masked(self, network: Logits, tokens: Tokens, asked: Tensor) -> Tensor:
+        """The network is asked for a digit by the others, the earlier and the later ones, that are visible."""
+        token, level = asked.nonzero(as_tuple=True)
+        known = tokens.visible[token].scatter(1, level[:, None], MASK_ID)
+        return self.log_probs(network, tokens, DigitQuery(token, level, known))
 
     def _point_masses(self, tokens: Tokens) -> Tensor:
         """(M, S, K) float64: a visible digit has the chance 1, and so has the first value of a masked one."""

@@ -75,9 +75,26 @@ class SoftmaxHead(Head):
         confidence, entropy = (each[:, None].expand(digits.shape) for each in (confidence, entropy))
         if not request.unit:
             return SampledDigits(digits, confidence, entropy)
+        if request.unit == "each":
+            return SampledDigits(digits, confidence, entropy, self._each(grid, tokens, request, digits))
         unmasked = visible if request.again is None else visible.masked_fill(request.again, MASK_ID)
         probs, value = unit_probs(log_posterior(grid, unmasked), first, cell, digits, request.unit)
         return SampledDigits(digits, confidence, entropy, UnitDistribution(probs[:, None], value[:, None]))
+
+    def as_if_masked(self, network: Logits, tokens: Tokens, asked: Tensor) -> Tensor:
+        """The conditional of a digit in the distribution of codes."""
+        return _conditionals(self.grid(network, tokens), tokens.visible, asked)
+
+    def _each(self, grid: Tensor, tokens: Tokens, request: Request, digits: Tensor) -> UnitDistribution:
+        """Marginals of the masked digits given the visible ones; conditionals of those to be described again."""
+        shape = *digits.shape, max(tokens.span.codec.radices)
+        probs = torch.zeros(shape, dtype=torch.float64, device=digits.device)
+        posterior = log_posterior(grid, tokens.visible).exp()
+        for level, radix in enumerate(tokens.span.codec.radices):
+            probs[:, level, :radix] = _margin(posterior, level)
+        if request.again is not None:
+            probs[request.again] = _conditionals(grid, tokens.visible, request.again).double().exp()
+        return UnitDistribution(probs, digits.clamp(min=0))
 
     def size(self, span: Span) -> int:
         return span.codec.num_cells
@@ -169,7 +186,27 @@ def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, u
     for axis, radix in enumerate(radices):
         rows = first == axis
         if bool(rows.any()):
-            others = [dim + 1 for dim in range(len(radices)) if dim != axis]
-            part = joint[rows]
-            probs[rows, :radix] = part.sum(others, dtype=torch.float64) if others else part.double()
+            probs[rows, :radix] = _margin(joint[rows], axis)
     return probs, digits.gather(1, first[:, None])[:, 0]
+
+
+def _margin(joint: Tensor, level: int) -> Tensor:
+    """Probabilities (M, b_1, ..., b_S) -> (M, b) float64 of one level's values."""
+    others = [dim for dim in range(1, joint.ndim) if dim != level + 1]
+    return joint.sum(others, dtype=torch.float64) if others else joint.double()
+
+
+def _conditionals(grid: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
+    """Grids (M, b_1, ..., b_S) -> log p (R, max b) of each of the R digits `asked` (M, S), the others as visible."""
+    token, level = asked.nonzero(as_tuple=True)
+    out = grid.new_full((len(token), max(grid.shape[1:])), -math.inf)
+    for axis, radix in enumerate(grid.shape[1:]):
+        rows = (level == axis).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        alone = visible[token[rows]].index_fill(1, torch.tensor([axis], device=visible.device), MASK_ID)
+        part = log_posterior(grid[token[rows]], alone)
+        others = [dim for dim in range(1, part.ndim) if dim != axis + 1]
+        part = part.logsumexp(others) if others else part
+        out = out.index_put((rows[:, None], torch.arange(radix, device=rows.device)), part)
+    return out

@@ -54,10 +54,10 @@ class View:
 
     masked, visible (A, N): free sub-tokens that are masked, and that are visible. candidate (A, L): tokens with
     something masked; unmasked (A, L): free tokens that are wholly visible. feature (A, L, F) float64: what `describe`
-    made of each candidate, 0 elsewhere. left, total (A,): units masked now and at the start. step: 1, 2, ... noise:
-    uniforms in (0, 1) from the example's own stream, (A, L) or (A, N) as the sampler's `noise_per` says. example (A,):
-    numbers of the rows in the rollout, whose examples may end at different steps. memory: of the rollout, a row for
-    each of its examples, to be changed in place.
+    made of each candidate, 0 elsewhere; (A, N, F) where every digit is described. left, total (A,): units masked now
+    and at the start. step: 1, 2, ... noise: uniforms in (0, 1) from the example's own stream, (A, L) or (A, N) as the
+    sampler says. example (A,): numbers of the rows in the rollout, whose examples may end at different steps. memory:
+    of the rollout, a row for each of its examples, to be changed in place.
     """
 
     step: int
@@ -93,9 +93,16 @@ class View:
             chosen &= _index_in_token(self.masked, token) < (1 if depth is None else depth[:, None])
         return chosen
 
-    def visible_of(self, tokens: Tensor) -> Tensor:
-        """(A, N): the free digits of some unmasked tokens (A, L)."""
-        return (tokens & self.unmasked)[:, self.canvas.token_of.to(self.visible.device)] & self.visible
+    def parts(self, unit: str) -> tuple[Tensor, Tensor]:
+        """(masked, unmasked): single digits, both (A, N), or tokens, both (A, L)."""
+        return (self.masked, self.visible) if unit == "digit" else (self.candidate, self.unmasked)
+
+    def revised(self, reveal: Tensor, remask: Tensor, unit: str) -> Reveal:
+        """Masked parts to reveal and unmasked ones to mask again, as `parts` has them."""
+        if unit == "digit":
+            return Reveal(reveal, remask)
+        token = self.canvas.token_of.to(self.visible.device)
+        return Reveal(self.masked_of(reveal, unit), (remask & self.unmasked)[:, token] & self.visible)
 
 
 def _index_in_token(masked: Tensor, token: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ class Sampler(ABC):
     features: ClassVar[int] = 1  # F of `describe`
     noise_per: ClassVar[str] = "token"  # uniforms in the view: one for each "token", each "digit", or "none"
     remasks: ClassVar[bool] = False  # may reveal nothing at a step; ends after `last_step`
-    scores_unmasked: ClassVar[bool] = False  # unmasked tokens are described too, as if masked (unit "token")
+    scores_unmasked: ClassVar[bool] = False  # what is unmasked is described too, as if it were masked
 
     @abstractmethod
     def select(self, view: View) -> Reveal:
@@ -137,6 +144,11 @@ class Sampler(ABC):
     def unit_of(self) -> str:
         """The unit, "digit" or "token"."""
         return "digit"
+
+    @property
+    def each_digit(self) -> bool:
+        """Whether each digit is described, and has noise of its own, not the next unit of each token."""
+        return False
 
     @property
     def whole_tokens(self) -> bool:
@@ -159,7 +171,8 @@ class Sampler(ABC):
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
         """What `select` is to know of some units: probs (m, U, K) float64, the factors of each one's distribution
-        before temperature and top-p; value (m, U) drawn; index (m, 3) example, token, first masked digit. -> (m, F)."""
+        before temperature and top-p; value (m, U) drawn; index (m, 3) example, token, first masked digit (the digit
+        itself where each is described). -> (m, F)."""
         raise NotImplementedError
 
 
@@ -241,6 +254,30 @@ class OfUnit(Sampler):
     @property
     def unit_of(self) -> str:
         return self.unit
+
+
+@dataclass(frozen=True)
+class Revising(OfUnit):
+    """A sampler that masks again what is unmasked, whole tokens or single digits, within `steps` forward passes.
+
+    Raises ValueError on steps < 1.
+    """
+
+    steps: int = 16
+    unit: str = field(default="token", kw_only=True)
+    remasks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps)
+
+    @property
+    def each_digit(self) -> bool:
+        return self.unit == "digit"
+
+    @property
+    def last_step(self) -> int:
+        return self.steps
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""ReMDM: unmasked tokens may be masked again, so that early mistakes can be mended.
+"""ReMDM: what is unmasked may be masked again, so that early mistakes can be mended.
 
     α_t = 1 - t on a grid of K steps, t -> s:      σ_max = min(1, (1 - α_s) / α_t)
-    an unmasked token is masked with chance σ;   a masked one is revealed with chance (α_s - (1 - σ) α_t) / (1 - α_t)
+    an unmasked part is masked with chance σ;   a masked one is revealed with chance (α_s - (1 - σ) α_t) / (1 - α_t)
 
     cap      σ = min(η, σ_max)
     rescale  σ = η · σ_max
-    conf     σ_i = σ_max · softmax over unmasked tokens of (- confidence when drawn); masked ones take the mean σ
+    conf     σ_i = σ_max · softmax over unmasked parts of (- confidence when drawn); masked ones take the mean σ
     loop     rescale, with α held at 1 - t_on for the middle half of the steps
 
-Source: Wang et al., "Remasking discrete diffusion models", arXiv 2503.00307. Units are whole tokens.
+Source: Wang et al., "Remasking discrete diffusion models", arXiv 2503.00307. Parts are
+tokens, as there, or single digits (`unit`).
 """
 
 from __future__ import annotations
@@ -19,42 +20,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Memory, Reveal, Sampler, Start, View, chance, check_steps
+from .base import Memory, Reveal, Revising, Start, View, chance
 
 KINDS = ("cap", "rescale", "conf", "loop")
 
 
 @dataclass(frozen=True)
-class ReMDM(Sampler):
-    """whole tokens, some of them masked again on the way
+class ReMDM(Revising):
+    """tokens or digits, some of them masked again on the way
 
     kind: cap, rescale, conf or loop; eta: η in [0, 1]; hold: t_on of the loop, in (0, 1). Raises ValueError outside.
     """
 
-    steps: int = 16
     kind: str = "cap"
     eta: float = 0.1
     hold: float = 0.1
     name: ClassVar[str] = "remdm"
-    remasks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        super().__post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of remasking {self.kind!r}; there are {', '.join(KINDS)}")
         if not 0 <= self.eta <= 1 or not 0 < self.hold < 1:
             raise ValueError(f"need eta in [0, 1] and hold in (0, 1); got {self.eta} and {self.hold}")
 
-    @property
-    def unit_of(self) -> str:
-        return "token"
-
-    @property
-    def last_step(self) -> int:
-        return self.steps
-
     def begin(self, start: Start) -> Memory:
-        return {"confidence": torch.zeros(start.batch, start.canvas.num_tokens, dtype=torch.float64)}  # when drawn
+        parts = start.canvas.num_subtokens if self.each_digit else start.canvas.num_tokens
+        return {"confidence": torch.zeros(start.batch, parts, dtype=torch.float64)}  # when drawn
 
     def describe(self, probs: Tensor, value: Tensor, index: Tensor, memory: Memory) -> Tensor:
         return chance(probs, value)
@@ -71,26 +63,27 @@ class ReMDM(Sampler):
 
     def select(self, view: View) -> Reveal:
         before, after = self.alpha(view.step - 1), self.alpha(view.step)
-        sigma = self._sigma(view, before, after)
+        masked, unmasked = view.parts(self.unit)
+        sigma = self._sigma(view, unmasked, before, after)
         last = view.step >= self.steps
-        again = sigma if self.kind != "conf" else _mean(sigma, view.unmasked)
+        again = sigma if self.kind != "conf" else _mean(sigma, unmasked)
         chance = (after - (1 - again) * before) / (1 - before)
-        reveal = view.candidate & ((view.noise < chance) | last)
-        remask = view.unmasked & (view.noise < sigma)
+        reveal = masked & ((view.noise < chance) | last)
+        remask = unmasked & (view.noise < sigma)
         confidence = view.memory["confidence"]
         confidence[view.example] = torch.where(reveal, view.feature[..., 0], confidence[view.example])
-        return Reveal(view.masked_of(reveal, "token"), view.visible_of(remask))
+        return view.revised(reveal, remask, self.unit)
 
-    def _sigma(self, view: View, before: float, after: float) -> Tensor:
-        """(A, L) chances of being masked."""
+    def _sigma(self, view: View, unmasked: Tensor, before: float, after: float) -> Tensor:
+        """(A, L) or (A, N) chances of being masked."""
         limit = min(1.0, (1 - after) / before) if before > 0 else 0.0
         if self.kind == "conf":
-            score = (-view.memory["confidence"][view.example]).masked_fill(~view.unmasked, -torch.inf)
+            score = (-view.memory["confidence"][view.example]).masked_fill(~unmasked, -torch.inf)
             return limit * torch.nan_to_num(score.softmax(-1))
         sigma = min(self.eta, limit) if self.kind == "cap" else self.eta * limit
         return torch.full_like(view.noise, sigma)
 
 
 def _mean(sigma: Tensor, unmasked: Tensor) -> Tensor:
-    """(A, 1): the mean over unmasked tokens, 0 without any."""
+    """(A, 1): the mean over unmasked parts, 0 without any."""
     return (sigma * unmasked).sum(-1, keepdim=True) / unmasked.sum(-1, keepdim=True).clamp(min=1)
