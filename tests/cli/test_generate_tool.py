@@ -141,7 +141,7 @@ MISTAKES = [
     (["--prompt", "red apple", "--sampler", "p2", "steps=4"], "an option of its own, --steps 4"),
     (["--prompt", "red apple", "--sampler", "random"], "unknown sampler 'random'"),
     (["--prompt", "red apple", "--sampler", "remdm", "eta"], "'eta' is not key=value"),
-    (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has kind, eta, hold"),
+    (["--prompt", "red apple", "--sampler", "remdm", "speed=3"], "no option 'speed'; it has unit, kind, eta, hold"),
     (["--prompt", "red apple", "--guidance", "-2"], "guidance must be a finite number >= -1, got -2"),
     (["--prompt", "red apple", "--guidance", "image:3"], "neither a number nor SPAN=NUMBER"),
     (["--prompt", "red apple", "--guidance", "image=1,image=2"], "each span once"),

@@ -90,6 +90,7 @@ def test_stopped_and_resumed_is_bitwise_the_same(shards: Path, tmp_path: Path, a
     for _ in range(3):  # without the validation the whole run begins with, which must change nothing
         first._step()
     first.save()
+    first.saver.wait()
     second = trainer(half)
     assert second.at.step == 3
     second.run()

@@ -118,7 +118,7 @@ class TokenizerTask(Task):
         mse = torch.cat(squared)
         use = [usage(torch.stack(levels).sum(0)) for levels in zip(*counts)]
         return {
-            "psnr": float(-10 * mse.clamp(min=1e-8).log10().mean()),
+            "psnr": float(-10 * mse.detach().clamp(min=1e-8).log10().mean()),
             "l1": float(torch.cat(absolute).mean()),
             "mse": float(mse.mean()),
             "codes_used": sum(share for share, _ in use) / len(use),
