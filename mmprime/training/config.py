@@ -219,6 +219,8 @@ def _check_kinds(schema: DictConfig, given: DictConfig, source: str, prefix: str
         value: Any = OmegaConf.to_container(actual, resolve=False) if isinstance(actual, Container) else actual._value()
         if _kind(wanted) != _kind(actual) and not (value is None and wanted._is_optional()):
             raise ConfigError(f"{source}: {key}={value}: must be {_kind(wanted)}")
+        if isinstance(wanted, ListConfig) and any(isinstance(element, list | dict) for element in value):
+            raise ConfigError(f"{source}: {key}={value}: must be a list of single values, [a, b]")
         if isinstance(wanted, DictConfig) and isinstance(actual, DictConfig):
             _check_kinds(wanted, actual, source, key + ".")
 
