@@ -186,7 +186,7 @@ def test_huge_numbers_are_shortened(toy):
         ("train=[1]", r"train=\[1\]: must be a mapping"),
         ("train=null", "train=None: must be a mapping"),
         ("train.betas=0.9", r"train.betas=0.9: must be a list"),
-        ("data.validation=[[[]]]", r"data.validation=\[\[\[\]\]\]: must be a list of single values"),
+        ("train.betas=[[0.9], 1]", r"train.betas=\[\[0.9\], 1\]: must be a list of single values"),
         ("model.codec.text.radices=[{a: 1}]", r"must be a list of single values"),
         ("train.betas=[0.9]", r"train.betas=\[0.9\]: must have 2 entries"),
         ("train.lr=[1]", r"train.lr=\[1\]: must be a single value"),
