@@ -46,6 +46,7 @@ class OnDevice(Tensor):
 
     device = property(lambda self: CUDA)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_cpu = property(lambda self: False)  # type: ignore[assignment]
     is_meta = property(lambda self: False)  # type: ignore[assignment]
 
     def tolist(self) -> Any:
@@ -72,7 +73,9 @@ class _Names(TorchFunctionMode):
             return func(*args, **kwargs).to(_renamed(device))  # torch would not dispatch the copy
         if getattr(func, "__name__", "") == "new_tensor" and isinstance(args[0], OnDevice):
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to("meta")
-        return func(*map(_renamed, args), **{key: _renamed(value) for key, value in kwargs.items()})
+        if "device" in kwargs:
+            kwargs["device"] = _renamed(kwargs["device"])
+        return func(args[0], *map(_renamed, args[1:]), **kwargs) if func is Tensor.to else func(*args, **kwargs)
 
 
 def _renamed(value: Any) -> Any:
