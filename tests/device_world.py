@@ -133,6 +133,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any], counts: StandIn | None) ->
             counts.sends[caller()] += 1
     if wanted is not None:
         inner_kwargs["device"] = torch.device("cpu")
+    if func is aten._conj.default:
+        func = aten.conj_physical.default  # a bit that says "conjugated" would not be seen from outside
     out = func(*inner_args, **inner_kwargs)
     return _closed(out, {id(value.inner): value for value in here}) if to_device else out
 

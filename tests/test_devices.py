@@ -14,8 +14,19 @@ from device_world import Mixed, OnDevice, StandIn
 from model_world import make_canvas, make_model, random_state
 from torch import Tensor
 
-from mmprime.engine import MASKINGS, SAMPLERS, Canvas, Codec, Plan, Span, exact_nelbo, joint_loss, nelbo, sample
-from mmprime.engine import sampler_of
+from mmprime.engine import (
+    MASKINGS,
+    SAMPLERS,
+    Canvas,
+    Codec,
+    Plan,
+    Span,
+    exact_nelbo,
+    joint_loss,
+    nelbo,
+    sample,
+    sampler_of,
+)
 from mmprime.engine.likelihood import planned_nelbo
 from mmprime.engine.particles import Steering, steer
 from mmprime.generation.sampling import SamplingConfig, sample_rows
@@ -46,14 +57,16 @@ def drawn(name: str, device: str, steps: int = 2, **options: object) -> Tensor:
 def test_the_stand_in_refuses_and_counts():
     with StandIn() as device:
         x = torch.arange(4, device="cuda")
-        assert isinstance(x, OnDevice) and x.device == torch.device("cuda:0")
+        assert isinstance(x, OnDevice)
+        assert x.device == torch.device("cuda:0")
         for mixed in (lambda: x + torch.arange(4), lambda: x[torch.tensor([0])], lambda: x.cpu()[x]):
             with pytest.raises(Mixed):
                 mixed()
         device.clear()
-        assert x.sum().item() == 6 and bool((x > 2).any()) and x[x > 1].tolist() == [2, 3]
-        assert sum(device.syncs.values()) == 4 and not device.sends
-        assert (x + torch.ones(4).to("cuda")).cpu().tolist() == [1, 2, 3, 4] and sum(device.sends.values()) == 1
+        assert (x.sum().item(), bool((x > 2).any()), x[x > 1].tolist()) == (6, True, [2, 3])
+        assert (sum(device.syncs.values()), sum(device.sends.values())) == (4, 0)
+        assert (x + torch.ones(4).to("cuda")).cpu().tolist() == [1, 2, 3, 4]
+        assert sum(device.sends.values()) == 1
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -73,7 +86,8 @@ def test_bounds_and_losses_are_the_same_on_the_device(masking):
         parts += [planned_nelbo(model, CANVAS, y, sampler_of("nested", steps=2), GIVEN, 1, seeded)]
         torch.stack(parts).sum().backward()
         gradient = next(model.blocks.parameters()).grad
-        assert gradient is not None and gradient.device == y.device
+        assert gradient is not None
+        assert gradient.device == y.device
         return torch.cat([*(part.detach().cpu() for part in parts), gradient.cpu().flatten()])
 
     with StandIn():
@@ -110,21 +124,24 @@ def per_step(name: str) -> tuple[float, float]:
     return (long[0] - short[0]) / 2, (long[1] - short[1]) / 2
 
 
-@pytest.mark.parametrize(("name", "reads"), [("first_hitting", 12), ("confidence", 14), ("remdm", 13)])
+@pytest.mark.parametrize(("name", "reads"), [("first_hitting", 12), ("confidence", 14), ("remdm", 10)])
 def test_a_sampling_step_waits_no_more_than_that(name, reads):
     assert per_step(name)[0] <= reads
 
 
 def of_training(name: str, folder: Path) -> tuple[int, int]:
     """Reads and copies of the second step of a training."""
-    config = load_config(str(ROOT / f"configs/{name}.yaml"), [f"run.dir={folder}", "run.precision=fp32", *TRAININGS[name]])
+    config = load_config(
+        str(ROOT / f"configs/{name}.yaml"), [f"run.dir={folder}", "run.precision=fp32", *TRAININGS[name]]
+    )
     with StandIn() as device:
         trainer = Trainer(build_task(config, "cuda"), config, device="cuda")
         stop = StopRequest(0.0)
         trainer.stepper(stop)
         device.clear()
         trainer.stepper(stop)
-    assert trainer.at.step == 2 and all(p.is_cuda for p in trainer.task.modules.parameters())
+    assert trainer.at.step == 2
+    assert all(p.is_cuda for p in trainer.task.modules.parameters())
     return sum(device.syncs.values()), sum(device.sends.values())
 
 
@@ -136,7 +153,7 @@ def test_a_training_step_waits_no_more_than_that(name, reads, tmp_path):
 if __name__ == "__main__":
     import tempfile
 
-    for each in ("first_hitting", "confidence", "threshold", "klass", "remdm"):
+    for each in ("first_hitting", "confidence", "remdm"):
         print(f"a step of {each}: {per_step(each)}")
     for each in TRAININGS:
         with tempfile.TemporaryDirectory() as scratch:

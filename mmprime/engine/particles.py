@@ -75,7 +75,9 @@ def steer(
     if (cond := options.get("cond")) is not None:
         options["cond"] = {name: value[rows.to(value.device)] for name, value in cond.items()}
     copies = Plan(plan.rank[rows.to(plan.rank.device)], plan.num_steps)
-    run = begin(denoiser, canvas, copies, None if given is None else given[rows.to(given.device)], each_stream, **options)
+    run = begin(
+        denoiser, canvas, copies, None if given is None else given[rows.to(given.device)], each_stream, **options
+    )
     before = torch.zeros(batch, particles, dtype=torch.float64)
     while run.step():
         if run.number % steering.every == 0 and run.number < plan.num_steps:
