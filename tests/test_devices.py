@@ -145,7 +145,7 @@ def of_training(name: str, folder: Path) -> tuple[int, int]:
     return sum(device.syncs.values()), sum(device.sends.values())
 
 
-@pytest.mark.parametrize(("name", "reads"), [("toy", 9), ("emoji_t2i", 10), ("emoji_tokenizer", 14)])
+@pytest.mark.parametrize(("name", "reads"), [("toy", 9), ("emoji_t2i", 10), ("emoji_tokenizer", 13)])
 def test_a_training_step_waits_no_more_than_that(name, reads, tmp_path):
     assert of_training(name, tmp_path / "run")[0] <= reads
 
