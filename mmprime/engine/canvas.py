@@ -73,6 +73,7 @@ class Canvas:
         self.token_of = torch.cat(token)
         self.digit_of = torch.cat(digit)
         self.span_of = torch.cat(span_of)
+        self._moved: dict[torch.device, Tensor] = {}
 
     def has(self, name: str) -> bool:
         return name in self._token_start
@@ -141,10 +142,16 @@ class Canvas:
         span = self.span(name)
         return y[..., self.subtoken_slice(name)].unflatten(-1, (span.num_tokens, span.codec.num_digits))
 
+    def token_on(self, device: torch.device) -> Tensor:
+        """`token_of` on a device; moved there once."""
+        if device not in self._moved:
+            self._moved[device] = self.token_of.to(device)
+        return self._moved[device]
+
     def tokens_with(self, marked: Tensor) -> Tensor:
         """(A, N) bool -> (A, L): tokens with a marked sub-token."""
         out = torch.zeros(len(marked), self.num_tokens, dtype=torch.int64, device=marked.device)
-        return out.index_add_(1, self.token_of.to(marked.device), marked.long()) > 0
+        return out.index_add_(1, self.token_on(marked.device), marked.long()) > 0
 
     def first_in_token(self, marked: Tensor) -> Tensor:
         """(B, N) bool -> the first marked digit of each token."""
@@ -155,9 +162,9 @@ class Canvas:
 
     def at_level(self, x: Tensor, level: int) -> Tensor:
         """x (B, N) -> (B, L): the value at one digit level of each token, 0 where the token has no such level."""
-        chosen = (self.digit_of == level).to(x.device)
+        chosen = (self.digit_of == level).nonzero()[:, 0]
         out = torch.zeros(len(x), self.num_tokens, dtype=x.dtype, device=x.device)
-        out[:, self.token_of.to(x.device)[chosen]] = x[:, chosen]
+        out[:, self.token_of[chosen].to(x.device)] = x[:, chosen.to(x.device)]
         return out
 
     def full_mask(self, mask: Tensor | None, batch: int, device: torch.device | str = "cpu") -> Tensor:

@@ -48,7 +48,7 @@ def exact_nelbo(
     if rows.absent.any() or (len(rows) and (rows.given != rows.given[0]).any()):
         raise ValueError("the exact value needs one mask `given` for all examples, and nothing absent")
     process.check(canvas)
-    free = rows.free[0] if len(rows) else torch.ones(canvas.num_subtokens, dtype=torch.bool)
+    free = rows.free[0].cpu() if len(rows) else torch.ones(canvas.num_subtokens, dtype=torch.bool)
     plans = _orders(canvas, process, free) if steps is None else _grids(canvas, process, free, steps)
     cache: dict[tuple[frozenset[int], frozenset[int]], Tensor] = {}
 
@@ -56,7 +56,7 @@ def exact_nelbo(
         key = (visible, revealed)
         if key not in cache:
             before, after = (_visible(rows.y, positions) for positions in (visible, visible | revealed))
-            cache[key] = reveal_nats(denoiser, canvas, before, after[None], rows.cond).sum((0, 2)).double()
+            cache[key] = reveal_nats(denoiser, canvas, before, after[None], rows.cond).sum((0, 2)).double().cpu()
         return cache[key]
 
     start = frozenset((~free).nonzero()[:, 0].tolist())
@@ -72,13 +72,14 @@ def exact_nelbo(
     log_weight, plan_nats = torch.tensor(logs, dtype=torch.float64)[:, None], torch.stack(nats)
     weight = log_weight.exp()
     bound = (weight * plan_nats.masked_fill(weight == 0, 0.0)).sum(0)
-    return ExactLikelihood(-torch.logsumexp(log_weight - plan_nats, 0), bound)
+    nll = -torch.logsumexp(log_weight - plan_nats, 0)
+    return ExactLikelihood(nll.to(rows.y.device), bound.to(rows.y.device))
 
 
 def _visible(y0: Tensor, positions: frozenset[int]) -> Tensor:
     visible = torch.zeros(y0.shape[1], dtype=torch.bool)
     visible[list(positions)] = True
-    return torch.where(visible, y0, MASK_ID)
+    return torch.where(visible.to(y0.device), y0, MASK_ID)
 
 
 def _orders(canvas: Canvas, process: Masking, free: Tensor) -> Plans:

@@ -73,17 +73,19 @@ def steer(
     streams = generators(generator, batch, _STEER_STREAM)
     each_stream = [each for stream in streams for each in generators(stream, particles, _STEER_STREAM)]
     if (cond := options.get("cond")) is not None:
-        options["cond"] = {name: value[rows] for name, value in cond.items()}
-    copies = Plan(plan.rank[rows], plan.num_steps)
-    run = begin(denoiser, canvas, copies, None if given is None else given[rows], each_stream, **options)
+        options["cond"] = {name: value[rows.to(value.device)] for name, value in cond.items()}
+    copies = Plan(plan.rank[rows.to(plan.rank.device)], plan.num_steps)
+    run = begin(
+        denoiser, canvas, copies, None if given is None else given[rows.to(given.device)], each_stream, **options
+    )
     before = torch.zeros(batch, particles, dtype=torch.float64)
     while run.step():
         if run.number % steering.every == 0 and run.number < plan.num_steps:
             after = steering.potential(_draft(run, each_stream)).view_as(before)
             chosen = _resample(after - before, particles, streams)
-            run.y, before = run.y[chosen], after.flatten()[chosen].view_as(before)
+            run.y, before = run.y[chosen.to(run.y.device)], after.flatten()[chosen].view_as(before)
     last = steering.potential(run.y).view_as(before)
-    chosen = _resample(last - before, 1, streams)
+    chosen = _resample(last - before, 1, streams).to(run.y.device)
     nfe, idle = run.nfe.view(batch, particles).sum(-1), run.idle_steps[::particles]
     return Sample(run.y[chosen], run.rank[chosen], nfe, idle)
 

@@ -69,6 +69,8 @@ class Rollout:
         cond: Condition | None = None,
     ) -> None:
         self.denoiser, self.sampler, self.canvas, self.cond = completed(denoiser), sampler, start.canvas, cond
+        if isinstance(values.temperature, Tensor):
+            values = replace(values, temperature=values.temperature.to(y.device))
         self.y, self.streams, self.values, self.number = y, streams, values, 0
         self.free = ~(start.given | start.absent).to(y.device)
         self.rank = torch.where(self.free, _LATER, torch.where(start.absent.to(y.device), ABSENT, 0))
@@ -117,8 +119,9 @@ class Rollout:
             reveal = self._select(view)
             if self.sampler.noise_per == "none":
                 some = reveal.reveal.any(-1)
-                self.idle_steps[example[~some]] += 1
-                example, reveal = example[some], Reveal(reveal.reveal[some])
+                self.idle_steps[example] += ~some
+                rows = some.nonzero()[:, 0]
+                example, reveal = example[rows], Reveal(reveal.reveal[rows])
                 u = self._uniforms(example, self.width)
             proposal = self._propose(example, reveal.reveal, reveal.reveal, u)
         self._reveal(example, reveal, proposal)
@@ -193,7 +196,7 @@ class Rollout:
         """(A, N): the sub-tokens that the sampler may select or scores."""
         if self.sampler.scores_unmasked:
             return view.masked | view.visible
-        return view.masked & self.sampler.window(view.candidate)[:, self.canvas.token_of.to(view.masked.device)]
+        return view.masked & self.sampler.window(view.candidate)[:, self.canvas.token_on(view.masked.device)]
 
     def _propose(self, example: Tensor, masked: Tensor, looked_at: Tensor, u: Tensor) -> _Proposal:
         """One forward pass of the examples with something in `masked` (A, N), and values for the sub-tokens looked

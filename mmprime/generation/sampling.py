@@ -163,7 +163,7 @@ def sample_rows(
         raise ValueError(f"{len(y)} examples cannot be paused, at most {AT_ONCE}; ask for fewer")
     seeds = _seeds(config.seed, len(y))
     start = time.perf_counter()
-    parts = torch.arange(len(y)).split(AT_ONCE)
+    parts = torch.arange(len(y), device=y.device).split(AT_ONCE)
     steps = steps_of(config.chosen(_DEFAULT))
     left = ticks("sampling", "step", None if steps is None else len(parts) * steps, config.progress)
     rollouts: list[Rollout] = []
@@ -243,7 +243,7 @@ def _begin(
 
 
 def _pick(cond: Condition | None, rows: Tensor) -> Condition | None:
-    return None if cond is None else {name: value[rows] for name, value in cond.items()}
+    return None if cond is None else {name: value[rows.to(value.device)] for name, value in cond.items()}
 
 
 def _last_step(config: SamplingConfig, rollout: Rollout) -> int | None:

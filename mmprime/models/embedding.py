@@ -96,4 +96,4 @@ class TokenEmbedding(nn.Module):
         """(..., S) -> (...): the code of a wholly visible token, C for any other."""
         complete = (y >= 0).all(-1)
         cell = (y.clamp(min=0) * self.stride).sum(-1)
-        return torch.where(complete, self.code_at[cell], self.code_at.new_tensor(self.tokens.num_embeddings - 1))  # type: ignore[union-attr]
+        return torch.where(complete, self.code_at[cell], self.tokens.num_embeddings - 1)  # type: ignore[union-attr]

@@ -76,7 +76,7 @@ def dry_run(config: Any) -> dict[str, float]:
     """Build all, compute the losses of the first micro-batch, write nothing; returns sizes and losses."""
     device = build_device(config)
     task = build_task(config, device)
-    trainer_order = torch.arange(min(config.train.batch, task.num_examples), device=device)
+    trainer_order = torch.arange(min(config.train.batch, task.num_examples))
     generator = rng.generator_for("cpu", config.run.seed, "dry run")
     numbers: dict[str, float] = {"examples": task.num_examples}
     for name, parameters in task.parameter_groups().items():

@@ -56,7 +56,8 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
         micros = self.order.own_micro_batches()
         bad = [micro for micro in micros if not self._backward(micro, micro == micros[-1])]
-        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.is_wanted)], device=self.device))
+        where = self.device if self.world.size > 1 else "cpu"
+        stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.is_wanted)], device=where))
         norms = {name: self._clip(parameters) for name, parameters in self.state.groups.items()}
         if stats[0] > 0 or not all(math.isfinite(norm) for norm in norms.values()):
             what = "loss" if bad else f"gradient ({numbers(norms)}), or the loss of another process,"
@@ -79,7 +80,7 @@ class Stepper:
         seed, step = self.config.run.seed, self.state.at.step
         rng.seed_globals(seed, "global", step, micro)
         generator = rng.generator_for("cpu", seed, "step", step, micro)
-        terms = self.task.losses(self.order.indices(step, micro).to(self.device), generator, step)
+        terms = self.task.losses(self.order.indices(step, micro), generator, step)
         finite, left = True, dict.fromkeys(self.state.groups)
         while True:
             try:
@@ -108,7 +109,7 @@ class Stepper:
         step, micros = self.state.at.step, bad or list(self.order.own_micro_batches())
         indices = torch.cat([self.order.indices(step, micro) for micro in micros])
         tensors: dict[str, Tensor] = {"indices": indices, "micro_batches": torch.tensor(micros)}
-        tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices.to(self.device)).items()}
+        tensors |= {k: v.cpu().contiguous() for k, v in self.task.inspect(indices).items()}
         path = self.directory / f"nonfinite_step{step}_rank{self.world.rank}.safetensors"
         with whole_file(path) as temporary:
             save_file(tensors, temporary, metadata={"step": str(step), "seed": str(self.config.run.seed)})

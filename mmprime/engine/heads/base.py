@@ -153,13 +153,14 @@ def sample_from(
     or (M,)) 0 takes the most probable. top_p keeps the smallest set of values of at least that probability.
     """
     score = logits.double() - logits.amax(-1, keepdim=True).double()
-    heat = torch.as_tensor(temperature, dtype=torch.float64, device=score.device).expand(len(score))[:, None]
-    if bool((heat != 1).any()):
-        score /= torch.where(heat > 0, heat, 1.0)
+    heat = temperature[:, None].to(score) if isinstance(temperature, Tensor) else float(temperature)
+    greedy = heat == 0
+    if heat != 1 if isinstance(heat, float) else bool((heat != 1).any()):
+        score /= heat + greedy
     weights = score.clamp_(min=_NEVER).exp()
-    if bool((heat == 0).any()):
+    if greedy if isinstance(greedy, bool) else bool(greedy.any()):
         surest = torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
-        weights = torch.where(heat == 0, surest, weights)
+        weights = surest if isinstance(greedy, bool) else torch.where(greedy, surest, weights)
     if top_p < 1:
         weights = _nucleus(weights, top_p)
     index = categorical(weights, u.to(weights.device))

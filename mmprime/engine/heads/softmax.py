@@ -125,7 +125,7 @@ def constrain(grid: Tensor, y: Tensor) -> Tensor:
     """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
     for axis, radix in enumerate(grid.shape[1:]):
         digit = y[:, axis]
-        if not bool((digit >= 0).any()):  # nothing on this axis is visible
+        if grid.is_cpu and not bool((digit >= 0).any()):  # nothing on this axis is visible; a GPU had to be waited for
             continue
         value = torch.arange(radix, device=grid.device)
         clash = (digit[:, None] >= 0) & (digit[:, None] != value)
@@ -143,7 +143,7 @@ def log_posterior(grid: Tensor, y: Tensor) -> Tensor:
     """
     cells = constrain(grid, y).flatten(1)
     posterior = torch.log_softmax(cells, -1)
-    if bool(posterior[:, 0].isnan().any()):
+    if not grid.is_cpu or bool(posterior[:, 0].isnan().any()):
         never = cells.amax(-1, keepdim=True).isneginf()
         posterior = torch.log_softmax(cells.masked_fill(never, 0.0), -1).masked_fill(never, -math.inf)
     return posterior.view(grid.shape)
@@ -159,7 +159,7 @@ def log_mass(grid: Tensor, y: Tensor) -> Tensor:
     cells = constrain(grid, y).flatten(1)
     mass = torch.logsumexp(cells, -1)
     never = mass.isneginf()
-    if bool(never.any()):  # its gradient would be NaN
+    if not grid.is_cpu or bool(never.any()):  # its gradient would be NaN
         mass = torch.logsumexp(cells.masked_fill(never[:, None], 0.0), -1).masked_fill(never, -math.inf)
     return mass
 
@@ -184,8 +184,8 @@ def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, u
     radices = posterior.shape[1:]
     probs = joint.new_zeros(len(joint), max(radices), dtype=torch.float64)
     for axis, radix in enumerate(radices):
-        rows = first == axis
-        if bool(rows.any()):
+        rows = (first == axis).nonzero()[:, 0]
+        if len(rows):
             probs[rows, :radix] = _margin(joint[rows], axis)
     return probs, digits.gather(1, first[:, None])[:, 0]
 

@@ -87,7 +87,7 @@ class View:
     def masked_of(self, tokens: Tensor, unit: str, depth: Tensor | None = None) -> Tensor:
         """(A, N): the masked digits of the units of some candidates (A, L); unit "digit" takes the next `depth` (A,) of
         a token's digits, one where None."""
-        token = self.canvas.token_of.to(self.masked.device)
+        token = self.canvas.token_on(self.masked.device)
         chosen = (tokens & self.candidate)[:, token] & self.masked
         if unit == "digit":
             chosen &= _index_in_token(self.masked, token) < (1 if depth is None else depth[:, None])
@@ -101,7 +101,7 @@ class View:
         """Masked parts to reveal and unmasked ones to mask again, as `parts` has them."""
         if unit == "digit":
             return Reveal(reveal, remask)
-        token = self.canvas.token_of.to(self.visible.device)
+        token = self.canvas.token_on(self.visible.device)
         return Reveal(self.masked_of(reveal, unit), (remask & self.unmasked)[:, token] & self.visible)
 
 

@@ -125,7 +125,7 @@ class DiffusionTask(Task):
         return self.objective.unequal_passes(self.config.train.batch)
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
-        batch = self.train.sample(indices.cpu(), generator)
+        batch = self.train.sample(indices, generator)
         mode = self.conditions.sample(len(batch), generator)
         cond = self._drop_labels(self._condition(batch), generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
@@ -239,7 +239,7 @@ class DiffusionTask(Task):
         write_model_folder(directory, self.model, self.canvas, card, self.sampling(), tokenizers, half, extra)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
-        return {"y0": self.train.at(indices.cpu()).y(self.canvas)}
+        return {"y0": self.train.at(indices).y(self.canvas)}
 
     def fingerprint(self) -> dict[str, str]:
         codecs = {f"model.codec.{span.name}": span.codec.fingerprint() for span in self.canvas.spans}

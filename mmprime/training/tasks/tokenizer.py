@@ -74,7 +74,7 @@ class TokenizerTask(Task):
 
         The only random draws are those of code-book start and revival, from torch's global generator.
         """
-        images = self._pixels(self.images[indices.cpu()])
+        images = self._pixels(self.images[indices])
         result = self.tokenizer(images)
         fooling = self._adversary_at(step)
         terms = self._terms(images, result.reconstruction, fooling) | {"quantizer": result.aux_loss}
@@ -155,7 +155,7 @@ class TokenizerTask(Task):
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         """The images of a batch."""
-        return {"images": self.images[indices.cpu()]}
+        return {"images": self.images[indices]}
 
     @property
     def _counted(self) -> str:
