@@ -10,8 +10,10 @@ A reading is a table r (C,), code -> code, or, of tokens that are kept as digits
 shares are then of digits. Codes that are numbers of digits (FSQ levels, bits) are written by some programs least
 significant digit first, or with each digit counted from the other end; those are the readings tried. Codes, or values
 of digits, renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, where it
-loses little (PCA patches) a wrong order may; there the images tell. A tokenizer read with a wrong range, bit order or code book
-encodes and decodes its own codes alike, but its pictures are others: a PSNR below 15 dB.
+loses little (PCA patches) a wrong order may; there the images tell.
+
+A tokenizer read with a wrong range, bit order or code book encodes and decodes its own codes alike, but its pictures are
+others: a PSNR below 15 dB.
 """
 
 from __future__ import annotations

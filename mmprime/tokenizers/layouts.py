@@ -84,7 +84,7 @@ def _weights(file: Path, layout: str) -> dict[str, Tensor]:
             return load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error
-    if layout != "llamagen":
+    if layout not in ("vqmodel", "llamagen"):
         raise ValueError(
             f"{file}: {layout} is read from .safetensors; docs/data.md says how to convert a {file.suffix}"
         )
