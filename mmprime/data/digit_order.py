@@ -12,8 +12,8 @@ significant digit first, or with each digit counted from the other end; those ar
 of digits, renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, where it
 loses little (PCA patches) a wrong order may; there the images tell.
 
-A tokenizer read with a wrong range, bit order or code book encodes and decodes its own codes alike, but its pictures are
-others: a PSNR below 15 dB.
+A tokenizer read with a wrong range, bit order or code book encodes and decodes its own codes alike, but its pictures
+are others: a PSNR below 15 dB.
 """
 
 from __future__ import annotations
