@@ -61,10 +61,9 @@ def read_layout(layout: str, path: str | Path, image_size: int = 256, black: flo
     expected = {foreign_name(layout, name, len(config.widths)): value for name, value in named}
     stored = {name: value for name, value in weights.items() if not is_left_out(layout, name)}
     if any(name.startswith(_AVERAGES) for name in weights):
-        stored |= {name: weights[average] for name in expected if (average := _averaged(name)) in weights}
-        expected_averages = {_averaged(name) for name in expected}
-        if absent := sorted(expected_averages - set(weights)):
-            raise ValueError(f"{file}: has some averages of training and lacks {absent[0]} (of {len(absent)})")
+        if absent := [name for name in map(_averaged, expected) if name not in weights]:
+            raise ValueError(f"{file}: has some averages of training and lacks {', '.join(absent[:3])}")
+        stored |= {name: weights[_averaged(name)] for name in expected}
     _check_names(file, expected, stored)
     with torch.no_grad():
         for name, target in expected.items():
@@ -153,8 +152,8 @@ def _llamagen(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def _measured(file: Path, layout: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Widths and channels from the shapes. Raises ValueError where the outline of the layout is not there."""
     part = "res_blocks" if layout == "maskbit" else "block"
-    found = [re.fullmatch(rf"encoder\.down\.(\d+)\.{part}\.0\.conv1\.weight", name) for name in weights]
-    levels = sorted(int(match[1]) for match in found if match)
+    matches = [re.fullmatch(rf"encoder\.down\.(\d+)\.{part}\.0\.conv1\.weight", name) for name in weights]
+    levels = sorted(int(match[1]) for match in matches if match)
     ends = [weights.get(name) for name in ("encoder.conv_in.weight", "encoder.conv_out.weight")]
     if not levels or levels != list(range(len(levels))) or any(end is None or end.ndim != 4 for end in ends):
         raise ValueError(

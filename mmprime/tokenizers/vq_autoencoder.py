@@ -179,8 +179,8 @@ class VQAutoencoder(ImageTokenizerBase):
         if self.config.quantizer == "lfq":
             return z > 0
         count = torch.tensor(self.config.levels, device=z.device)
-        reach, offset = (count - 1) * (1 + 1e-3) / 2, torch.where(count % 2 == 0, 0.5, 0.0)
-        bounded = (z + (offset / reach).atanh()).tanh() * reach - offset
+        half_width, offset = (count - 1) * (1 + 1e-3) / 2, torch.where(count % 2 == 0, 0.5, 0.0)
+        bounded = (z + (offset / half_width).atanh()).tanh() * half_width - offset
         return bounded.round() + count // 2
 
     def _images(self, digits: Tensor) -> Tensor:

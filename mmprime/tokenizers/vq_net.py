@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Family:
-    """bias: of the convolutions of residual blocks and of the encoder's first; own: a block adds what it has made;
+    """bias: of the convolutions of residual blocks and of the encoder's first; of_output: a block adds what its
+    convolutions made;
     halve: right, round or mean; more: blocks of a decoder level beyond the encoder's; kernel: of the encoder's last
     convolution; projected: there are quant_conv and post_quant_conv; haar: pixels a side of a patch."""
 
     bias: bool = True
-    own: bool = False
+    of_output: bool = False
     halve: str = "right"
     to_space: bool = False
     attended: bool = True
@@ -45,8 +46,8 @@ class Family:
 _PLAIN = Family(bias=False, attended=False, more=0, kernel=1, projected=False)
 FAMILIES = {
     "vqgan": Family(),
-    "maskgit": replace(_PLAIN, own=True, halve="mean"),
-    "maskbit": replace(_PLAIN, own=True),
+    "maskgit": replace(_PLAIN, of_output=True, halve="mean"),
+    "maskbit": replace(_PLAIN, of_output=True),
     "magvit2": replace(_PLAIN, halve="round", to_space=True),
     "cosmos": Family(haar=4),
 }
@@ -77,14 +78,14 @@ class NormResidualBlock(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = _norm(width), nn.Conv2d(width, out, 3, padding=1, bias=family.bias)
         self.norm2, self.conv2 = _norm(out), nn.Conv2d(out, out, 3, padding=1, bias=family.bias)
-        self.own = family.own and width != out
-        added = nn.Conv2d(out if family.own else width, out, 1, bias=family.bias)
+        self.of_output = family.of_output and width != out
+        added = nn.Conv2d(out if family.of_output else width, out, 1, bias=family.bias)
         self.shortcut = added if width != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(h if self.own else x) + h
+        return self.shortcut(h if self.of_output else x) + h
 
 
 class AttentionBlock(nn.Module):
