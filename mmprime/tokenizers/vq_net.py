@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Family:
-    """bias: of the convolutions of residual blocks and of the encoder's first; of_output: where widths differ a block adds
-    its own output; halve: right, round or mean; to_space: depth to space; attended: the middle has attention; more:
-    blocks of a decoder level beyond the encoder's; kernel: of the encoder's last convolution; projected: there are
-    quant_conv and post_quant_conv; haar: pixels a side of a patch."""
+    """bias: of the convolutions of residual blocks and of the encoder's first; of_output: where widths differ a block
+    adds its own output; halve: right, round or mean; to_space: depth to space; attended: the middle has attention;
+    more: blocks of a decoder level beyond the encoder's; kernel: of the encoder's last convolution; projected: there
+    are quant_conv and post_quant_conv; haar: pixels a side of a patch."""
 
     bias: bool = True
     of_output: bool = False
