@@ -18,11 +18,11 @@ BITS = {"num_codes": 2**18, "code_dim": 18, "latent": 18, "quantizer": "lfq", "l
 CASES = {
     "llamagen": (
         VQAutoencoderConfig(SIDE, (32, 64), 2, 256, 16384, 8, (True, True), True, (-1, 1)),
-        "imagenet_vq", "IMAGENET_SHARDS",
+        "imagenet_vq", "IMAGENET_SHARDS", ["model.codec.image.kind=base"],
     ),
     "magvit2": (
         VQAutoencoderConfig(SIDE, (32, 64), 4, family="magvit2", **BITS),
-        "imagenet_bits", "IMAGENET_BITS_SHARDS",
+        "imagenet_bits", "IMAGENET_BITS_SHARDS", [],
     ),
 }  # fmt: skip
 SHORT = [
@@ -37,7 +37,7 @@ SHORT = [
 def test_a_published_layout_is_trained_on_and_drawn_with(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    architecture, config, variable = CASES[layout]
+    architecture, config, variable, more = CASES[layout]
     monkeypatch.setitem(_LLAMAGEN, "16", (32, 64))
     save_file(drawn(shapes(layout, architecture)), tmp_path / "theirs.safetensors")
     for name in ("first", "second"):
@@ -51,7 +51,7 @@ def test_a_published_layout_is_trained_on_and_drawn_with(
     assert read_index(codes)["num_codes"] == architecture.num_codes
     assert prepare.main(["shards-check", codes, "--tokenizer", tokenizer]) in (0, 1)  # random weights keep few codes
     monkeypatch.setenv(variable, codes)
-    words = [f"run.dir={run}", f"data.image_tokenizer={tokenizer}", *SHORT]
+    words = [f"run.dir={run}", f"data.image_tokenizer={tokenizer}", *SHORT, *more]
     assert train.main([f"configs/{config}.yaml", *words]) == 0
     drawing = tmp_path / "drawn.png"
     assert generate.main(["--model", f"{run}/model", "--label", "first", "--num", "1", "--out", str(drawing)]) == 0
