@@ -80,7 +80,10 @@ def parser() -> argparse.ArgumentParser:
     sub.out()
 
     sub = add("tokenizer", tokenizer, "Make an image tokenizer without training, or read one that others trained.")
-    what = "vqmodel DIR (of diffusers) or llamagen FILE.pt, FILE.safetensors"
+    what = (
+        "vqmodel DIR (of diffusers), llamagen FILE.pt, or FILE.safetensors of llamagen, taming, maskgit, magvit2, ibq, "
+    )
+    what += "maskbit, cosmos"
     sub.add_argument("--from", dest="layout", nargs=2, metavar=("FORMAT", "FILE"), help=what)
     sub.number("--image-size", 256, "with --from: pixels a side of a picture (default 256)")
     what = "with --from: what black is to the network; white is 1 (default: that of the format)"
@@ -161,6 +164,10 @@ def _radices(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split(","))
 
 
+def _digits(radices: tuple[int, ...]) -> str:
+    return f"digits {list(radices)}" if radices else "one number each"
+
+
 def tokenizer(options: argparse.Namespace) -> None:
     """Make an image tokenizer without training, or read one of another's layout."""
     from mmprime.data import ImageDataset
@@ -172,7 +179,7 @@ def tokenizer(options: argparse.Namespace) -> None:
         read = read_layout(layout, file, options.image_size, options.black)
         read.save(options.out)
         rows, columns = read.grid
-        print(f"{options.out}: {rows} x {columns} tokens of {read.num_codes:,} codes")
+        print(f"{options.out}: {rows} x {columns} tokens of {read.num_codes:,} codes, {_digits(read.radices)}")
         return
     if not options.kind or not options.data:
         raise ValueError("give --from FORMAT FILE, or --kind and --data of a tokenizer that needs no training")
@@ -188,7 +195,7 @@ def tokenizer(options: argparse.Namespace) -> None:
     made.save(options.out)
     height, width = made.grid
     bits = math.log2(made.num_codes)
-    print(f"{options.out}: {height} x {width} tokens of digits {list(made.radices)}, {bits:.1f} bits a token")
+    print(f"{options.out}: {height} x {width} tokens of {_digits(made.radices)}, {bits:.1f} bits a token")
 
 
 def codes(options: argparse.Namespace) -> None:

@@ -28,7 +28,9 @@ from .digit_order import (
     agreement,
     digit_readings,
     find_images,
+    poor_reconstruction,
     readings,
+    restored_psnr,
     survival,
 )
 from .images import decode_image, known_image
@@ -243,13 +245,18 @@ def _check_order(data: CodeDataset, tokenizer: Any, images: str | Path | None, r
             numbers, pixels = find_images(images, [data.keys[number] for number in pick])
             if pixels is None:
                 raise ValueError(f"none of {len(pick)} keys of the codes, first {data.keys[pick[0]]!r}, is in {images}")
-            shares = agreement(data.tokens[[pick[number] for number in numbers]], pixels, tokenizer, tables)
+            tokens = data.tokens[[pick[number] for number in numbers]]
+            shares = agreement(tokens, pixels, tokenizer, tables)
         except ValueError as error:
             report.problems.append(f"the images cannot be encoded again: {error}")
         else:
             report.facts.append(f"{what} that {len(numbers)} images encoded again agree with: {shares[AS_STORED]:.1%}")
             if shares[AS_STORED] < LEAST_AGREEMENT:
                 _complain_of_order(f"of the {what} agree with the images", shares, LEAST_AGREEMENT, report)
+            elif hasattr(tokenizer, "decode_tokens"):
+                decibels = restored_psnr(tokens, pixels, tokenizer)
+                report.facts.append(f"PSNR of {len(numbers)} images: {decibels:.2f} dB")
+                report.problems += [problem] if (problem := poor_reconstruction(decibels)) else []
     elif hasattr(tokenizer, "decode"):
         shares = survival(data.tokens[pick], tokenizer, tables)
         others = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if name != AS_STORED)

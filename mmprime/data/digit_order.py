@@ -11,6 +11,9 @@ shares are then of digits. Codes that are numbers of digits (FSQ levels, bits) a
 significant digit first, or with each digit counted from the other end; those are the readings tried. Codes, or values
 of digits, renumbered at random are the control. Where decoding loses nothing (pixels) every reading survives, where it
 loses little (PCA patches) a wrong order may; there the images tell.
+
+A tokenizer read with a wrong range, bit order or code book encodes and decodes its own codes alike, but its pictures
+are others: a PSNR below 15 dB.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from .shards import read_samples
 
 AS_STORED, REVERSED, FROM_THE_END = "as stored", "digits in reverse order", "each digit counted from the other end"
 RENUMBERED = "renumbered at random"
+LEAST_PSNR = 15.0  # dB
+_FLOOR = 1e-8  # of the mean squared error: an exact copy counts 80 dB
 Reading = Tensor | Callable[[Tensor], Tensor]
 
 
@@ -98,6 +103,30 @@ def survival(codes: Tensor, tokenizer: Any, tables: Mapping[str, Reading]) -> di
                 again = tokenizer.encode(tokenizer.decode(read))
         shares[name] = float((read == again).double().mean())
     return shares
+
+
+def psnr(original: Tensor, restored: Tensor) -> Tensor:
+    """(n,) dB of images (n, 3, H, W) in [0, 1]; at most 80."""
+    error = (original.double() - restored.double()).square().mean((1, 2, 3))
+    return -10 * error.clamp(min=_FLOOR).log10()
+
+
+def restored_psnr(codes: Tensor, images: Tensor, tokenizer: Any) -> float:
+    """Mean dB between uint8 images (n, 3, H, W) and what their codes (n, L) or digits (n, L, S) decode to."""
+    device = device_of(tokenizer)
+    tokens = codes.long().unflatten(1, tuple(tokenizer.grid)).to(device)
+    with torch.inference_mode():
+        return float(psnr(images.to(device) / 255, tokenizer.decode_tokens(tokens)).mean())
+
+
+def poor_reconstruction(decibels: float) -> str | None:
+    """The problem that a PSNR so low stands for, if it is below 15 dB."""
+    if decibels >= LEAST_PSNR:
+        return None
+    return (
+        f"reconstruction mismatch: {decibels:.1f} dB PSNR, and below {LEAST_PSNR:.0f} dB a tokenizer is untrained, or "
+        "its input range (prepare tokenizer --black), bit order or code book is not that of its weights"
+    )
 
 
 def _read(reading: Reading, codes: Tensor) -> Tensor:

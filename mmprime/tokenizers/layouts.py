@@ -1,15 +1,22 @@
 """Reading image tokenizers as others store them: by strict names and shapes, and without pickled code.
 
-    vqmodel    `VQModel` of diffusers (amused: 8,192 codes, pictures in [0, 1]): a folder with config.json and
-               diffusion_pytorch_model.safetensors
-    llamagen   VQ-16 and VQ-8 of LlamaGen (arXiv 2406.06525; 16,384 codes on the unit sphere, pictures in [-1, 1]): a
-               file .pt whose key "model" holds the weights, or .safetensors of the same names
+    vqmodel    `VQModel` of diffusers (amused): a folder with config.json and diffusion_pytorch_model.safetensors
+    llamagen   VQ-16 and VQ-8 of LlamaGen (arXiv 2406.06525): .safetensors, or .pt whose key "model" holds the weights
+    taming     VQGAN f16 and f8 of taming-transformers and latent diffusion (2012.09841), two blocks a level
+    maskgit    MaskGIT's VQGAN (2202.04200) as in open-muse
+    magvit2    Open-MAGVIT2 (2409.04410), bits
+    ibq        IBQ (2412.02692), four blocks a level
+    maskbit    MaskBit (2409.16211), bits
+    cosmos     Cosmos DI (2501.03575), levels 8, 8, 8, 5, 5, 5
 
-Decoder levels are the coarsest first in both. LlamaGen's buffer of used codes is left out.
+All but the first two are .safetensors files of the names they were trained with. Averages of training (`model_ema.`
+and the name without dots) are read where a file has them; what belongs to training or has no parameters is left out.
+Widths, codes and depth come from the shapes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,40 +29,12 @@ from torch import Tensor
 
 from mmprime.io import read_json
 
+from .layout_names import LAYOUTS, foreign_name, is_left_out
 from .vq_autoencoder import VQAutoencoder, VQAutoencoderConfig, empty
 
-_RULES = {
-    "vqmodel": {
-        r"codebook": "quantize.embedding.weight",
-        r"encoder\.levels\.": "encoder.down_blocks.",
-        r"decoder\.levels\.": "decoder.up_blocks.",
-        r"middle\.first": "mid_block.resnets.0",
-        r"middle\.last": "mid_block.resnets.1",
-        r"middle\.attention\.": "mid_block.attentions.0.",
-        r"\.blocks\.": ".resnets.",
-        r"\.shortcut\.": ".conv_shortcut.",
-        r"(down_blocks\.\d+)\.resize\.": r"\1.downsamplers.0.conv.",
-        r"(up_blocks\.\d+)\.resize\.": r"\1.upsamplers.0.conv.",
-        r"norm_out": "conv_norm_out",
-        r"(attentions\.0)\.norm\.": r"\1.group_norm.",
-        r"(attentions\.0)\.([qkv])\.": r"\1.to_\2.",
-        r"(attentions\.0)\.out\.": r"\1.to_out.0.",
-    },
-    "llamagen": {
-        r"codebook": "quantize.embedding.weight",
-        r"coder\.levels\.": "coder.conv_blocks.",
-        r"middle\.first": "mid.0",
-        r"middle\.attention": "mid.1",
-        r"middle\.last": "mid.2",
-        r"\.blocks\.": ".res.",
-        r"\.attention\.": ".attn.",
-        r"((?:attn\.\d+|mid\.1))\.out\.": r"\1.proj_out.",
-        r"\.shortcut\.": ".nin_shortcut.",
-        r"(encoder\.conv_blocks\.\d+)\.resize\.": r"\1.downsample.conv.",
-        r"(decoder\.conv_blocks\.\d+)\.resize\.": r"\1.upsample.conv.",
-    },
-}
-_IGNORED = {"llamagen": ("quantize.codebook_used",)}
+Reader = Callable[[Path, Mapping[str, Tensor]], dict[str, Any]]
+_AVERAGES = "model_ema."
+_COSMOS = (8, 8, 8, 5, 5, 5)
 _LLAMAGEN = {"16": (128, 128, 256, 256, 512), "8": (128, 256, 256, 512)}
 
 
@@ -65,17 +44,26 @@ def read_layout(layout: str, path: str | Path, image_size: int = 256, black: flo
     black: 0 or -1 where black is not that of the layout. Raises ValueError naming the file, and what is
     absent, unknown, of another shape, or cannot be read without running code.
     """
-    if layout not in _RULES:
-        raise ValueError(f"no layout {layout!r}; there are {', '.join(_RULES)}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"no layout {layout!r}; there are {', '.join(LAYOUTS)}")
     path = Path(path)
     file = path / "diffusion_pytorch_model.safetensors" if layout == "vqmodel" and path.is_dir() else path
-    weights = _weights(file)
+    weights = _weights(file, layout)
     settings = _CONFIGS[layout](file, weights)
     if black is not None:
         settings["input_range"] = (float(black), 1.0)
-    tokenizer = empty(VQAutoencoderConfig(image_size=image_size, **settings)).to_empty(device="cpu")
-    expected = {foreign_name(layout, name): value for name, value in tokenizer.state_dict().items()}
-    stored = {name: value for name, value in weights.items() if name not in _IGNORED.get(layout, ())}
+    try:
+        config = VQAutoencoderConfig(image_size=image_size, **settings)
+    except ValueError as error:
+        raise ValueError(f"{file} as {layout}: {error}") from error
+    tokenizer = empty(config).to_empty(device="cpu")
+    named = tokenizer.state_dict().items()
+    expected = {foreign_name(layout, name, len(config.widths)): value for name, value in named}
+    stored = {name: value for name, value in weights.items() if not is_left_out(layout, name)}
+    if any(name.startswith(_AVERAGES) for name in weights):
+        if absent := [name for name in map(_averaged, expected) if name not in weights]:
+            raise ValueError(f"{file}: has some averages of training and lacks {', '.join(absent[:3])}")
+        stored |= {name: weights[_averaged(name)] for name in expected}
     _check_names(file, expected, stored)
     with torch.no_grad():
         for name, target in expected.items():
@@ -83,14 +71,11 @@ def read_layout(layout: str, path: str | Path, image_size: int = 256, black: flo
     return tokenizer.eval()
 
 
-def foreign_name(layout: str, name: str) -> str:
-    """What a layout calls one of our weights."""
-    for pattern, replacement in _RULES[layout].items():
-        name = re.sub(pattern, replacement, name)
-    return name
+def _averaged(name: str) -> str:
+    return _AVERAGES + name.replace(".", "")
 
 
-def _weights(file: Path) -> dict[str, Tensor]:
+def _weights(file: Path, layout: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     if file.suffix == ".safetensors":
@@ -98,6 +83,10 @@ def _weights(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file}: not a safetensors file: {error}") from error
+    if layout not in ("vqmodel", "llamagen"):
+        raise ValueError(
+            f"{file}: {layout} is read from .safetensors; docs/data.md says how to convert a {file.suffix}"
+        )
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip and torch, by what is wrong
@@ -160,7 +149,68 @@ def _llamagen(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_CONFIGS: dict[str, Callable[[Path, Mapping[str, Tensor]], dict[str, Any]]] = {
-    "vqmodel": _vqmodel, "llamagen": _llamagen,
+def _measured(file: Path, layout: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Widths and channels from the shapes. Raises ValueError where the outline of the layout is not there."""
+    part = "res_blocks" if layout == "maskbit" else "block"
+    matches = [re.fullmatch(rf"encoder\.down\.(\d+)\.{part}\.0\.conv1\.weight", name) for name in weights]
+    levels = sorted(int(match[1]) for match in matches if match)
+    ends = [weights.get(name) for name in ("encoder.conv_in.weight", "encoder.conv_out.weight")]
+    if not levels or levels != list(range(len(levels))) or any(end is None or end.ndim != 4 for end in ends):
+        raise ValueError(
+            f"{file}: no tokenizer of {layout} (encoder.conv_in, encoder.down.0.{part}.0, encoder.conv_out)"
+        )
+    stem, latent = (end.shape[0] for end in ends if end is not None)
+    widths = tuple(weights[f"encoder.down.{level}.{part}.0.conv1.weight"].shape[0] for level in levels)
+    return {"widths": widths, "latent": latent, "stem": stem if stem != widths[0] else 0}
+
+
+def _book(file: Path, layout: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    book = weights.get("quantize.embedding.weight")
+    if book is None or book.ndim != 2:
+        raise ValueError(f"{file}: no tokenizer of {layout} (quantize.embedding.weight)")
+    return {"num_codes": book.shape[0], "code_dim": book.shape[1]}
+
+
+def _bits(count: int) -> dict[str, Any]:
+    return {"num_codes": 2**count, "code_dim": count, "quantizer": "lfq", "levels": (2,) * count}
+
+
+def _vqgan(layout: str, blocks: int, quantizer: str) -> Reader:
+    def read(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        sizes = {**_measured(file, layout, weights), **_book(file, layout, weights)}
+        attention = {"attention": (True, True), "input_range": (-1.0, 1.0)}
+        return {**sizes, **attention, "blocks": blocks, "quantizer": quantizer}
+
+    return read
+
+
+def _maskgit(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {**_measured(file, "maskgit", weights), **_book(file, "maskgit", weights), "blocks": 2, "family": "maskgit"}
+
+
+def _magvit2(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    sizes = _measured(file, "magvit2", weights)
+    return {**sizes, **_bits(sizes["latent"]), "blocks": 4, "family": "magvit2", "input_range": (-1.0, 1.0)}
+
+
+def _maskbit(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    sizes = _measured(file, "maskbit", weights)
+    order = weights.get("quantize.bits_to_indices")
+    if order is not None and order.tolist() != [2**bit for bit in range(sizes["latent"])]:
+        raise ValueError(
+            f"{file}: quantize.bits_to_indices={order.tolist()}; the first channel is read as the lowest bit"
+        )
+    return {**sizes, **_bits(sizes["latent"]), "blocks": 2, "family": "maskbit"}
+
+
+def _cosmos(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    halvings = sum(name.startswith("encoder.down.") and name.endswith(".downsample.conv.weight") for name in weights)
+    sizes = {**_measured(file, "cosmos", weights), "num_codes": math.prod(_COSMOS), "code_dim": len(_COSMOS)}
+    quantizer = {"quantizer": "fsq", "levels": _COSMOS, "family": "cosmos", "halvings": halvings}
+    return {**sizes, **quantizer, "blocks": 2, "attention": (True, False), "input_range": (-1.0, 1.0)}
+
+
+_CONFIGS: dict[str, Reader] = {
+    "vqmodel": _vqmodel, "llamagen": _llamagen, "taming": _vqgan("taming", 2, "vq"), "maskgit": _maskgit,
+    "magvit2": _magvit2, "ibq": _vqgan("ibq", 4, "dot"), "maskbit": _maskbit, "cosmos": _cosmos,
 }  # fmt: skip
-LAYOUTS = tuple(_RULES)

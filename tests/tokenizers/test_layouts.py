@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmprime.cli import prepare
 from mmprime.tokenizers import load_image_tokenizer
-from mmprime.tokenizers.layouts import _LLAMAGEN, foreign_name, read_layout
+from mmprime.tokenizers.layout_names import foreign_name
+from mmprime.tokenizers.layouts import _LLAMAGEN, read_layout
 from mmprime.tokenizers.vq_autoencoder import VQAutoencoder, VQAutoencoderConfig, empty
 
 SIDE = 32
@@ -38,7 +39,7 @@ def generated(layout: str, config: VQAutoencoderConfig) -> dict[str, Tensor]:
         drawn = torch.randn(shape, generator=generator) / math.sqrt(wide)
         drawn = 1 + 0.1 * drawn if "norm" in name and name.endswith("weight") else drawn
         drawn = drawn[..., None, None] if layout == "llamagen" and "attention" in name and len(shape) == 2 else drawn
-        weights[foreign_name(layout, name)] = drawn
+        weights[foreign_name(layout, name, len(config.widths))] = drawn
     return weights
 
 
@@ -70,7 +71,7 @@ def llamagen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_llamagen_has_the_published_number_of_weights(name: str, parameters: int) -> None:
     model = empty(VQAutoencoderConfig(256, _LLAMAGEN[name], 2, 256, 16384, 8, (True, True), True, (-1, 1)))
     assert sum(weight.numel() for weight in model.parameters()) == parameters
-    names = {foreign_name("llamagen", each) for each in model.state_dict()}
+    names = {foreign_name("llamagen", each, 5) for each in model.state_dict()}
     last = len(_LLAMAGEN[name]) - 1
     for known in (
         f"encoder.conv_blocks.{last}.attn.1.proj_out.weight", "encoder.conv_blocks.0.downsample.conv.bias",
@@ -84,7 +85,7 @@ def test_llamagen_has_the_published_number_of_weights(name: str, parameters: int
 def test_amused_has_the_published_number_of_weights() -> None:
     model = empty(AMUSED)
     assert sum(weight.numel() for weight in model.parameters()) == 146_244_675
-    names = {foreign_name("vqmodel", each) for each in model.state_dict()}
+    names = {foreign_name("vqmodel", each, 5) for each in model.state_dict()}
     for known in (
         "encoder.down_blocks.3.resnets.0.conv_shortcut.weight", "encoder.down_blocks.0.downsamplers.0.conv.weight",
         "decoder.up_blocks.0.upsamplers.0.conv.bias", "decoder.mid_block.resnets.1.conv2.weight",
@@ -201,7 +202,7 @@ def test_what_is_of_another_layout_is_told(vqmodel: Path, llamagen: Path, tmp_pa
     torch.save({"model": {"a": Path("x")}}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match=r"evil.pt holds more than weights, or is damaged, and is not run"):
         read_layout("llamagen", tmp_path / "evil.pt", SIDE)
-    with pytest.raises(ValueError, match="no layout 'taming'; there are vqmodel, llamagen"):
-        read_layout("taming", llamagen)
+    with pytest.raises(ValueError, match="no layout 'vqgan'; there are vqmodel, llamagen, taming"):
+        read_layout("vqgan", llamagen)
     with pytest.raises(ValueError, match="image_size=33 is no multiple of 2"):
         read_layout("llamagen", llamagen, 33)

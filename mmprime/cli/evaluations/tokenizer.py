@@ -38,12 +38,14 @@ def run(options: argparse.Namespace) -> list[Measure]:
     import torch
 
     from mmprime.data import ImageDataset
+    from mmprime.data.digit_order import poor_reconstruction
     from mmprime.evaluation import Measure, stamp
     from mmprime.evaluation.datasets import choose_rows, splits_of
     from mmprime.evaluation.images.comparison import Comparison, Extractors, parse_metrics
     from mmprime.evaluation.images.reconstruction import reconstruct
     from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash, model_hash
+    from mmprime.io import warn
     from mmprime.tokenizers import load_image_tokenizer
 
     asked = [] if options.metric == "none" else parse_metrics(options.metric)
@@ -60,6 +62,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
         if comparison is not None:
             comparison.check(len(images))
         reconstruction = reconstruct(tokenizer, images, options.batch, progress=True)
+        problem = poor_reconstruction(float(reconstruction.psnr.mean()))
+        warn(f"{options.tokenizer}, {split}: {problem}" if problem else None)
         rows += [
             Measure(f"{split}: {name}", value, error, unit, len(images), 0, options.seed)
             for name, value, error, unit in _measured(reconstruction, tokenizer)

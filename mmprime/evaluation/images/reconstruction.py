@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmprime.data.codes import device_of
+from mmprime.data.digit_order import psnr
 from mmprime.io import bar
 from mmprime.tokenizers import ImageTokenizerBase
 from mmprime.tokenizers.quantizers import digit_usage
 
-_FLOOR = 1e-8  # of the mean squared error: an exact copy counts 80 dB
 _WINDOW, _SIGMA = 11, 1.5
 
 
@@ -33,12 +33,6 @@ class Reconstructed(NamedTuple):
     ssim: Tensor
     levels: list[tuple[float, float]]
     seconds: float
-
-
-def psnr(original: Tensor, restored: Tensor) -> Tensor:
-    """(n,) dB of images (n, 3, H, W) in [0, 1]; at most 80."""
-    error = (original.double() - restored.double()).square().mean((1, 2, 3))
-    return -10 * error.clamp(min=_FLOOR).log10()
 
 
 def ssim(original: Tensor, restored: Tensor) -> Tensor:
