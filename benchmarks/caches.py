@@ -91,8 +91,7 @@ class Bench:
         visible, index = self.canvas.view(last["y"], span.name)[now], now.nonzero()[:, 1]
         exact = self.model(last["y"], self.canvas)
         p, q = (
-            _distribution(self.model, Tokens(span, hidden[now], visible, index))
-            for hidden in (exact, last["hidden"])
+            _distribution(self.model, Tokens(span, hidden[now], visible, index)) for hidden in (exact, last["hidden"])
         )
         gap = torch.where(p.exp() > 0, p - q, 0.0)
         return torch.stack(

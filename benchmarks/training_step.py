@@ -100,7 +100,9 @@ def memory(codes: int, digits: int, depth: int, method: str, options: argparse.N
 
 def compare(options: argparse.Namespace) -> None:
     """The step at many codes."""
-    print("| C | digits | s, all logits | s | faster | MB, all logits | MB | of it |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| C | digits | s, all logits | s | faster | MB, all logits | MB | of it |\n|---|---|---|---|---|---|---|---|"
+    )
     for digits in map(int, options.digits.split(",")):
         job = Job(options.codes, digits, options.depth, options)
         times = job.times(["full", "restricted"], options.repeats)

@@ -48,7 +48,9 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, state: Tensor, weight: Tensor, bias: Tensor, codes: Tensor) -> Tensor:
         ctx.save_for_backward(state, weight, bias, codes)
-        out = [torch.bmm(_rows(weight, codes[part]), state[part].to(weight)[:, :, None]) for part in _parts(codes, state)]
+        out = [
+            torch.bmm(_rows(weight, codes[part]), state[part].to(weight)[:, :, None]) for part in _parts(codes, state)
+        ]
         return torch.cat(out)[:, :, 0] + bias[codes]
 
     @staticmethod

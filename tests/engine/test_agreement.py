@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, BaseDenoiser, Canvas, Codec, Guidance, Guided, NonFiniteLogits, SoftmaxHead, Span
+from mmprime.engine import MASK_ID, BaseDenoiser, Canvas, Codec, Guidance, NonFiniteLogits, SoftmaxHead, Span
 from mmprime.engine.denoiser import Wrapper
+from mmprime.engine.guidance import Guided
 from mmprime.engine.heads import Request, Tokens
 from mmprime.models import DiTConfig, PrimeDiT
 
@@ -69,7 +70,9 @@ def test_listed_codes_are_those_that_agree(name: str) -> None:
         for row, places in zip(rows.tolist(), [None] * len(rows) if position is None else position):
             visible = tokens.visible[row]
             want = ((visible < 0) | (visible == digits)).all(-1)
-            assert torch.equal(agreement.agree(agreement.key, visible[None])[0], want[agreement.code(torch.arange(len(want)))])
+            assert torch.equal(
+                agreement.agree(agreement.key, visible[None])[0], want[agreement.code(torch.arange(len(want)))]
+            )
             if places is not None:
                 codes = agreement.code(places[places >= 0])
                 assert codes.tolist() == sorted(want.nonzero()[:, 0].tolist(), key=lambda x: digits[x].tolist())
@@ -127,7 +130,7 @@ def test_units_are_those_of_all_logits(name: str, unit: str) -> None:
 
 def test_few_logits_are_computed_where_digits_are_visible() -> None:
     codec = CODECS["base"]
-    tokens, y = tokens_of(codec)
+    tokens, _ = tokens_of(codec)
     tokens = tokens[((tokens.visible >= 0).sum(-1) == 2).nonzero()[:, 0]]
     network = Choosing(codec)
     aim = codec.encode(torch.zeros(len(tokens), dtype=torch.int64))
@@ -147,7 +150,10 @@ def test_the_network_gives_chosen_logits_with_their_gradients() -> None:
     codes = torch.randint(100, (5, 7))
     weight = torch.randn(5, 7)
     found, inputs = [], (hidden, linear.weight, linear.bias)
-    for logits in (model.code_logits(hidden, canvas.spans[0], codes), model.logits(hidden, canvas.spans[0]).gather(1, codes)):
+    for logits in (
+        model.code_logits(hidden, canvas.spans[0], codes),
+        model.logits(hidden, canvas.spans[0]).gather(1, codes),
+    ):
         found.append((logits, *torch.autograd.grad((logits * weight).sum(), inputs)))
     for a, b in zip(*found):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -114,7 +114,11 @@ class SoftmaxHead(Head):
             some, seen = tokens[rows], y[rows]
             if position is None:
                 logits = _checked(network.logits(some.hidden, some.span), some)
-                logits = logits if codes.order is None else cast(Tensor, _Reordered.apply(logits, codes.order, codes.inverse))
+                logits = (
+                    logits
+                    if codes.order is None
+                    else cast(Tensor, _Reordered.apply(logits, codes.order, codes.inverse))
+                )
                 if bool((seen >= 0).any()):
                     logits = logits.masked_fill(~codes.agree(codes.key, seen), -math.inf)
             else:
