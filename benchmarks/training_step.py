@@ -4,8 +4,8 @@
 
 The reference asks the network for all C logits of every token that has something masked, lays them on the digit grid of
 b^S cells, puts -inf on the cells that contradict a visible digit, one axis after another, and takes log-softmax and
-masses there. Both give the same loss. They run in turns in one process, and ratios of one run compare; seconds of
-different runs do not. Memory is the peak of one step in a process of its own above what it held after the first.
+masses there. Both give the same loss. They run in turns in one process; ratios of CPU seconds in one run compare, those
+of different runs do not. Memory is the growth of the peak of resident memory during a step, gradients included (Linux).
 Slopes are those of log time and log memory against log S at a fixed number of codes, one block deep.
 """
 
@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -72,45 +70,39 @@ class Job:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.y = self.canvas.pack({"text": torch.randint(codes, (options.batch, options.length))})
 
-    def step(self, method: str, seed: int) -> tuple[float, float]:
-        """Seconds and loss of one step; equal seeds have equal masks."""
-        start = time.perf_counter()
+    def step(self, method: str, seed: int) -> tuple[float, float, float]:
+        """Seconds, MB and loss of one step; equal seeds have equal masks."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+        before, start = peak_resident(), time.process_time()
         network = Full(self.model) if method == "full" else self.model
         loss = joint_loss(network, self.canvas, self.y, generator=torch.Generator().manual_seed(seed)).mean()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return time.perf_counter() - start, float(loss.detach())
+        return time.process_time() - start, peak_resident() - before, float(loss.detach())
 
-    def times(self, methods: list[str], repeats: int) -> dict[str, list[float]]:
-        """Seconds of each step, the methods in turns, after one to warm up."""
-        found: dict[str, list[float]] = {method: [] for method in methods}
+    def measure(self, methods: list[str], repeats: int) -> dict[str, list[tuple[float, float, float]]]:
+        """Steps by method, the methods in turns, after one to warm up."""
+        found: dict[str, list[tuple[float, float, float]]] = {method: [] for method in methods}
         for seed in range(repeats + 1):
             for method in methods:
-                found[method].append(self.step(method, seed)[0])
-        return {method: values[1:] for method, values in found.items()}
-
-
-def memory(codes: int, digits: int, depth: int, method: str, options: argparse.Namespace) -> float:
-    """Peak MB of a step of a fresh process, above what it holds after a first one."""
-    words = [f"--{name}={getattr(options, name)}" for name in ("length", "batch", "width", "threads")]
-    command = [sys.executable, __file__, *words, f"--memory={codes},{digits},{depth},{method}"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                found[method].append(self.step(method, seed))
+        return {method: steps[1:] for method, steps in found.items()}
 
 
 def compare(options: argparse.Namespace) -> None:
     """The step at many codes."""
-    print(
-        "| C | digits | s, all logits | s | faster | MB, all logits | MB | of it |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| C | digits | s, all logits | s | faster | MB, all logits | MB | of it | losses differ by |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for digits in map(int, options.digits.split(",")):
         job = Job(options.codes, digits, options.depth, options)
-        times = job.times(["full", "restricted"], options.repeats)
-        ratio = statistics.median(a / b for a, b in zip(times["full"], times["restricted"]))
-        full, ours = (statistics.median(times[method]) for method in ("full", "restricted"))
-        peaks = [memory(options.codes, digits, options.depth, method, options) for method in ("full", "restricted")]
+        found = job.measure(["full", "restricted"], options.repeats)
+        ratio = statistics.median(a[0] / b[0] for a, b in zip(*found.values()))
+        gap = max(abs(a[2] / b[2] - 1) for a, b in zip(*found.values()))
+        full, ours = (statistics.median(step[0] for step in steps) for steps in found.values())
+        more, less = (max(step[1] for step in steps) for steps in found.values())
         print(f"| {options.codes} | {job.codec.radices} | {full:.2f} | {ours:.2f} | {ratio:.2f} | ", end="")
-        print(f"{peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.2f} |", flush=True)
+        print(f"{more:.0f} | {less:.0f} | {less / more:.2f} | {gap:.1e} |", flush=True)
 
 
 def slopes(options: argparse.Namespace) -> None:
@@ -119,14 +111,14 @@ def slopes(options: argparse.Namespace) -> None:
     rows = []
     for digits in map(int, options.slope_digits.split(",")):
         job = Job(options.slope, digits, 1, options)
-        seconds = statistics.median(job.times(["restricted"], options.repeats)["restricted"])
-        rows.append((math.log(digits), math.log(seconds), math.log(memory(options.slope, digits, 1, "", options))))
-        row = f"| {digits} | {job.codec.num_cells / options.slope:.2f} | {seconds:.3f} | {math.exp(rows[-1][2]):.0f} |"
-        print(row, flush=True)
+        steps = job.measure(["restricted"], options.repeats)["restricted"]
+        seconds, peak = statistics.median(step[0] for step in steps), max(step[1] for step in steps)
+        rows.append((math.log(digits), math.log(seconds), math.log(peak)))
+        print(f"| {digits} | {job.codec.num_cells / options.slope:.2f} | {seconds:.3f} | {peak:.0f} |", flush=True)
     if len(rows) > 1:
         x, *both = zip(*rows)
-        time_, memory_ = (statistics.linear_regression(x, y).slope for y in both)
-        print(f"slope of time {time_:.2f}, of memory {memory_:.2f}")
+        of_time, of_memory = (statistics.linear_regression(x, y).slope for y in both)
+        print(f"slope of time {of_time:.2f}, of memory {of_memory:.2f}")
 
 
 def parse() -> argparse.Namespace:
@@ -139,23 +131,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--digits", default="1,2")
     parser.add_argument("--slope-digits", default="1,2,3,4,6,8,12,16")
     parser.add_argument("--quick", action="store_true", help="an eighth of the codes, a quarter of the tokens")
-    parser.add_argument("--memory", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    if options.memory:
-        *numbers, method = options.memory.split(",")
-        job = Job(*map(int, numbers), options)
-        job.step(method, 0)
-        Path("/proc/self/clear_refs").write_text("5")  # the mark starts again from what is held now
-        before = peak_resident()
-        for seed in range(1, 4):
-            job.step(method, seed)
-        print(peak_resident() - before)
-        return
     if options.quick:
         options.codes, options.slope, options.length = options.codes // 8, options.slope // 8, options.length // 4
     print(f"L = {options.length}, batch {options.batch}, width {options.width}, depth {options.depth}; ", end="")
