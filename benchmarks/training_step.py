@@ -110,7 +110,7 @@ def slopes(options: argparse.Namespace) -> None:
     """Time and memory of a step against S."""
     print(f"\nC = {options.slope}, one block\n| digits | cells / C | s | MB |\n|---|---|---|---|")
     rows = []
-    for digits in map(int, options.slope_digits.split(",")):
+    for digits in map(int, filter(None, options.slope_digits.split(","))):
         job = Job(options.slope, digits, 1, options)
         steps = job.measure(["restricted"], options.repeats)["restricted"]
         seconds, peak = statistics.median(step[0] for step in steps), max(step[1] for step in steps)
