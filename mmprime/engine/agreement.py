@@ -31,7 +31,7 @@ class Agreement:
         dtype = torch.int32 if sum(bits) < 31 else torch.int64
         self.shifts = [sum(bits[level + 1 :]) for level in range(len(bits))]
         self.fields = torch.tensor([((1 << n) - 1) << s for n, s in zip(bits, self.shifts)], dtype=dtype, device=device)
-        self.places = [prod(self.radices[level + 1 :]) for level in range(len(bits))]
+        self.strides = [prod(self.radices[level + 1 :]) for level in range(len(bits))]
         self.order: Tensor | None = None
         self.inverse: Tensor | None = None
         self.cells: Tensor | None = None  # of the positions, where they are no positions themselves
@@ -82,7 +82,7 @@ class Agreement:
             yield rows, self.position(self._listed(y[rows], count)) if count else None
 
     def index(self, y: Tensor, aim: Tensor) -> Tensor:
-        """(M,) place of the code of digits aim (M, S), which agree with y (M, S), among the cells left of y."""
+        """(M,) index of the code of digits aim (M, S), which agree with y (M, S), among the cells left of y."""
         index = torch.zeros_like(aim[:, 0])
         for level, radix in enumerate(self.radices):
             index = torch.where(y[:, level] < 0, index * radix + aim[:, level], index)
@@ -95,6 +95,6 @@ class Agreement:
         cell = torch.zeros_like(rest)
         for level in reversed(range(len(self.radices))):
             radix = torch.where(masked[:, level, None], self.radices[level], 1)
-            cell = cell + rest % radix * self.places[level]
+            cell = cell + rest % radix * self.strides[level]
             rest = rest // radix
-        return cell[row] + (y.clamp(min=0) * torch.tensor(self.places, device=y.device)).sum(-1, keepdim=True)
+        return cell[row] + (y.clamp(min=0) * torch.tensor(self.strides, device=y.device)).sum(-1, keepdim=True)

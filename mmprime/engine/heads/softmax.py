@@ -129,13 +129,13 @@ class SoftmaxHead(Head):
 
     def nats(self, network: Logits, tokens: Tokens, aim: Tensor, known: Tensor | None = None) -> Tensor:
         """Digits of a token are revealed jointly, so `known` changes nothing."""
-        found, rows = [], []
+        nats, rows = [], []
         for part in self.remaining(network, tokens, tokens.visible):
             log_p = part.log_posterior()
-            found.append(torch.stack([-part.log_mass(log_p, target) for target in aim[:, part.rows]]))
+            nats.append(torch.stack([-part.log_mass(log_p, target) for target in aim[:, part.rows]]))
             rows.append(part.rows)
         same = (aim == tokens.visible).all(-1)  # reveals nothing
-        return torch.cat(found, 1)[:, torch.cat(rows).argsort()].masked_fill(same, 0.0)
+        return torch.cat(nats, 1)[:, torch.cat(rows).argsort()].masked_fill(same, 0.0)
 
     def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Whole codes are drawn, also where some digits are asked for: part of an exact draw is a draw of the part.
@@ -184,15 +184,15 @@ class SoftmaxHead(Head):
     def _describe(self, part: Remaining, unit: str, first: Tensor, probs: Tensor) -> None:
         """Write the distributions of the units of some tokens into their rows of probs: (M, C) of the codes, (M, b) of
         the first digit asked for, (M, S, b) of each."""
-        found = part.log_posterior().exp().double()
+        p = part.log_posterior().exp().double()
         if unit == "token":
-            probs[part.rows] = part.spread(found, 0.0)
+            probs[part.rows] = part.spread(p, 0.0)
             return
         for level, radix in enumerate(part.codes.radices):
             if unit == "each":
-                probs[part.rows, level, :radix] = part.margin(found, level)
+                probs[part.rows, level, :radix] = part.margin(p, level)
             elif bool((mine := first == level).any()):
-                probs[part.rows[mine], :radix] = part.margin(found, level)[mine]
+                probs[part.rows[mine], :radix] = part.margin(p, level)[mine]
 
     def as_if_masked(self, network: Logits, tokens: Tokens, asked: Tensor) -> Tensor:
         """The conditional of a digit in the distribution of codes."""
@@ -247,11 +247,11 @@ def _checked(logits: Tensor, tokens: Tokens, codes: Tensor | None = None) -> Ten
 def _refuse(logits: Tensor, wrong: Tensor, tokens: Tokens, codes: Tensor | None) -> NoReturn:
     row = int(wrong.nonzero()[0])
     values = logits[row].detach()
-    place = int((values.isnan() | values.isposinf()).long().argmax())
+    column = int((values.isnan() | values.isposinf()).long().argmax())
     what = (
         f"the logits of all {len(values)} codes are -inf, so none is possible"
         if bool(values.amax().isneginf())
-        else f"the logit of code {place if codes is None else int(codes[row, place])} is {float(values[place])}"
+        else f"the logit of code {column if codes is None else int(codes[row, column])} is {float(values[column])}"
     )
     raise NonFiniteLogits(
         f"span {tokens.span.name!r}, token {int(tokens.index[row])}: {what}; a denoiser gives finite logits, -inf for "
