@@ -147,7 +147,7 @@ class SoftmaxHead(Head):
         sure = torch.zeros(2, *visible.shape, dtype=torch.float64, device=visible.device)
         described = unit in ("token", "digit")
         again = described and request.again is not None and bool(request.again.any())
-        state = visible.masked_fill(request.again, MASK_ID) if again else visible
+        state = visible.masked_fill(cast(Tensor, request.again), MASK_ID) if again else visible
         shape = len(tokens), self.unit_shape(tokens.span, unit)[1]
         probs, value = sure.new_zeros(shape if described else (0, 0)), torch.zeros_like(first)
         probs = sure.new_zeros(*visible.shape, max(tokens.span.codec.radices)) if unit == "each" else probs
@@ -173,13 +173,13 @@ class SoftmaxHead(Head):
             if unit:
                 self._describe(part, unit, first[rows], probs)
         if not unit:
-            return SampledDigits(digits, *sure)
+            return SampledDigits(digits, sure[0], sure[1])
         if unit == "each":
             if request.again is not None and bool(request.again.any()):
                 probs[request.again] = self.as_if_masked(network, tokens, request.again).double().exp()
-            return SampledDigits(digits, *sure, UnitDistribution(probs, digits.clamp(min=0)))
+            return SampledDigits(digits, sure[0], sure[1], UnitDistribution(probs, digits.clamp(min=0)))
         value = value if unit == "token" else digits.gather(1, first[:, None])[:, 0]
-        return SampledDigits(digits, *sure, UnitDistribution(probs[:, None], value[:, None]))
+        return SampledDigits(digits, sure[0], sure[1], UnitDistribution(probs[:, None], value[:, None]))
 
     def _describe(self, part: Remaining, unit: str, first: Tensor, probs: Tensor) -> None:
         """Write the distributions of the units of some tokens into their rows of probs: (M, C) of the codes, (M, b) of
