@@ -219,7 +219,7 @@ MUTANTS = [
     m("guidance power forgotten", "guidance:_shape", "math.pi * p**power", "math.pi * p", "guidance"),
     m("guidance forwards all twice", "guidance:Guided.hidden_at", "weight.any(-1).nonzero()[:, 0]",
       "torch.arange(len(y))", "guidance"),
-    m("tilting without its scale", "tilting:Tilted.logits", "scale[rows] * scores", "scores", "tilting"),
+    m("tilting without its scale", "tilting:Tilted._tilt", "scale[rows] * scores", "scores", "tilting"),
     m("particles weighed anew each time", "particles:steer", "after - before", "after", "particles"),
     m("particles forget whose score it was", "particles:steer", "after.flatten()[chosen].view_as(before)", "after",
       "particles"),
