@@ -23,8 +23,7 @@ from cached_dit import CachedDiT
 from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Condition, Rollout, Span, begin, nelbo, sampler_of
-from mmprime.engine.heads import SoftmaxHead, Tokens
-from mmprime.engine.heads.softmax import log_posterior
+from mmprime.engine.heads import Tokens
 from mmprime.generation.pipeline import from_pretrained
 from mmprime.models import PrimeDiT
 
@@ -92,10 +91,7 @@ class Bench:
         visible, index = self.canvas.view(last["y"], span.name)[now], now.nonzero()[:, 1]
         exact = self.model(last["y"], self.canvas)
         p, q = (
-            log_posterior(SoftmaxHead().grid(self.model, Tokens(span, hidden[now], visible, index)), visible)
-            .flatten(1)
-            .double()
-            for hidden in (exact, last["hidden"])
+            _distribution(self.model, Tokens(span, hidden[now], visible, index)) for hidden in (exact, last["hidden"])
         )
         gap = torch.where(p.exp() > 0, p - q, 0.0)
         return torch.stack(
@@ -119,6 +115,14 @@ class Bench:
             )
         nats = nats / self.canvas.num_tokens
         return float(nats.mean()), float(nats.std()) / len(nats) ** 0.5
+
+
+def _distribution(model: BaseDenoiser, tokens: Tokens) -> Tensor:
+    """log p (m, C) float64 of the codes that agree with the visible digits."""
+    codec = tokens.span.codec.agreement(tokens.hidden.device)
+    logits = model.logits(tokens.hidden, tokens.span).double()
+    logits = logits if codec.order is None else logits[:, codec.order]
+    return logits.masked_fill(~codec.agree(codec.key, tokens.visible), -torch.inf).log_softmax(-1)
 
 
 def table(bench: Bench, sampler: str, caches: dict[str, dict[str, Any]]) -> None:

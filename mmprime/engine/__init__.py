@@ -9,7 +9,6 @@ from .denoiser import BaseDenoiser, Denoiser, Wrapper, completed
 from .exact import ExactLikelihood, exact_nelbo
 from .guidance import Guidance, Guided
 from .heads import HEADS, ChainHead, DigitQuery, FactoredHead, Head, NonFiniteLogits, SoftmaxHead, head_of
-from .heads.softmax import log_mass
 from .learned_powers import learned_powers_loss
 from .likelihood import joint_loss, nelbo, plan_nats, planned_nelbo
 from .masking import MASKINGS, Masking, corrupt, masking_of, partial_states, transition_matrix
@@ -31,7 +30,7 @@ __all__ = [
     "Guidance", "Guided", "Head", "LearnedPowers", "Masking", "NonFiniteLogits", "Order", "Plan", "Region",
     "Rollout", "Rows", "Sample", "Sampler", "Schedule", "Scorer", "SoftmaxHead", "Span", "Steering", "Tilted",
     "Trace", "Wrapper", "begin", "completed", "corrupt", "default_sampler", "exact_nelbo", "generator_of",
-    "halton_order", "head_of", "joint_loss", "learned_powers_loss", "log_mass", "masking_of", "mix", "nelbo",
+    "halton_order", "head_of", "joint_loss", "learned_powers_loss", "masking_of", "mix", "nelbo",
     "partial_states", "plan_nats", "planned_nelbo", "random_order", "sample", "sampler_of", "seeded", "steer",
     "stream", "transition_matrix",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .agreement import Agreement
 from .clustering import balanced_hierarchy
 from .rng import generator_of
 
@@ -76,6 +77,7 @@ class Codec:
         self.code_at = torch.full((self.num_cells,), -1, dtype=torch.int64)
         self.code_at[self.cell] = torch.arange(len(digits))
         self._moved: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+        self._agreements: dict[torch.device, Agreement] = {}
 
     # ---------------------------------------------------------------- constructors
 
@@ -168,6 +170,12 @@ class Codec:
         cell, code_at = self._on(logits.device)[1:]
         return cast(Tensor, _ToCells.apply(logits, cell, code_at)).view(-1, *self.radices)
 
+    def agreement(self, device: torch.device) -> Agreement:
+        """Which codes agree with visible digits; its tables lie on the device."""
+        if device not in self._agreements:
+            self._agreements[device] = Agreement(self.radices, self.cell if self.has_table else None, device)
+        return self._agreements[device]
+
     def fingerprint(self) -> str:
         """A short hash of radices and table; equal codecs, equal hash."""
         body = repr(self.radices).encode() + self.digits.numpy().tobytes()
@@ -226,6 +234,7 @@ class ProductCodec(Codec):
             raise ValueError(f"a product codec needs radices of at least 1, got {self.radices}")
         self.num_cells = math.prod(self.radices)
         self.has_integers = self.num_cells <= MAX_INTEGER_CODES
+        self._agreements = {}
 
     @property
     def num_codes(self) -> int:

@@ -43,6 +43,10 @@ class BaseDenoiser:
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         raise NotImplementedError
 
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        """Hidden states (M, D) -> logits (M, K) of the codes (M, K) asked for; all are computed unless overridden."""
+        return self.logits(hidden, span).gather(1, codes)
+
     def head(self, span: Span) -> Head:
         """The head of a span: one softmax over its codes unless overridden."""
         return _SOFTMAX
@@ -77,6 +81,12 @@ class Wrapper(BaseDenoiser):
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         return self.denoiser.logits(hidden, span)
 
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        """Those of the inner denoiser; chosen of `logits` where these are written anew."""
+        if type(self).logits is not Wrapper.logits:
+            return super().code_logits(hidden, span, codes)
+        return self.denoiser.code_logits(hidden, span, codes)
+
     def head(self, span: Span) -> Head:
         """That of the inner denoiser."""
         return self.denoiser.head(span)
@@ -109,7 +119,7 @@ def completed(denoiser: Denoiser) -> BaseDenoiser:
     if isinstance(denoiser, BaseDenoiser):
         return denoiser
     kind = type(denoiser)
-    for name in ("hidden_at", "passes", "null_condition", "head", "digit_logits"):
+    for name in ("hidden_at", "passes", "null_condition", "head", "digit_logits", "code_logits"):
         if hasattr(kind, name):
             raise ValueError(f"{kind.__name__} has {name} but is no BaseDenoiser; inherit mmprime.engine.BaseDenoiser")
     return _Completed(denoiser)

@@ -176,6 +176,13 @@ class Guided(Wrapper):
         without = self.denoiser.logits(hidden[rows, width:-1], span)
         return _guided(with_condition, without, hidden[rows, -1:], rows)
 
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        width = (hidden.shape[-1] - 1) // 2
+        rows = hidden[:, -1].nonzero()[:, 0]
+        with_condition = self.denoiser.code_logits(hidden[:, :width], span, codes)
+        without = self.denoiser.code_logits(hidden[rows, width:-1], span, codes[rows])
+        return _guided(with_condition, without, hidden[rows, -1:], rows)
+
     def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
         """Each digit is guided, given what is known of its token."""
         width = (hidden.shape[-1] - 1) // 2

@@ -90,11 +90,18 @@ class Tilted(Wrapper):
         return torch.cat([hidden, features, scale[..., None]], -1)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
-        count = self.scorer.features
+        return self._tilt(hidden, span)
+
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        return self._tilt(hidden, span, codes)
+
+    def _tilt(self, hidden: Tensor, span: Span, codes: Tensor | None = None) -> Tensor:
+        count, inner = self.scorer.features, self.denoiser
         hidden, features, scale = hidden.split([hidden.shape[-1] - count - 1, count, 1], -1)
-        logits = self.denoiser.logits(hidden, span)
+        logits = inner.logits(hidden, span) if codes is None else inner.code_logits(hidden, span, codes)
         rows = scale[:, 0].nonzero()[:, 0]
         scores = self.scorer.scores(features[rows], span)
         if not bool(scores.isfinite().all()):
             raise ValueError(f"a score of span {span.name!r} is not finite; to forbid a code give it a score of -1e4")
+        scores = scores if codes is None else scores.gather(1, codes[rows])
         return logits.index_add(0, rows, (scale[rows] * scores).to(logits))

@@ -104,6 +104,10 @@ class PrimeDiT(nn.Module, BaseDenoiser):
         """Hidden states (M, D) of tokens of a span with the head "softmax" -> (M, C)."""
         return self.heads[self._known(span).name](hidden)
 
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        """The same of the codes (M, K) asked for, by their rows of the weight -> (M, K)."""
+        return self.heads[self._known(span).name](hidden, codes)
+
     def head(self, span: Span) -> Head:
         """The head of a span, as the config has it."""
         return self.kinds[span.name]

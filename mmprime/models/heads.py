@@ -10,26 +10,67 @@ With nothing known a chain can do what the factored head does, with other weight
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmprime.engine import Codec, DigitQuery
+from mmprime.engine.denoiser import chunks
 
 from .layers import rms_norm
 
 _STD = 0.3
+_ROWS_AT_ONCE = 1 << 22  # numbers of gathered rows
 
 
 class SoftmaxNet(nn.Module):
-    """Hidden states of tokens (M, D) -> logits (M, C) in code order; all zero at first, so all codes are alike."""
+    """Hidden states of tokens (M, D) -> logits (M, C) in code order, or (M, K) of the codes (M, K) asked for; all zero
+    at first, so all codes are alike."""
 
     def __init__(self, width: int, codec: Codec) -> None:
         super().__init__()
         self.linear = _zero_linear(width, codec.num_codes)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(rms_norm(hidden))
+    def forward(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
+        state, linear = rms_norm(hidden), self.linear
+        return linear(state) if codes is None else cast(Tensor, _Chosen.apply(state, linear.weight, linear.bias, codes))
+
+
+class _Chosen(torch.autograd.Function):
+    """state (M, D), weight (C, D), bias (C,), codes (M, K) -> (M, K): columns of the linear map, one set for each row.
+
+    Rows of the weight are gathered some at a time, and anew in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, weight: Tensor, bias: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(state, weight, bias, codes)
+        out = [
+            torch.bmm(_rows(weight, codes[part]), state[part].to(weight)[:, :, None]) for part in _parts(codes, state)
+        ]
+        return torch.cat(out)[:, :, 0] + bias[codes]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        state, weight, bias, codes = ctx.saved_tensors
+        grad, to_weight, to_state = grad.to(weight), torch.zeros_like(weight), []
+        for part in _parts(codes, state):
+            to_state.append(torch.bmm(grad[part, None], _rows(weight, codes[part]))[:, 0])
+            outer = grad[part, :, None] * state[part, None].to(weight)
+            to_weight.index_add_(0, codes[part].flatten(), outer.flatten(0, 1))
+        to_bias = torch.zeros_like(bias).index_add_(0, codes.flatten(), grad.flatten().to(bias))
+        return torch.cat(to_state).to(state), to_weight, to_bias, None
+
+
+def _parts(codes: Tensor, state: Tensor) -> Iterator[slice]:
+    return chunks(len(codes), codes.shape[1] * state.shape[1], _ROWS_AT_ONCE)
+
+
+def _rows(weight: Tensor, codes: Tensor) -> Tensor:
+    return weight.index_select(0, codes.flatten()).view(*codes.shape, -1)
 
 
 class FactoredNet(nn.Module):

@@ -95,7 +95,7 @@ def test_a_chain_of_one_joint_distribution_is_the_softmax() -> None:
             return table(y, canvas)
 
         def digit_logits(self, hidden, span, query: DigitQuery):
-            grid = SoftmaxHead().grid(table, oracle_tokens(hidden, span))[query.token]
+            grid = span.codec.to_grid(table.logits(hidden, span))[query.token]
             out = torch.full((len(grid), 3), -torch.inf, dtype=torch.float64)
             for row, (level, known) in enumerate(zip(query.level.tolist(), query.known.tolist())):
                 part = grid[row]
@@ -112,11 +112,6 @@ def test_a_chain_of_one_joint_distribution_is_the_softmax() -> None:
         two = exact_nelbo(table, PAIR.canvas, PAIR.y, steps, masking)
         assert torch.allclose(one.bound, two.bound.detach(), atol=1e-9)
         assert torch.allclose(one.nll, two.nll.detach(), atol=1e-9)
-
-
-def oracle_tokens(hidden: torch.Tensor, span: Span):
-    size = len(hidden)
-    return Tokens(span, hidden, torch.full((size, 2), MASK_ID), torch.zeros(size, dtype=torch.int64))
 
 
 def test_the_factored_head_pays_the_total_correlation_of_a_token() -> None:

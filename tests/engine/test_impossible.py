@@ -11,6 +11,7 @@ import torch
 from mmprime.engine import (
     MASKINGS,
     SAMPLERS,
+    Codec,
     Guidance,
     NonFiniteLogits,
     Plan,
@@ -24,7 +25,7 @@ from mmprime.engine import (
     sampler_of,
 )  # fmt: skip
 from mmprime.engine.guidance import Guided
-from mmprime.engine.heads.softmax import log_mass, log_posterior
+from mmprime.engine.heads.softmax import Remaining
 from mmprime.engine.tilting import CodeScores
 
 WORLD = oracle.mixed_world()
@@ -138,12 +139,15 @@ def test_gradients_of_finite_nats_are_finite() -> None:
 
 
 def test_of_an_impossible_state_everything_that_follows_is_impossible() -> None:
-    grid = torch.tensor([[[0.0, -math.inf], [1.0, -math.inf]]])
-    posterior = log_posterior(grid, torch.tensor([[-1, 1]]))
+    codes = Codec.product((2, 2)).agreement(torch.device("cpu"))
+    visible, logits = torch.tensor([[-1, 1]]), torch.tensor([[-math.inf, -math.inf, 1.0, -math.inf]])
+    logits = logits.masked_fill(~codes.agree(codes.key, visible), -math.inf)
+    part = Remaining(codes, torch.tensor([0]), visible, logits, None)
+    posterior = part.log_posterior()
     assert bool(posterior.isneginf().all())
-    assert float(log_mass(posterior, torch.tensor([[0, 1]]))) == -math.inf
-    grid[0, 0, 0] = math.nan
-    assert bool(log_posterior(grid, torch.tensor([[-1, -1]])).isnan().any())  # a NaN does not become an impossibility
+    assert float(part.log_mass(posterior, torch.tensor([[0, 1]]))) == -math.inf
+    logits[0, 1] = math.nan
+    assert bool(part.log_posterior().isnan().any())  # a NaN does not become an impossibility
 
 
 class _Two:

@@ -41,6 +41,9 @@ class Logits(Protocol):
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """(M, C) in code order."""
 
+    def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
+        """(M, K) of the codes (M, K) asked for."""
+
     def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
         """(R, max b) of the digits asked for, -inf from a level's radix on."""
 

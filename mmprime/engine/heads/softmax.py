@@ -1,26 +1,93 @@
 """The softmax head: one distribution over all C codes of a token.
 
-For a token with joint logits g over the grid [b_1, ..., b_S] and a partly visible row y of digits,
+For a token with logits g of its codes and a partly visible row y of digits,
 
-    p(cell | y) = softmax of g over the cells that agree with y                 `log_posterior`
-    log p(y_after | y) = logsumexp of log p(cell | y) over the cells that agree with y_after too     `log_mass`
+    p(x | y) = softmax of g over the codes that agree with y
+    log p(y_after | y) = logsumexp of log p(x | y) over the codes that agree with y_after too
 
-Agreement with y is a sum of one small vector per axis (0 or -inf), so no (tokens, codes, digits) tensor is built.
+The network is asked for the codes that agree with y only, where these are few. No (tokens, codes, digits) tensor is
+built, and no cell without a code: codes stand in the order of their cells.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NoReturn
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor
 
+from ..agreement import Agreement
 from ..canvas import Span
 from ..codec import MASK_ID
 from .base import Head, Logits, NonFiniteLogits, Request, SampledDigits, Tokens, UnitDistribution, sample_from
 
 MAX_CODES = 1 << 26
+
+
+class Remaining(NamedTuple):
+    """Some tokens, rows (m,) of those asked about, with K codes each of which those that agree with the visible digits
+    y (m, S) have logits (m, K), float32 or float64, the others -inf. position (m, K), -1 for none; None for all C."""
+
+    codes: Agreement
+    rows: Tensor
+    y: Tensor
+    logits: Tensor
+    position: Tensor | None
+
+    @property
+    def key(self) -> Tensor:
+        """(m, K) or (C,) keys of the codes."""
+        return self.codes.key if self.position is None else self.codes.key[self.position.clamp(min=0)]
+
+    def log_posterior(self) -> Tensor:
+        """log p(x | y) (m, K); -inf everywhere where no code of finite logits agrees with y: what is visible is
+        impossible, and all that follows."""
+        posterior = torch.log_softmax(self.logits, -1)
+        if bool(posterior[:, 0].isnan().any()):
+            never = self.logits.amax(-1, keepdim=True).isneginf()
+            posterior = torch.log_softmax(self.logits.masked_fill(never, 0.0), -1).masked_fill(never, -math.inf)
+        return posterior
+
+    def log_mass(self, log_p: Tensor, aim: Tensor) -> Tensor:
+        """log of the mass (m,) in log_p (m, K) of the codes that agree with aim (m, S)."""
+        if not bool((aim >= 0).all()):
+            cells = log_p.masked_fill(~self.codes.agree(self.key, aim), -math.inf)
+            mass = torch.logsumexp(cells, -1)
+            never = mass.isneginf()
+            if bool(never.any()):  # its gradient would be NaN
+                mass = torch.logsumexp(cells.masked_fill(never[:, None], 0.0), -1).masked_fill(never, -math.inf)
+            return mass
+        if self.position is None:
+            index = self.codes.position(self.codes.index(torch.full_like(aim, MASK_ID), aim))
+        else:
+            index = self.codes.index(self.y, aim)
+        never = ((self.y >= 0) & (self.y != aim)).any(-1) | (index < 0)
+        return log_p.gather(1, index.clamp(min=0)[:, None])[:, 0].masked_fill(never, -math.inf)
+
+    def margin(self, probs: Tensor, level: int) -> Tensor:
+        """The mass (m, b) in probs (m, K) of each digit of a level."""
+        digit = self.codes.digit(self.key, level).expand_as(probs)
+        return probs.new_zeros(len(probs), self.codes.radices[level]).scatter_add(1, digit, probs)
+
+    def log_margin(self, log_p: Tensor, level: int) -> Tensor:
+        """The same of logarithms, by one logsumexp for each digit."""
+        radix = self.codes.radices[level]
+        if radix == self.codes.num_codes:  # the code is the digit
+            return log_p if self.position is None else self.spread(log_p, -math.inf)
+        digit = self.codes.digit(self.key, level).expand_as(log_p)
+        top = log_p.new_full((len(log_p), radix), -math.inf).scatter_reduce(1, digit, log_p.detach(), "amax")
+        top = top.masked_fill(top.isneginf(), 0.0)
+        mass = torch.zeros_like(top).scatter_add(1, digit, (log_p - top.gather(1, digit)).exp())
+        return (mass.clamp(min=0.5).log() + top).masked_fill(mass == 0, -math.inf)
+
+    def spread(self, values: Tensor, empty: float) -> Tensor:
+        """Values (m, K) of the codes -> (m, C) by position, the others empty."""
+        if self.position is None:
+            return values
+        out = values.new_full((len(values), self.codes.num_codes + 1), empty)
+        return out.scatter(1, self.position.where(self.position >= 0, self.codes.num_codes), values)[:, :-1]
 
 
 class SoftmaxHead(Head):
@@ -30,183 +97,163 @@ class SoftmaxHead(Head):
 
     def check(self, span: Span) -> None:
         codec = span.codec
-        if codec.num_cells > MAX_CODES:
+        if codec.num_codes > MAX_CODES:
             raise ValueError(
                 f"span {span.name!r}: one softmax over {codec.num_codes} codes takes {4 * codec.num_codes} bytes a "
                 "token; "
                 "use the head 'factored' or 'chain'"
             )
 
-    def grid(self, network: Logits, tokens: Tokens) -> Tensor:
-        """Joint logits over the digit grid of M tokens (M, b_1, ..., b_S), float32 or float64.
+    def remaining(self, network: Logits, tokens: Tokens, y: Tensor) -> Iterator[Remaining]:
+        """Logits of the codes of M tokens that agree with y (M, S), in groups that hold each token once.
 
         A logit of -inf is a code that is impossible. Raises NonFiniteLogits.
         """
-        logits = network.logits(tokens.hidden, tokens.span)
-        if logits.dtype != torch.float64:
-            logits = logits.float()
-        top = logits.amax(-1)  # NaN if any is
-        if not bool(top.isfinite().all()):
-            _refuse(logits, top, tokens)
-        return tokens.span.codec.to_grid(logits)
+        codes = tokens.span.codec.agreement(y.device)
+        for rows, position in codes.groups(y):
+            some, seen = tokens[rows], y[rows]
+            if position is None:
+                logits = _checked(network.logits(some.hidden, some.span), some)
+                logits = (
+                    logits
+                    if codes.order is None
+                    else cast(Tensor, _Reordered.apply(logits, codes.order, codes.inverse))
+                )
+                if bool((seen >= 0).any()):
+                    logits = logits.masked_fill(~codes.agree(codes.key, seen), -math.inf)
+            else:
+                code = codes.code(position.clamp(min=0))
+                logits = _checked(network.code_logits(some.hidden, some.span, code), some, code)
+                logits = logits.masked_fill(position < 0, -math.inf)
+            yield Remaining(codes, rows, seen, logits, position)
 
     def nats(self, network: Logits, tokens: Tokens, aim: Tensor, known: Tensor | None = None) -> Tensor:
         """Digits of a token are revealed jointly, so `known` changes nothing."""
-        posterior = log_posterior(self.grid(network, tokens), tokens.visible)
+        nats, rows = [], []
+        for part in self.remaining(network, tokens, tokens.visible):
+            log_p = part.log_posterior()
+            nats.append(torch.stack([-part.log_mass(log_p, target) for target in aim[:, part.rows]]))
+            rows.append(part.rows)
         same = (aim == tokens.visible).all(-1)  # reveals nothing
-        return torch.stack([-log_mass(posterior, target) for target in aim]).masked_fill(same, 0.0)
+        return torch.cat(nats, 1)[:, torch.cat(rows).argsort()].masked_fill(same, 0.0)
 
     def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Whole codes are drawn, also where some digits are asked for: part of an exact draw is a draw of the part.
 
         The temperature of a token is that of the first digit asked for; top_p applies to whole codes.
         """
-        grid, visible, first = self.grid(network, tokens), tokens.visible, request.first
-        logits = constrain(grid, visible).flatten(1)
-        never = logits.amax(-1).isneginf()
-        if bool(never.any()):
-            if request.strict:
-                raise ValueError(f"no code agrees with the visible digits {visible[never][0].tolist()}")
-            logits = logits.masked_fill(never[:, None], 0.0)
+        visible, unit, first = tokens.visible, request.unit, request.first
+        digits = torch.full_like(visible, MASK_ID)
+        sure = torch.zeros(2, *visible.shape, dtype=torch.float64, device=visible.device)
+        described = unit in ("token", "digit")
+        again = described and request.again is not None and bool(request.again.any())
+        state = visible.masked_fill(cast(Tensor, request.again), MASK_ID) if again else visible
+        shape = len(tokens), self.unit_shape(tokens.span, unit)[1]
+        probs, value = sure.new_zeros(shape if described else (0, 0)), torch.zeros_like(first)
+        probs = sure.new_zeros(*visible.shape, max(tokens.span.codec.radices)) if unit == "each" else probs
         heat = request.temperature
-        heat = heat.gather(1, first[:, None])[:, 0] if isinstance(heat, Tensor) else heat
-        cell, confidence, entropy = sample_from(logits, request.u[:, 0], heat, request.top_p)
-        digits = unravel(cell, tokens.span.codec.radices).masked_fill(never[:, None], MASK_ID)
-        confidence, entropy = (each[:, None].expand(digits.shape) for each in (confidence, entropy))
-        if not request.unit:
-            return SampledDigits(digits, confidence, entropy)
-        if request.unit == "each":
-            return SampledDigits(digits, confidence, entropy, self._each(grid, tokens, request, digits))
-        unmasked = visible if request.again is None else visible.masked_fill(request.again, MASK_ID)
-        probs, value = unit_probs(log_posterior(grid, unmasked), first, cell, digits, request.unit)
-        return SampledDigits(digits, confidence, entropy, UnitDistribution(probs[:, None], value[:, None]))
+        for part in self.remaining(network, tokens, state):
+            codes, rows = part.codes, part.rows
+            logits = part.logits
+            if again:
+                logits = logits.masked_fill(~codes.agree(part.key, visible[rows]), -math.inf)
+            never = logits.amax(-1).isneginf()
+            if bool(never.any()):
+                if request.strict:
+                    raise ValueError(f"no code agrees with the visible digits {visible[rows][never][0].tolist()}")
+                logits = logits.masked_fill(never[:, None], 0.0)
+            warm = heat[rows].gather(1, first[rows, None])[:, 0] if isinstance(heat, Tensor) else heat
+            index, *spread = sample_from(logits, request.u[rows, 0], warm, request.top_p)
+            sure[:, rows] = torch.stack(spread)[:, :, None].expand(2, len(rows), digits.shape[1])
+            position = index if part.position is None else part.position.gather(1, index[:, None])[:, 0]
+            key = codes.key[position.clamp(min=0)]
+            drawn = torch.stack([codes.digit(key, level) for level in range(digits.shape[1])], -1)
+            digits[rows] = drawn.masked_fill(never[:, None], MASK_ID)
+            value[rows] = position
+            if unit:
+                self._describe(part, unit, first[rows], probs)
+        if not unit:
+            return SampledDigits(digits, sure[0], sure[1])
+        if unit == "each":
+            if request.again is not None and bool(request.again.any()):
+                probs[request.again] = self.as_if_masked(network, tokens, request.again).double().exp()
+            return SampledDigits(digits, sure[0], sure[1], UnitDistribution(probs, digits.clamp(min=0)))
+        value = value if unit == "token" else digits.gather(1, first[:, None])[:, 0]
+        return SampledDigits(digits, sure[0], sure[1], UnitDistribution(probs[:, None], value[:, None]))
+
+    def _describe(self, part: Remaining, unit: str, first: Tensor, probs: Tensor) -> None:
+        """Write the distributions of the units of some tokens into their rows of probs: (M, C) of the codes, (M, b) of
+        the first digit asked for, (M, S, b) of each."""
+        p = part.log_posterior().exp().double()
+        if unit == "token":
+            probs[part.rows] = part.spread(p, 0.0)
+            return
+        for level, radix in enumerate(part.codes.radices):
+            if unit == "each":
+                probs[part.rows, level, :radix] = part.margin(p, level)
+            elif bool((mine := first == level).any()):
+                probs[part.rows[mine], :radix] = part.margin(p, level)[mine]
 
     def as_if_masked(self, network: Logits, tokens: Tokens, asked: Tensor) -> Tensor:
         """The conditional of a digit in the distribution of codes."""
-        return _conditionals(self.grid(network, tokens), tokens.visible, asked)
-
-    def _each(self, grid: Tensor, tokens: Tokens, request: Request, digits: Tensor) -> UnitDistribution:
-        """Marginals of the masked digits given the visible ones; conditionals of those to be described again."""
-        shape = *digits.shape, max(tokens.span.codec.radices)
-        probs = torch.zeros(shape, dtype=torch.float64, device=digits.device)
-        posterior = log_posterior(grid, tokens.visible).exp()
-        for level, radix in enumerate(tokens.span.codec.radices):
-            probs[:, level, :radix] = _margin(posterior, level)
-        if request.again is not None:
-            probs[request.again] = _conditionals(grid, tokens.visible, request.again).double().exp()
-        return UnitDistribution(probs, digits.clamp(min=0))
+        token, level = asked.nonzero(as_tuple=True)
+        alone = tokens.visible[token].scatter(1, level[:, None], MASK_ID)
+        radices, out, order = tokens.span.codec.radices, [], []
+        for part in self.remaining(network, tokens[token], alone):
+            log_p, mine = part.log_posterior(), level[part.rows]
+            for axis in mine.unique().tolist():
+                margin = part.log_margin(log_p, axis)[mine == axis]
+                out.append(torch.nn.functional.pad(margin, (0, max(radices) - radices[axis]), value=-math.inf))
+                order.append(part.rows[mine == axis])
+        if not out:
+            return tokens.hidden.new_zeros(0, max(radices))
+        return torch.cat(out)[torch.cat(order).argsort()]
 
     def size(self, span: Span) -> int:
-        return span.codec.num_cells
+        return span.codec.num_codes
 
     def num_uniforms(self, span: Span) -> int:
         return 1
 
     def unit_shape(self, span: Span, unit: str) -> tuple[int, int]:
-        return 1, max(span.codec.radices) if unit == "digit" else span.codec.num_cells
+        return 1, max(span.codec.radices) if unit == "digit" else span.codec.num_codes
 
 
-def _refuse(logits: Tensor, top: Tensor, tokens: Tokens) -> NoReturn:
-    row = int((~top.isfinite()).nonzero()[0])
+class _Reordered(torch.autograd.Function):
+    """Columns by code -> by position; the gradient is the inverse gather, not a scatter-add."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return logits.index_select(-1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(-1, inverse), None, None
+
+
+def _checked(logits: Tensor, tokens: Tokens, codes: Tensor | None = None) -> Tensor:
+    """Logits (M, K) of the codes (M, K), or of all, in float32 or float64. Raises NonFiniteLogits; where codes are
+    chosen they may all be impossible."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    top = logits.amax(-1)  # NaN if any is
+    wrong = ~top.isfinite() if codes is None else top.isnan() | top.isposinf()
+    if bool(wrong.any()):
+        _refuse(logits, wrong, tokens, codes)
+    return logits
+
+
+def _refuse(logits: Tensor, wrong: Tensor, tokens: Tokens, codes: Tensor | None) -> NoReturn:
+    row = int(wrong.nonzero()[0])
     values = logits[row].detach()
-    code = int((values.isnan() | values.isposinf()).long().argmax())
+    column = int((values.isnan() | values.isposinf()).long().argmax())
     what = (
         f"the logits of all {len(values)} codes are -inf, so none is possible"
-        if bool(top[row].isneginf())
-        else f"the logit of code {code} is {float(values[code])}"
+        if bool(values.amax().isneginf())
+        else f"the logit of code {column if codes is None else int(codes[row, column])} is {float(values[column])}"
     )
     raise NonFiniteLogits(
         f"span {tokens.span.name!r}, token {int(tokens.index[row])}: {what}; a denoiser gives finite logits, -inf for "
         "what cannot be"
     )
-
-
-def constrain(grid: Tensor, y: Tensor) -> Tensor:
-    """grid (M, b_1, ..., b_S) with -inf in every cell that contradicts the visible digits y (M, S)."""
-    for axis, radix in enumerate(grid.shape[1:]):
-        digit = y[:, axis]
-        if grid.is_cpu and not bool((digit >= 0).any()):  # nothing on this axis is visible; a GPU had to be waited for
-            continue
-        value = torch.arange(radix, device=grid.device)
-        clash = (digit[:, None] >= 0) & (digit[:, None] != value)
-        shape = [len(grid)] + [1] * (grid.ndim - 1)
-        shape[axis + 1] = radix
-        bias = torch.zeros(clash.shape, dtype=grid.dtype, device=grid.device).masked_fill(clash, -math.inf)
-        grid = grid + bias.view(shape)
-    return grid
-
-
-def log_posterior(grid: Tensor, y: Tensor) -> Tensor:
-    """log p(cell | visible digits y): (M, b_1, ..., b_S), (M, S) -> (M, b_1, ..., b_S).
-
-    -inf everywhere where no cell of finite logits agrees with y: what is visible is impossible, and all that follows.
-    """
-    cells = constrain(grid, y).flatten(1)
-    posterior = torch.log_softmax(cells, -1)
-    if not grid.is_cpu or bool(posterior[:, 0].isnan().any()):
-        never = cells.amax(-1, keepdim=True).isneginf()
-        posterior = torch.log_softmax(cells.masked_fill(never, 0.0), -1).masked_fill(never, -math.inf)
-    return posterior.view(grid.shape)
-
-
-def log_mass(grid: Tensor, y: Tensor) -> Tensor:
-    """log of the mass of the cells that agree with y: (M, b_1, ..., b_S), (M, S) -> (M,)."""
-    if bool((y >= 0).all()):  # complete rows name one cell each
-        cell = torch.zeros_like(y[:, 0])
-        for axis, radix in enumerate(grid.shape[1:]):
-            cell = cell * radix + y[:, axis]
-        return grid.flatten(1).gather(1, cell[:, None])[:, 0]
-    cells = constrain(grid, y).flatten(1)
-    mass = torch.logsumexp(cells, -1)
-    never = mass.isneginf()
-    if not grid.is_cpu or bool(never.any()):  # its gradient would be NaN
-        mass = torch.logsumexp(cells.masked_fill(never[:, None], 0.0), -1).masked_fill(never, -math.inf)
-    return mass
-
-
-def unravel(cell: Tensor, radices: tuple[int, ...]) -> Tensor:
-    """Flat grid index (M,) -> digits (M, S)."""
-    digits = []
-    for radix in reversed(radices):
-        digits.append(cell % radix)
-        cell = cell // radix
-    return torch.stack(digits[::-1], -1)
-
-
-def unit_probs(posterior: Tensor, first: Tensor, cell: Tensor, digits: Tensor, unit: str) -> tuple[Tensor, Tensor]:
-    """log p over grids (M, b_1, ..., b_S) -> probabilities (M, K) float64 of each token's unit, value drawn (M,).
-
-    Unit "token": over whole cells. Unit "digit": of the digit `first` (M,), padded with zeros to the largest base.
-    """
-    joint = posterior.exp()
-    if unit == "token":
-        return joint.flatten(1).double(), cell
-    radices = posterior.shape[1:]
-    probs = joint.new_zeros(len(joint), max(radices), dtype=torch.float64)
-    for axis, radix in enumerate(radices):
-        rows = (first == axis).nonzero()[:, 0]
-        if len(rows):
-            probs[rows, :radix] = _margin(joint[rows], axis)
-    return probs, digits.gather(1, first[:, None])[:, 0]
-
-
-def _margin(joint: Tensor, level: int) -> Tensor:
-    """Probabilities (M, b_1, ..., b_S) -> (M, b) float64 of one level's values."""
-    others = [dim for dim in range(1, joint.ndim) if dim != level + 1]
-    return joint.sum(others, dtype=torch.float64) if others else joint.double()
-
-
-def _conditionals(grid: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
-    """Grids (M, b_1, ..., b_S) -> log p (R, max b) of each of the R digits `asked` (M, S), the others as visible."""
-    token, level = asked.nonzero(as_tuple=True)
-    out = grid.new_full((len(token), max(grid.shape[1:])), -math.inf)
-    for axis, radix in enumerate(grid.shape[1:]):
-        rows = (level == axis).nonzero()[:, 0]
-        if not len(rows):
-            continue
-        alone = visible[token[rows]].index_fill(1, torch.tensor([axis], device=visible.device), MASK_ID)
-        part = log_posterior(grid[token[rows]], alone)
-        others = [dim for dim in range(1, part.ndim) if dim != axis + 1]
-        part = part.logsumexp(others) if others else part
-        out = out.index_put((rows[:, None], torch.arange(radix, device=rows.device)), part)
-    return out
