@@ -14,6 +14,7 @@ Trunk and heads are taken over as they are: head rows lie in code order, whateve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import cast
 
@@ -53,15 +54,28 @@ def transplant(model: PrimeDiT, source: PrimeDiT) -> None:
             _fill(_embedding(model, span.name), span.codec.digits, unmasked, masked[0])
 
 
+def check_codes(theirs: Mapping[str, int], ours: Mapping[str, int]) -> None:
+    """Raises ValueError, with the way out, unless the codes of each span are as many as those to start from."""
+    if theirs == ours:
+        return
+    what = f"the model to start from has codes {dict(theirs)}, this one {dict(ours)}"
+    if new := sorted(ours.keys() - theirs.keys()):
+        raise ValueError(f"{what}: a new span ({new[0]}) is learned from the start; leave out init")
+    if absent := sorted(theirs.keys() - ours.keys()):
+        raise ValueError(f"{what}: give data with the span {absent[0]}, or leave out init")
+    name = next(name for name in ours if ours[name] != theirs[name])
+    raise ValueError(f"{what}: encode the data with the {name} tokenizer it was trained with, or leave out init")
+
+
 def _check(model: PrimeDiT, source: PrimeDiT) -> None:
     """Raises ValueError unless both have the same code books and the same trunk."""
     theirs, ours = ({span.name: span.codec.num_codes for span in each.canvas.spans} for each in (source, model))
-    if theirs != ours:
-        raise ValueError(f"the model to start from has codes {theirs}, this one {ours}")
+    check_codes(theirs, ours)
     for name in sorted({field.name for field in fields(DiTConfig)} - _FREE):
         old, new = getattr(source.config, name), getattr(model.config, name)
         if old != new:
-            raise ValueError(f"the model to start from has {name}={old}, this one {name}={new}")
+            way = "give data of as many classes" if name == "num_classes" else f"set model.{name}={old}"
+            raise ValueError(f"the model to start from has {name}={old}, this one {name}={new}: {way}")
 
 
 def _equal(model: PrimeDiT, source: PrimeDiT) -> set[str]:
