@@ -29,6 +29,7 @@ from .embedding import TokenEmbedding
 
 _DIGITAL = ("digits.weight", "tokens.weight", "mix.weight")  # of an embedding: what depends on the digits
 _FREE = {"preset", "dropout", "digit_embedding", "token_embedding", *DiTConfig.RUN_SWITCHES}  # options that may differ
+_HEADS = {"head", "span_heads"}  # are compared by what they come to
 
 
 @torch.no_grad()
@@ -71,7 +72,13 @@ def _check(model: PrimeDiT, source: PrimeDiT) -> None:
     """Raises ValueError unless both have the same code books and the same trunk."""
     theirs, ours = ({span.name: span.codec.num_codes for span in each.canvas.spans} for each in (source, model))
     check_codes(theirs, ours)
-    for name in sorted({field.name for field in fields(DiTConfig)} - _FREE):
+    for span, kind in model.kinds.items():
+        if kind.name != (old := source.kinds[span].name):
+            raise ValueError(
+                f"the model to start from has a {old} head for {span}, this one {kind.name}: "
+                f"set model.span_heads.{span}={old}"
+            )
+    for name in sorted({field.name for field in fields(DiTConfig)} - _FREE - _HEADS):
         old, new = getattr(source.config, name), getattr(model.config, name)
         if old != new:
             way = "give data of as many classes" if name == "num_classes" else f"set model.{name}={old}"
