@@ -195,7 +195,10 @@ class DiffusionTask(Task):
             synchronous = metrics[f"{split}/nelbo_token_synchronous"]
             joint = metrics[f"{split}/joint_loss"]
             parts += [f"token-synchronous NELBO {synchronous:.4f}", f"joint loss (no bound) {joint:.4f}"]
-            lines.append(f"{'untrained, ' if step == 0 and not self.config.model.init else ''}{split}, nats/token: " + "; ".join(parts))
+            lines.append(
+                f"{'untrained, ' if step == 0 and not self.config.model.init else ''}{split}, nats/token: "
+                + "; ".join(parts)
+            )
         return "\n".join(lines)
 
     def write_samples(self, directory: Path, step: int) -> None:
