@@ -211,7 +211,10 @@ def pack_documents(
     pieces = [np.asarray([*encode(document), end_id], dtype=np.int64) for document in documents]
     total = sum(len(piece) for piece in pieces)
     if total < length:
-        raise ValueError(f"{len(pieces)} documents hold {total} tokens, too few for one row of {length}")
+        raise ValueError(
+            f"{len(pieces)} documents hold {total} tokens, too few for one row of {length}; give more text, "
+            "or shorter rows"
+        )
     rows = total // length
     return torch.from_numpy(np.concatenate(pieces)[: rows * length]).view(rows, length)
 

@@ -47,10 +47,7 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         sentence what the hub refuses.
         """
         name = str(pretrained_model_name_or_path)
-        folder = Path(name)
-        if folder.is_dir() or folder.is_absolute() or name.count("/") > 1 or name.startswith("."):
-            if not (folder / "config.json").is_file():
-                raise ValueError(f"{name}: there is no model folder here (a config.json beside model.safetensors)")
+        if _is_path(name):
             return cls._from_pretrained(model_id=name, **options)
         with in_one_sentence(name):
             return super().from_pretrained(name, **options)
@@ -60,10 +57,7 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         from mmprime.models import load_model
         from mmprime.models.device import find_device
 
-        folder, remote = Path(model_id), not Path(model_id).is_dir()
-        if remote:
-            asked = {key: options[key] for key in _FETCH_OPTIONS if options.get(key) is not None}
-            folder = Path(snapshot_download(model_id, allow_patterns=list(FETCHED), **asked))
+        folder, remote = find_folder(model_id, **options), not _is_path(model_id)
         device = find_device(device)
         model, canvas, config = load_model(folder, device)
         card = read_card(folder, config, canvas)
@@ -90,6 +84,25 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         """
         with in_one_sentence(repo_id):
             return str(super().push_to_hub(repo_id, **options))
+
+
+def find_folder(name: str, **options: Any) -> Path:
+    """The folder of a model: the path itself, or what the hub has under the name; the options are those of a fetch.
+
+    Raises ValueError where the path holds no model, and in one sentence what the hub refuses.
+    """
+    folder = Path(name)
+    if not _is_path(name):
+        asked = {key: options[key] for key in _FETCH_OPTIONS if options.get(key) is not None}
+        with in_one_sentence(name):
+            return Path(snapshot_download(name, allow_patterns=list(FETCHED), **asked))
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{name}: there is no model folder here (a config.json beside model.safetensors)")
+    return folder
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).is_dir() or Path(name).is_absolute() or name.count("/") > 1 or name.startswith(".")
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def load_tokenizers(
     from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
     paths = {name: directory / path for name, path in config.get("tokenizers", {}).items() if canvas.has(name)}
-    wanted = _recorded(directory, config)
+    wanted = recorded_fingerprints(directory, config)
     text = TextTokenizer.load(paths["text"]) if "text" in paths else None
     image = load_image_tokenizer(paths["image"]) if "image" in paths else None
     for name, tokenizer in (("text", text), ("image", image)):
@@ -161,8 +161,8 @@ def _check(file: Path, entries: dict[str, Any]) -> None:
             raise ValueError(f"{file}: {name} cannot be {str(entries[name])[:60]!r}")
 
 
-def _recorded(directory: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Fingerprints by span: those of config.json, else that of the codes the model was trained on."""
+def recorded_fingerprints(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Fingerprints of the tokenizers by span: those of config.json, else that of the codes the model was trained on."""
     from mmprime.data.shards import read_index
 
     fingerprints = dict(config.get("fingerprints", {}))

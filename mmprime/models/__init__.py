@@ -1,12 +1,13 @@
 """The network: a transformer that embeds digits and predicts whole tokens."""
 
+from .adapters import choose_trained, without_adapters
 from .attention import attention
 from .checkpoint import load_model, save_model
 from .config import DiTConfig
 from .dit import PrimeDiT
 from .precision import autocast
 from .presets import PRESETS, Preset
-from .transplant import transplant
+from .transplant import check_codes, transplant
 
 __all__ = [
     "PRESETS",
@@ -15,7 +16,10 @@ __all__ = [
     "PrimeDiT",
     "attention",
     "autocast",
+    "check_codes",
+    "choose_trained",
     "load_model",
     "save_model",
     "transplant",
+    "without_adapters",
 ]

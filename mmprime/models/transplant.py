@@ -14,6 +14,7 @@ Trunk and heads are taken over as they are: head rows lie in code order, whateve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import cast
 
@@ -28,6 +29,7 @@ from .embedding import TokenEmbedding
 
 _DIGITAL = ("digits.weight", "tokens.weight", "mix.weight")  # of an embedding: what depends on the digits
 _FREE = {"preset", "dropout", "digit_embedding", "token_embedding", *DiTConfig.RUN_SWITCHES}  # options that may differ
+_HEADS = {"head", "span_heads"}  # are compared by what they come to
 
 
 @torch.no_grad()
@@ -53,15 +55,34 @@ def transplant(model: PrimeDiT, source: PrimeDiT) -> None:
             _fill(_embedding(model, span.name), span.codec.digits, unmasked, masked[0])
 
 
+def check_codes(theirs: Mapping[str, int], ours: Mapping[str, int]) -> None:
+    """Raises ValueError, with the way out, unless the codes of each span are as many as those to start from."""
+    if theirs == ours:
+        return
+    what = f"the model to start from has codes {dict(theirs)}, this one {dict(ours)}"
+    if new := sorted(ours.keys() - theirs.keys()):
+        raise ValueError(f"{what}: a new span ({new[0]}) is learned from the start; leave out init")
+    if absent := sorted(theirs.keys() - ours.keys()):
+        raise ValueError(f"{what}: give data with the span {absent[0]}, or leave out init")
+    name = next(name for name in ours if ours[name] != theirs[name])
+    raise ValueError(f"{what}: encode the data with the {name} tokenizer it was trained with, or leave out init")
+
+
 def _check(model: PrimeDiT, source: PrimeDiT) -> None:
     """Raises ValueError unless both have the same code books and the same trunk."""
     theirs, ours = ({span.name: span.codec.num_codes for span in each.canvas.spans} for each in (source, model))
-    if theirs != ours:
-        raise ValueError(f"the model to start from has codes {theirs}, this one {ours}")
-    for name in sorted({field.name for field in fields(DiTConfig)} - _FREE):
+    check_codes(theirs, ours)
+    for span, kind in model.kinds.items():
+        if kind.name != (old := source.kinds[span].name):
+            raise ValueError(
+                f"the model to start from has a {old} head for {span}, this one {kind.name}: "
+                f"set model.span_heads.{span}={old}"
+            )
+    for name in sorted({field.name for field in fields(DiTConfig)} - _FREE - _HEADS):
         old, new = getattr(source.config, name), getattr(model.config, name)
         if old != new:
-            raise ValueError(f"the model to start from has {name}={old}, this one {name}={new}")
+            way = "give data of as many classes" if name == "num_classes" else f"set model.{name}={old}"
+            raise ValueError(f"the model to start from has {name}={old}, this one {name}={new}: {way}")
 
 
 def _equal(model: PrimeDiT, source: PrimeDiT) -> set[str]:

@@ -17,18 +17,23 @@ from torch import Tensor
 
 from mmprime.codecs import load_codec, save_codec
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.models import DiTConfig, PrimeDiT, load_model, transplant
+from mmprime.models import DiTConfig, PrimeDiT, choose_trained, transplant
 
 from .codec_sources import neighbour_vectors
 from .config import ConfigError, nearest, resolve
 from .corpus import Corpus
+from .pretrained import Pretrained
 from .schema import CodecConfig, ModelConfig
 
 
 def build_canvas(
-    corpus: Corpus, codecs: dict[str, CodecConfig], image_tokenizer: str = "", cache: Path | None = None
+    corpus: Corpus,
+    codecs: dict[str, CodecConfig],
+    image_tokenizer: str = "",
+    cache: Path | None = None,
+    start: Pretrained | None = None,
 ) -> Canvas:
-    """Spans of ``corpus`` in their order, each with the codec of its section (or the default codec).
+    """Spans of ``corpus`` in their order, each with the codec of its section, or that of ``start`` (or the default).
 
     ``image_tokenizer`` is needed where a codec is clustered from a code book. ``cache``: see the module's head.
 
@@ -40,6 +45,9 @@ def build_canvas(
             raise ConfigError(f"model.codec.{name}: the data has no such span{nearest(name, corpus.lengths)}")
     spans = []
     for name, length in corpus.lengths.items():
+        if name not in codecs and start is not None:
+            spans.append(Span(name, length, start.codec(name)))
+            continue
         config = codecs.get(name, CodecConfig(kind="product" if name in corpus.radices else "clustered"))
         try:
             codec = _cached(name, config, corpus, image_tokenizer, cache)
@@ -120,21 +128,25 @@ def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> 
     return vectors
 
 
-def build_model(canvas: Canvas, config: ModelConfig, num_classes: int | None = None) -> PrimeDiT:
-    """A PrimeDiT with random weights from torch's global generator, or those of the model in ``config.init``.
+def build_model(
+    canvas: Canvas, config: ModelConfig, num_classes: int | None = None, start: Pretrained | None = None
+) -> PrimeDiT:
+    """A PrimeDiT with random weights from torch's global generator, or those of ``start``; what of them is not
+    trained by ``config.train`` needs no gradient.
 
     Empty values of ``config`` are the preset's.
 
     Raises:
-        ConfigError: a preset or sizes that the model refuses, or other sizes than those of ``config.init``.
+        ConfigError: a preset or sizes that the model refuses, or other sizes than those of ``start``.
     """
     known = {entry.name for entry in fields(DiTConfig)}
     given = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in known}
     values: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, bool) or value}
     try:
         model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
-        if config.init:
-            transplant(model, load_model(resolve(config.init))[0])
+        if start is not None:
+            transplant(model, start.model)
+            choose_trained(model, config.train, config.lora_rank, config.lora_alpha)
         return model
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error

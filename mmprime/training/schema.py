@@ -141,7 +141,10 @@ class ModelConfig:
     head_rounds: int = _number(0, "[0, 64]", "0 = one round a digit")  # of a chain
     head_width: int = _number(0, "[0, 65536]", "0 = that of the trunk")  # of the network inside a chain
     token_embedding: bool = True  # also embed a token as a whole once all its digits are visible
-    init: str = _path()  # start from the weights of this model folder, whose codec may be another
+    init: str = ""  # start from the weights of this model, a folder or a name on the hub; its digits may be others
+    train: str = _choice("all", "head", "lora")  # of the weights of `init`: all | the heads | low-rank adapters alone
+    lora_rank: int = _number(8, "[1, 65536]")
+    lora_alpha: float = _number(16.0, "(0, 1e6]")  # adapters are scaled by lora_alpha / lora_rank
     codec: dict[str, CodecConfig] = field(default_factory=dict)  # by span: text, image
 
 

@@ -53,7 +53,7 @@ class RunState:
         train = self.config.train
         matrices = self.task.hidden_matrices()
         if train.optimizer == "muon" and not matrices:
-            raise ValueError(f"train.optimizer=muon: a {self.task.name} has no hidden matrices; use adamw")
+            raise ValueError(f"train.optimizer=muon: a {self.task.name} has no hidden matrices to train; use adamw")
         hidden = {id(p) for p in matrices} if train.optimizer == "muon" else set()
         optimizers: dict[str, torch.optim.Optimizer] = {}
         for name, group in self.groups.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,10 @@ def test_a_model_is_pushed_and_read_by_its_name(tmp_path: Path, server: Hub) -> 
     assert not any("evil" in each for each in server.asked), "nothing but JSON, safetensors and text is fetched"
     again = python(code, tmp_path / "elsewhere", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert again == named, "what was fetched once is read without a network"
+    start = "from mmprime.training.pretrained import read_start\nfrom mmprime.training.schema import ModelConfig\n"
+    code = f"{start}print(read_start(ModelConfig(init='user/tiny')).config['weights_sha256'])"
+    found = python(code, tmp_path / "elsewhere", "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert found.strip() == json.loads(files["config.json"])["weights_sha256"], "a training starts from it, too"
 
 
 def test_what_the_hub_refuses_is_one_line(tmp_path: Path, server: Hub) -> None:

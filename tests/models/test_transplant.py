@@ -84,6 +84,14 @@ def test_the_same_digits_are_copied_bitwise_in_between_states_too() -> None:
     assert torch.equal(model(y, canvas), source(y, canvas))
 
 
+def test_heads_are_compared_by_what_they_come_to() -> None:
+    canvas = Canvas([Span("text", 5, Codec.base(25, 2))])
+    source = make_model(canvas, head="softmax")
+    start(canvas, source, head="auto")
+    with pytest.raises(ValueError, match=r"softmax head for text, this one factored: set model\.span_heads\.text=soft"):
+        start(canvas, source, head="factored")
+
+
 def test_models_that_do_not_fit_are_refused_quoting_both() -> None:
     source = make_model(make_canvas())
     other = Canvas([Span("text", 5, Codec.base(31, 2)), make_canvas().span("image")])

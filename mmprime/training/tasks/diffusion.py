@@ -27,7 +27,7 @@ from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.generation.saving import write_model_folder
 from mmprime.io import read_json
-from mmprime.models import PrimeDiT
+from mmprime.models import PrimeDiT, without_adapters
 from mmprime.tokenizers import load_image_tokenizer
 
 from ..conditions import Conditions
@@ -36,6 +36,7 @@ from ..corpus import Corpus, load_corpus, without_validation
 from ..examples import Examples
 from ..model import build_canvas, build_model, codec_origin
 from ..objective import Objective, maskings_of, start_objective
+from ..pretrained import Pretrained, read_start
 from ..samples import SampleWriter, sampling_configs
 from ..schema import CodecConfig, DiffusionConfig
 from ..streams import StreamedExamples
@@ -57,6 +58,7 @@ class DiffusionTask(Task):
         canvas: Canvas,
         model: PrimeDiT,
         device: torch.device | str = "cpu",
+        start: Pretrained | None = None,
     ) -> None:
         self.config, self.corpus, self.canvas = config, corpus, canvas
         self.device = torch.device(device)
@@ -75,6 +77,9 @@ class DiffusionTask(Task):
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
+        if start is not None:
+            self.notices = [*corpus.notices, *start.notices(canvas, corpus, model, config.model.train)]
+            self.codecs |= {name: origin for name, origin in start.codec_origins().items() if name not in codecs}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, canvas, apart)
@@ -95,8 +100,10 @@ class DiffusionTask(Task):
     ) -> DiffusionTask:
         """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
         corpus = load_corpus(config.data, config.run.seed, config.train)
-        canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache)
-        return cls(config, corpus, canvas, build_model(canvas, config.model, corpus.num_classes), device)
+        start = read_start(config.model, corpus)
+        canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache, start)
+        model = build_model(canvas, config.model, corpus.num_classes, start)
+        return cls(config, corpus, canvas, model, device, start)
 
     @property
     def model(self) -> PrimeDiT:
@@ -107,12 +114,13 @@ class DiffusionTask(Task):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = self.objective.learned
-        groups = {"model": list(self.model.parameters())}
+        groups = {"model": [p for p in self.model.parameters() if p.requires_grad]}
         return groups if learned is None else groups | {"powers": [learned.log_powers]}
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """Of the trunk; embeddings, heads and modulation stay with AdamW."""
-        return [p for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+        """Of the trunk, where it is trained; embeddings, heads, modulation and adapters stay with AdamW."""
+        matrices = [(name, p) for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and p.requires_grad]
+        return [p for name, p in matrices if "modulation" not in name and "lora_" not in name]
 
     def layers(self) -> list[nn.Module]:
         """The blocks of the trunk."""
@@ -187,7 +195,10 @@ class DiffusionTask(Task):
             synchronous = metrics[f"{split}/nelbo_token_synchronous"]
             joint = metrics[f"{split}/joint_loss"]
             parts += [f"token-synchronous NELBO {synchronous:.4f}", f"joint loss (no bound) {joint:.4f}"]
-            lines.append(f"{'untrained, ' if step == 0 else ''}{split}, nats/token: " + "; ".join(parts))
+            lines.append(
+                f"{'untrained, ' if step == 0 and not self.config.model.init else ''}{split}, nats/token: "
+                + "; ".join(parts)
+            )
         return "\n".join(lines)
 
     def write_samples(self, directory: Path, step: int) -> None:
@@ -236,7 +247,8 @@ class DiffusionTask(Task):
         )
         extra = {"fingerprints": self.corpus.tokenizers, "data": _relative(self.config.data.path, directory)}
         half = torch.float16
-        write_model_folder(directory, self.model, self.canvas, card, self.sampling(), tokenizers, half, extra)
+        model = without_adapters(self.model)
+        write_model_folder(directory, model, self.canvas, card, self.sampling(), tokenizers, half, extra)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
         return {"y0": self.train.at(indices).y(self.canvas)}

@@ -36,11 +36,12 @@ from mmprime.engine import (
     sample,
 )
 from mmprime.io import write_text
-from mmprime.models import PrimeDiT, save_model
+from mmprime.models import PrimeDiT, save_model, without_adapters
 
 from ..config import ConfigError
 from ..model import build_model, plain_codec
 from ..objective import Objective
+from ..pretrained import read_start
 from ..rng import generator_for
 from ..schema import CodecConfig, ToyRunConfig
 from ..task import LossTerm, Task
@@ -89,7 +90,7 @@ class ToyTask(Task):
         self.canvas = Canvas([Span("text", toy.tokens, codec)])
         self.states, self.table = picture_table(toy) if toy.picture else random_table(toy, config.run.seed)
         self.entropy = float(-(self.table * self.table.log()).sum())
-        self.modules = build_model(self.canvas, config.model).to(self.device)
+        self.modules = build_model(self.canvas, config.model, start=read_start(config.model)).to(self.device)
         self.num_examples = len(self.table)
         self.y = self.canvas.pack({"text": self.states})
         self.objective = Objective(config.objective, self.canvas)
@@ -106,7 +107,7 @@ class ToyTask(Task):
             )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"model": list(self.modules.parameters())}
+        return {"model": [p for p in self.modules.parameters() if p.requires_grad]}
 
     def layers(self) -> list[nn.Module]:
         return list(self.modules.blocks)
@@ -246,7 +247,7 @@ class ToyTask(Task):
         write_points(directory / f"model_step{step}.png", sampled, side)
 
     def export(self, directory: Path) -> None:
-        save_model(directory, self.modules, self.canvas, {"toy": True}, torch.float32)
+        save_model(directory, without_adapters(self.modules), self.canvas, {"toy": True}, torch.float32)
 
     def fingerprint(self) -> dict[str, str]:
         content = hashlib.sha256(self.states.numpy().tobytes() + self.table.numpy().tobytes())

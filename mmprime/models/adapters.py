@@ -1,0 +1,54 @@
+"""What of a pretrained model is trained: all weights, the heads, or low-rank adapters beside frozen matrices.
+
+    W x + (α / r) B A x        A (r, n) random, B (m, r) zero at first         Hu et al., arXiv 2106.09685
+
+W is each linear map of the blocks and heads. The adapters are those of peft; a model with them computes, at first, the
+bits of the one without.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+
+from torch import nn
+
+from .dit import PrimeDiT
+
+TRAINED = ("all", "head", "lora")
+
+
+def choose_trained(model: PrimeDiT, trained: str, rank: int = 8, alpha: float = 16.0) -> None:
+    """Freeze in place what is not trained; "head": all but the heads, "lora": all but new adapters of this rank.
+
+    Raises ValueError where peft is not installed.
+    """
+    if trained == "head":
+        model.requires_grad_(False)
+        model.heads.requires_grad_(True)
+    elif trained == "lora":
+        _add_adapters(model, rank, alpha)
+
+
+def _add_adapters(model: PrimeDiT, rank: int, alpha: float) -> None:
+    if find_spec("peft") is None:
+        raise ValueError("train=lora needs peft: pip install 'mmprime[lora]', or train all or head")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    targets = [name for name in linear if name.startswith(("blocks.", "heads."))]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
+
+
+def without_adapters(model: PrimeDiT) -> PrimeDiT:
+    """A copy whose matrices are W + (α / r) B A; the model itself where it has no adapters."""
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "get_base_layer")]
+    if not adapted:
+        return model
+    plain = copy.deepcopy(model)
+    for name in adapted:
+        layer = plain.get_submodule(name)
+        layer.merge()  # type: ignore[operator]
+        parent, _, last = name.rpartition(".")
+        setattr(plain.get_submodule(parent), last, layer.get_base_layer())  # type: ignore[operator]
+    return plain
