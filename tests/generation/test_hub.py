@@ -89,7 +89,7 @@ tell(lambda: from_pretrained({str(model)!r}).push_to_hub("user/other", token="hf
     assert len(lines) == 4
 
 
-@pytest.mark.parametrize("offline", ["0", "1"])
+@pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_without_a_network_one_line_says_so(offline: str, tmp_path: Path) -> None:
     model = write_text_image_model(tmp_path)
     code = f"""{REFUSED}

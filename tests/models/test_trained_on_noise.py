@@ -57,6 +57,7 @@ def mended(net: PrimeDiT, sampler: Sampler, done: int) -> tuple[float, float]:
     return float(right.double().mean()), float(right[anew].double().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["factored", "chain"])
 def test_a_model_trained_on_wrong_digits_mends_more_of_them(head: str) -> None:
     """Standard errors are about 0.01."""

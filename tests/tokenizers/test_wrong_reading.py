@@ -49,6 +49,7 @@ def trained(images: Tensor) -> VQAutoencoder:
     return net.eval()
 
 
+@pytest.mark.slow
 def test_a_wrong_range_and_a_wrong_bit_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_pictures(tmp_path / "p")
     images = ImageDataset.load(data, "train").images.float() / 255
