@@ -36,6 +36,7 @@ MARKER = re.compile(r"not run: (?P<reason>.+)|slow(?:, with (?P<overrides>.+))?|
 SECONDS = re.compile(r"\d+(?:\.\d+)? s\b")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LINKED = (
+    "LICENSE",
     "assets",
     "benchmarks",
     "configs",

@@ -158,14 +158,14 @@ class Pipeline(HubModel):
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's weights."""
-        return next(self.model.parameters()).dtype
+        return self.weights[0].dtype
 
     def set_progress_bar_config(self, disable: bool = False) -> None:
         """Whether calls show a bar on a terminal."""
         self._progress = not disable
 
     def __repr__(self) -> str:
-        count = sum(weight.numel() for weight in self.model.parameters())
+        count = sum(weight.numel() for weight in self.weights)
         kind = str(self.dtype).removeprefix("torch.")
         lines = [f"Pipeline({self.card.name or 'unnamed'!r}: {count:,} parameters, {kind}, {self.device})"]
         for span in self.canvas.spans:

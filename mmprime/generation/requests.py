@@ -47,6 +47,7 @@ class ModelRequests:
         card: ModelCard | None = None,
     ) -> None:
         self.model, self.canvas, self.card = model, canvas, card or ModelCard()
+        self.weights = list(model.parameters())  # of the network, whatever denoiser is put around it
         self.sampling = self.card.sampling or default_sampling(canvas, self.card.masking, self.card.level_powers)
         self.text_tokenizer, self.image_tokenizer = text_tokenizer, image_tokenizer
         check_sizes(canvas, text_tokenizer, image_tokenizer)
@@ -54,7 +55,7 @@ class ModelRequests:
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(self.model.parameters()).device
+        return self.weights[0].device
 
     # ---------------------------------------------------------------- what one asks of it
 

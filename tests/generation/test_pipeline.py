@@ -10,7 +10,7 @@ import pytest
 import torch
 from pipeline_world import CAPTIONS, TEXT_LENGTH, WORDS, tiny_image_tokenizer, write_text_image_model, write_text_model
 
-from mmprime.engine import MASK_ID, SAMPLERS, sampler_of
+from mmprime.engine import MASK_ID, SAMPLERS, Wrapper, sampler_of
 from mmprime.generation import images, prompts
 from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig, half_known_warning
@@ -241,3 +241,12 @@ def test_unknown_words() -> None:
     with pytest.raises(ValueError, match="holds no word"):
         prompts.check_prompt("?!", WORDS)
     assert prompts.check_prompt("anything", ()) is None
+
+
+def test_a_denoiser_around_the_model_draws_as_the_model(tmp_path: Path) -> None:
+    pipe = from_pretrained(write_text_image_model(tmp_path))
+    config = SamplingConfig(steps=2, seed=3)
+    plain, said = pipe.generate("red", 1, config), repr(pipe)
+    pipe.model = Wrapper(pipe.model)  # type: ignore[assignment]
+    assert torch.equal(pipe.generate("red", 1, config).codes, plain.codes)
+    assert repr(pipe) == said
