@@ -22,8 +22,8 @@ from mmprime.data.building import build_dataset
 from mmprime.data.shards import Entry, Unit, canonical_json
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
-from mmprime.evaluation.datasets import fitting, load_scored
-from mmprime.evaluation.images import extractors
+from mmprime.evaluation.datasets import choose_rows, fitting, load_scored
+from mmprime.evaluation.images import effnet, extractors
 from mmprime.evaluation.images.captions import choose_captions
 from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct, ssim
@@ -32,7 +32,7 @@ from mmprime.generation.defaults import write_sampling
 from mmprime.generation.pipeline import from_pretrained
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import DiTConfig, PrimeDiT, save_model
-from mmprime.tokenizers import PixelTokenizer
+from mmprime.tokenizers import PixelTokenizer, load_image_tokenizer
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
@@ -278,7 +278,7 @@ def test_a_tokenizer_of_digits(tmp_path: Path) -> None:
     data = _dataset(tmp_path / "data")
     images = ImageDataset.load(data, "val_vendor").images
     PixelTokenizer(images.shape[-1], 3, "nibbles").save(tmp_path / "tokenizer")
-    measured = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data)
+    measured = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "none")
     rows = {row.metric.removeprefix("val_vendor: "): row.value for row in measured}
     assert (rows["PSNR"], rows["SSIM"]) == (80, pytest.approx(1))
     assert [name for name in rows if "digit " in name] == [f"perplexity of digit {level}" for level in range(1, 7)]
@@ -303,6 +303,50 @@ def test_a_tokenizer(tmp_path: Path) -> None:
         reconstruct(tiny_image_tokenizer(), images[..., :16])
     with pytest.raises(ValueError, match="--metric kid is not one of a tokenizer"):
         _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "kid")
+
+
+def test_a_tokenizer_that_keeps_captions_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _dataset(tmp_path / "data")
+    PixelTokenizer(32, 3, "nibbles").save(tmp_path / "exact")
+    tiny_image_tokenizer().save(tmp_path / "tiny", torch.float32)
+    monkeypatch.setattr(effnet, "weights_file", lambda: tmp_path)
+    wanted = {}
+    real = ImageDataset.load(data)
+    for name in ("exact", "tiny"):
+        rows = _run(tokenizer, "--tokenizer", tmp_path / name, "--data", data, "--split", "train", "--limit", 6)
+        assert "6 pictures are too few for a kernel distance" in capsys.readouterr().err
+        shares = {row.metric: row.value for row in rows if row.unit == "share"}
+        assert all(row.num_samples == 6 for row in rows)
+        chosen = choose_rows(10, 6, 0)
+        made = reconstruct(load_image_tokenizer(tmp_path / name), real.images[chosen]).images
+        cosine = [_cosines(picture, real.images) for picture in made]
+        free = [max(range(15), key=line.__getitem__) for line in cosine]
+        others = [
+            max((j for j in range(15) if j // 5 != i // 5), key=line.__getitem__) for i, line in zip(chosen, cosine)
+        ]
+        wanted[name] = [sum(j % 5 == i % 5 for i, j in zip(chosen, found)) / 6 for found in (free, others)]
+        kept = [
+            shares[f"train: caption kept, {how}"] for how in ("own original in the gallery", "against other vendors")
+        ]
+        assert kept == pytest.approx(wanted[name])
+        assert shares["train: ceiling: the originals, against other vendors"] == pytest.approx(wanted["exact"][1])
+    assert wanted["exact"][0] == 1 > wanted["tiny"][0]
+    monkeypatch.setattr(effnet, "weights_file", _absent)
+    rows = _run(tokenizer, "--tokenizer", tmp_path / "tiny", "--data", data)
+    assert not any(row.unit in ("share", "squared MMD") for row in rows)
+    assert "warning: not installed; without it there are no kid-effnet-lite0 and captions" in capsys.readouterr().err
+
+
+def _absent() -> Path:
+    raise ValueError("not installed")
+
+
+def _cosines(picture: Tensor, gallery: Tensor) -> list[float]:
+    colours = _colours(gallery).features.double()
+    own = _colours(picture[None]).features.double()[0]
+    return [float(own @ each / own.norm() / each.norm()) for each in colours]
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
