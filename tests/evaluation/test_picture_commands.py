@@ -19,6 +19,7 @@ from torch import Tensor
 from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
 from mmprime.data import ImageDataset
 from mmprime.data.building import build_dataset
+from mmprime.data.phrasings import evaluation_phrasings
 from mmprime.data.shards import Entry, Unit, canonical_json
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
@@ -29,7 +30,7 @@ from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct, ssim
 from mmprime.evaluation.images.sampling import choose_prompts
 from mmprime.generation.defaults import write_sampling
-from mmprime.generation.pipeline import from_pretrained
+from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import DiTConfig, PrimeDiT, save_model
 from mmprime.tokenizers import PixelTokenizer, load_image_tokenizer
@@ -347,6 +348,34 @@ def _cosines(picture: Tensor, gallery: Tensor) -> list[float]:
     colours = _colours(gallery).features.double()
     own = _colours(picture[None]).features.double()[0]
     return [float(own @ each / own.norm() / each.norm()) for each in colours]
+
+
+def test_what_natural_phrasing_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
+    asked = []
+    plain = Pipeline.generate
+    monkeypatch.setattr(Pipeline, "generate", lambda self, *given: (asked.append(given), plain(self, *given))[1])
+    given = ("--model", model, "--data", data, "--num", 4, "--steps", 2, "--phrasing", "natural")
+    rows = {row.metric: row for row in _run(captions, *given)}
+    (bare, _, config), (natural, _, same) = asked
+    assert config.seed == same.seed, "paired"
+    assert all(text in {*evaluation_phrasings(caption), caption} for caption, text in zip(bare, natural))
+    gallery = ImageDataset.load(data)
+    hits = []
+    for prompts in (bare, natural):
+        drawn = (plain(from_pretrained(model), prompts, 1, config).images * 255).round().byte()
+        nearest = [max(range(15), key=_cosines(picture, gallery.images).__getitem__) for picture in drawn]
+        hits.append([gallery.captions[j] == caption for j, caption in zip(nearest, bare)])
+    lost = torch.tensor(hits[0]).double() - torch.tensor(hits[1]).double()
+    assert rows["caption accuracy, generated"].value == sum(hits[0]) / 4
+    assert rows["caption accuracy, generated, natural phrasing"].value == sum(hits[1]) / 4
+    row = rows["lost by natural phrasing"]
+    assert (row.value, row.stderr) == (
+        pytest.approx(float(lost.mean())),
+        pytest.approx(float(lost.std(correction=0)) / 2),
+    )
+    with pytest.raises(ValueError, match="--phrasing natural compares by the nearest drawing"):
+        _run(captions, *given, "--by", "alignment")
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,12 +52,25 @@ class Gallery:
             cosine = cosine.masked_fill(~allowed, -math.inf)
         return cosine.argmax(-1).tolist()
 
+    def right(
+        self, features: Tensor, captions: Sequence[str], vendors: Sequence[str] | None = None, batch: int = 512
+    ) -> list[bool]:
+        """For each of pictures with these features (m, d), made for these captions, whether the nearest drawing carries
+        its caption; vendors: each is compared with the drawings of all vendors but this one."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys([*self.vendors, *(vendors or ())]))}
+        owner = torch.tensor([numbers[name] for name in self.vendors])
+        excluded = None if vendors is None else torch.tensor([numbers[name] for name in vendors])
+        nearest: list[int] = []
+        for start in range(0, len(features), batch):
+            allowed = None if excluded is None else excluded[start : start + batch, None] != owner
+            nearest += self.nearest(features[start : start + batch], allowed)
+        return [self.captions[j] == caption for j, caption in zip(nearest, captions)]
+
     def accuracy(
         self, features: Tensor, captions: Sequence[str], vendors: Sequence[str] | None = None, batch: int = 512
     ) -> Accuracy:
-        """Of pictures with these features (m, d), made for these captions; vendors: each is compared with the drawings
-        of all vendors but this one."""
-        return Accuracy.of(self._right(features, captions, vendors, batch))
+        """The share that `right` finds."""
+        return Accuracy.of(self.right(features, captions, vendors, batch))
 
     def ceiling(self, captions: Collection[str]) -> Accuracy:
         """Of all real drawings of each caption, each among the drawings of all other vendors; ± over captions.
@@ -69,7 +82,7 @@ class Gallery:
         hits: dict[str, list[bool]] = {caption: [] for caption in sorted(captions)}
         queries = [index for index, caption in enumerate(self.captions) if caption in hits]
         owners, named = ([names[index] for index in queries] for names in (self.vendors, self.captions))
-        for caption, right in zip(named, self._right(self.features[queries], named, owners)):
+        for caption, right in zip(named, self.right(self.features[queries], named, owners)):
             hits[caption].append(right)
         bare = [caption for caption, decided in hits.items() if not decided]
         if bare or not hits:
@@ -90,18 +103,6 @@ class Gallery:
             yield "caption kept, against other vendors", self.accuracy(features[rows], captions, vendors)
             real = self.accuracy(self.features[numbers], captions, vendors)
             yield "ceiling: the originals, against other vendors", real
-
-    def _right(
-        self, features: Tensor, captions: Sequence[str], vendors: Sequence[str] | None, batch: int = 512
-    ) -> list[bool]:
-        numbers = {name: number for number, name in enumerate(dict.fromkeys([*self.vendors, *(vendors or ())]))}
-        owner = torch.tensor([numbers[name] for name in self.vendors])
-        excluded = None if vendors is None else torch.tensor([numbers[name] for name in vendors])
-        nearest: list[int] = []
-        for start in range(0, len(features), batch):
-            allowed = None if excluded is None else excluded[start : start + batch, None] != owner
-            nearest += self.nearest(features[start : start + batch], allowed)
-        return [self.captions[j] == caption for j, caption in zip(nearest, captions)]
 
     def chance(self, captions: Sequence[str]) -> float:
         """Accuracy of drawings picked blindly."""
