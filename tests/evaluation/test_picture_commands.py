@@ -16,11 +16,12 @@ from PIL import Image
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, write_text_image_model
 from torch import Tensor
 
-from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
+from mmprime.cli.evaluations import captions, imagenet, samples, scenes, tokenizer
 from mmprime.data import ImageDataset
 from mmprime.data.building import build_dataset
 from mmprime.data.phrasings import evaluation_phrasings
 from mmprime.data.shards import Entry, Unit, canonical_json
+from mmprime.data.sources.scenes import Scene
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
 from mmprime.evaluation.datasets import choose_rows, fitting, load_scored
@@ -29,6 +30,7 @@ from mmprime.evaluation.images.captions import choose_captions
 from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct, ssim
 from mmprime.evaluation.images.sampling import choose_prompts
+from mmprime.evaluation.images.scenes import SceneReader, summary
 from mmprime.generation.defaults import write_sampling
 from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig
@@ -376,6 +378,43 @@ def test_what_natural_phrasing_costs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ValueError, match="--phrasing natural compares by the nearest drawing"):
         _run(captions, *given, "--by", "alignment")
+
+
+def test_scenes_are_read_by_their_windows(tmp_path: Path) -> None:
+    real = ImageDataset.load(_dataset(tmp_path / "data"))
+    colours = torch.randint(40, 215, (5, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    real.images = colours.repeat(3, 1, 32, 32).byte() + torch.arange(3).repeat_interleave(5)[:, None, None, None].byte()
+    reader = SceneReader(extractors.effnet(), real)
+    scenes = reader.choose(NAMES, 40, 3)
+    assert scenes == reader.choose(NAMES, 40, 3) != reader.choose(NAMES, 40, 4)
+    images, vendors = reader.real_scenes(scenes, NAMES, 0)
+    assert set(vendors) == {"a", "b", "c"}
+    assert reader.read(images, scenes, NAMES, vendors) == [(True, True)] * 40
+    turned = [Scene(scene.second, scene.first, scene.relation) for scene in scenes]
+    assert reader.read(images, turned, NAMES) == [(False, False)] * 40
+    odd = [Scene(scene.first, scene.second, "left of") for scene in scenes]
+    read = reader.read(images, odd, NAMES)
+    wanted = [scene.relation == "left of" for scene in scenes]
+    assert [first and second for first, second in read] == wanted
+    (_, both), (_, single) = summary(read)
+    assert (both.value, both.count, single.count) == (sum(wanted) / 40, 40, 80)
+    assert single.value == sum(first + second for first, second in read) / 80
+    bare = real.select([0, 6])
+    images, vendors = SceneReader(extractors.effnet(), bare).real_scenes([Scene(0, 1, "above")], NAMES, 0)
+    assert vendors == [""], "no vendor draws both"
+    assert (images == 255).all()
+
+
+def test_scenes_of_a_model(tmp_path: Path) -> None:
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data", names=("ox", "hen", "cow"))
+    rows = _run(scenes, "--model", model, "--data", data, "--num", 3, "--steps", 2)
+    assert [row.metric.split(", ")[0] for row in rows] == ["both objects in relation", "an object in its window"] * 3
+    assert [row.num_samples for row in rows] == [3, 6] * 3
+    assert (rows[0].nfe, rows[0].metric) == (3, "both objects in relation, generated")
+    assert all(row.reference_hash for row in rows)
+    long = _dataset(tmp_path / "long")
+    with pytest.raises(ValueError, match=r"of 3 captions, such as '.*', do not fit the model's text span"):
+        _run(scenes, "--model", model, "--data", long, "--num", 3, "--steps", 2)
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 HELP = "do generated drawings show their captions: nearest real drawing, or alignment"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+def add_model_arguments(parser: argparse.ArgumentParser, what: str, count: int) -> None:
+    """A model, the pictures to compare with, how many samples of `what`, and how to sample."""
     parser.add_argument("--model", default=console.DEFAULT_MODEL)
     parser.add_argument(
         "--data", help="dataset folder of captioned images (default: the bundled emoji, for a model trained on them)"
     )
-    parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
+    parser.add_argument("--num", type=console.positive, default=count, help=what)
     parser.add_argument("--steps", type=console.positive, help=sampling.OF_MODEL)
     console.add_guidance_arguments(parser)
     sampling.add_sampler(parser)
     parser.add_argument("--temperature", type=console.temperature)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    add_model_arguments(parser, "captions seen in training", 300)
     parser.add_argument("--by", choices=("nearest", "alignment"), default="nearest")
     what = "natural: also ask for each caption in a sentence that no training words so, and compare"
     parser.add_argument("--phrasing", choices=("bare", "natural"), default="bare", help=what)
