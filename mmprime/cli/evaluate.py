@@ -6,10 +6,12 @@
         FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
     mmprime evaluate captions --model DIR [--num 300]
         how often the nearest real drawing of a generated one carries its caption
+    mmprime evaluate scenes --model DIR [--num 200]
+        how often both objects of a scene are drawn, each where the caption has it
     mmprime evaluate text --model DIR [--temperature 0.7,1]
         generative perplexity by a causal language model, beside entropy, distinct-n and repetition
     mmprime evaluate tokenizer --tokenizer DIR
-        PSNR, SSIM, use of codes or digits, seconds, rFID of an image tokenizer
+        PSNR, SSIM, use of codes or digits, seconds, distances and captions kept of an image tokenizer
     mmprime evaluate imagenet --model DIR --out DIR --reference FILE
         FID-50k of a class-conditional model; also under torchrun
     mmprime evaluate calibration --model DIR
@@ -24,12 +26,13 @@ import argparse
 import sys
 
 from . import console
-from .evaluations import calibration, captions, imagenet, likelihood, samples, text, tokenizer
+from .evaluations import calibration, captions, imagenet, likelihood, samples, scenes, text, tokenizer
 
 COMMANDS = {
     "likelihood": likelihood,
     "samples": samples,
     "captions": captions,
+    "scenes": scenes,
     "text": text,
     "tokenizer": tokenizer,
     "imagenet": imagenet,

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import console
 from .console import Parser, positive
-from .prepare_sources import emoji, fashion_mnist, image_folder, print_index, sotu, text
+from .prepare_sources import emoji, fashion_mnist, image_folder, print_index, scenes, sotu, text, views
 
 
 class _Command(Parser):
@@ -73,6 +73,23 @@ def parser() -> argparse.ArgumentParser:
     sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
     sub.licence()
     sub.split_fraction()
+    sub.out()
+
+    sub = add("scenes", scenes, "Compose scenes of two drawings, left, right, above, below, into image shards.")
+    sub.folder("--images", "image dataset folder, e.g. assets/emoji")
+    sub.number("--count", 4000, "scenes of its largest split, others in proportion (default 4000)")
+    sub.add_argument("--with-drawings", action="store_true", help="the drawings themselves too, to train on both")
+    sub.add_argument("--seed", type=console.whole, default=0)
+    sub.out()
+
+    sub = add(
+        "views", views, "Further views of drawings, mirrored, moved, of other hues, with captions that stay true."
+    )
+    sub.folder("--images", "image dataset folder, e.g. assets/emoji")
+    sub.number("--copies", 1, "views of each drawing beside itself (default 1)")
+    sub.add_argument("--shift", type=console.whole, default=3, metavar="N", help="pixels moved each way (default 3)")
+    sub.add_argument("--split", default="train", help="the split that grows (default train)")
+    sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
 
     sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")

@@ -1,4 +1,5 @@
-"""The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, text, folder, fashion."""
+"""The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, text, folder, fashion;
+and those that make more of a dataset of pictures: scenes, views."""
 
 from __future__ import annotations
 
@@ -57,3 +58,19 @@ def fashion_mnist(options: argparse.Namespace) -> None:
     from mmprime.data.sources.fashion import prepare_fashion
 
     print_index(prepare_fashion(options.package, options.out, progress=True), options.out)
+
+
+def scenes(options: argparse.Namespace) -> None:
+    """Compose scenes of two drawings."""
+    from mmprime.data.sources.scenes import prepare_scenes
+
+    where = options.images, options.out
+    print_index(prepare_scenes(*where, options.count, options.seed, options.with_drawings, True), options.out)
+
+
+def views(options: argparse.Namespace) -> None:
+    """Add views of drawings."""
+    from mmprime.data.sources.views import prepare_views
+
+    how = options.copies, options.shift, options.seed, options.split
+    print_index(prepare_views(options.images, options.out, *how), options.out)

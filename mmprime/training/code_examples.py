@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mmprime.data import CodeDataset
+from mmprime.data.phrasings import phrasings
 from mmprime.tokenizers import TextTokenizer
 
 from .config import ConfigError
@@ -27,6 +28,8 @@ def code_examples(
         captions = [captions[i] for i in pick]
         labels = None if labels is None else labels[pick]
         texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
+        if config.phrasings:
+            texts = _phrased(texts, [dataset.tags[i] for i in pick], tokenizer, config.text_length)
         known = {
             text: tokenizer.encode_padded(text, config.text_length, truncate=True)
             for text in {t for x in texts for t in x}
@@ -36,7 +39,7 @@ def code_examples(
             "image": dataset.tokens[pick],
         }
         text_tokens = tokenizer.count_tokens(codes["text"])
-        alternatives = _alternatives(texts, known, tokenizer) if more else None
+        alternatives = _alternatives(texts, known, tokenizer) if more or config.phrasings else None
     if config.labels:
         if labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
@@ -52,6 +55,18 @@ def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
             f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
         )
     return pick
+
+
+def _phrased(texts: list[list[str]], tags: list[list[str]], tokenizer: TextTokenizer, length: int) -> list[list[str]]:
+    """The captions of each example, each before every phrasing that `length` tokens hold: half of what is drawn."""
+    known: dict[tuple[str, ...], list[str]] = {}
+    for captions, words in zip(texts, tags):
+        for caption in captions:
+            if (key := (caption, *words)) not in known:
+                fit = [text for text in phrasings(caption, words) if len(tokenizer.encode(text)) < length]
+                known[key] = [text for other in fit for text in (caption, other)] or [caption]
+    every = [[(caption, *words) for caption in captions] for captions, words in zip(texts, tags)]
+    return [[text for key in keys for text in known[key]] for keys in every]
 
 
 def _alternatives(texts: list[list[str]], known: dict[str, list[int]], tokenizer: TextTokenizer) -> Alternatives:

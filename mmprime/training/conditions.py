@@ -23,8 +23,8 @@ from .schema import ConditionsConfig
 
 
 class Conditions:
-    """Masks of the modes on a canvas: ``given``, ``absent`` (M, N) bool; ``tokens`` (M,) tokens that are scored, the
-    positions of padding among them."""
+    """Masks of the modes on a canvas: ``given``, ``absent`` (M, N) bool; ``prompted`` (M,): whether text is what is
+    given; ``tokens`` (M,) tokens that are scored, the positions of padding among them."""
 
     def __init__(self, canvas: Canvas, config: ConditionsConfig) -> None:
         shares = {k: float(v) for k, v in asdict(config).items() if k.endswith(("_given", "_absent")) and v}
@@ -42,6 +42,7 @@ class Conditions:
         self.given = torch.stack([self._mask(canvas, name, "_given") for name in self.names])
         self.absent = torch.stack([self._mask(canvas, name, "_absent") for name in self.names])
         self.views = [_view(canvas, *mode) for mode in zip(self.names, self.given, self.absent)]
+        self.prompted = torch.tensor([name == "text_given" for name in self.names])
         self.tokens = torch.tensor([view.num_tokens(canvas) for view in self.views])
 
     def sample(self, batch: int, generator: torch.Generator) -> Tensor:

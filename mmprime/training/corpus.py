@@ -56,6 +56,10 @@ def load_corpus(config: DataConfig, seed: int, train: TrainConfig | None = None)
     """
     if not config.path:
         raise ConfigError("data.path has no value; name a dataset folder (tools/prepare.py writes them)")
+    if config.phrasings and (config.kind == "text" or not config.text_length):
+        raise ConfigError(
+            "data.phrasings=true words captions, and there are none; set data.text_length, or phrasings=false"
+        )
     index = read_index(data_folder(config.path), None if config.kind == "text" else config.kind)
     config = replace(config, validation=validation_splits(config, index["splits"]))
     plan = StreamPlan(config, index, train or TrainConfig(), seed)

@@ -79,7 +79,17 @@ class Examples:
         several, rows = picked.alternatives, picked.alternatives.sample(generator)
         captions = [several.captions[row] for row in rows.tolist()]
         codes = {**picked.codes, "text": several.rows[rows]}
-        return Examples(codes, picked.labels, captions, several.tokens[rows])
+        return Examples(codes, picked.labels, captions, several.tokens[rows], several)
+
+    def first_captions(self, where: Tensor) -> Examples:
+        """The same with each example's first caption where ``where`` (n,) says so."""
+        if (several := self.alternatives) is None or self.text_tokens is None:
+            return self
+        text = torch.where(where[:, None], several.rows[several.first], self.codes["text"])
+        tokens = torch.where(where, several.tokens[several.first], self.text_tokens)
+        first = [several.captions[row] for row in several.first.tolist()]
+        captions = [bare if keep else other for bare, other, keep in zip(first, self.captions, where.tolist())]
+        return replace(self, codes={**self.codes, "text": text}, captions=captions, text_tokens=tokens)
 
     def packed(self, canvas: Canvas) -> Examples:
         """The same with the digits of each span in place of its codes. Raises ValueError on codes outside a codec."""

@@ -90,6 +90,7 @@ class DataConfig:
     text_tokenizer: str = _path()
     image_tokenizer: str = _path()  # only to draw samples and for code-book clusters
     text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
+    phrasings: bool = False  # a caption that is given is worded as people write it (mmprime.data.phrasings)
     labels: bool = False  # condition on class labels
     grid: list[int] = field(
         default_factory=list, metadata=_each("[1, 4096]", (0, 2))

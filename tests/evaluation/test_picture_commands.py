@@ -16,23 +16,26 @@ from PIL import Image
 from pipeline_world import CAPTIONS, tiny_image_tokenizer, trained_looking, write_text_image_model
 from torch import Tensor
 
-from mmprime.cli.evaluations import captions, imagenet, samples, tokenizer
+from mmprime.cli.evaluations import captions, imagenet, samples, scenes, tokenizer
 from mmprime.data import ImageDataset
 from mmprime.data.building import build_dataset
+from mmprime.data.phrasings import evaluation_phrasings
 from mmprime.data.shards import Entry, Unit, canonical_json
+from mmprime.data.sources.scenes import Scene
 from mmprime.engine import Canvas, Codec, Span, sampler_of
 from mmprime.evaluation import Measure, require_same
-from mmprime.evaluation.datasets import fitting, load_scored
-from mmprime.evaluation.images import extractors
+from mmprime.evaluation.datasets import choose_rows, fitting, load_scored
+from mmprime.evaluation.images import effnet, extractors
 from mmprime.evaluation.images.captions import choose_captions
 from mmprime.evaluation.images.extractors import FeatureExtractor, Features
 from mmprime.evaluation.images.reconstruction import psnr, reconstruct, ssim
 from mmprime.evaluation.images.sampling import choose_prompts
+from mmprime.evaluation.images.scenes import SceneReader, summary
 from mmprime.generation.defaults import write_sampling
-from mmprime.generation.pipeline import from_pretrained
+from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.models import DiTConfig, PrimeDiT, save_model
-from mmprime.tokenizers import PixelTokenizer
+from mmprime.tokenizers import PixelTokenizer, load_image_tokenizer
 
 NAMES = ("red apple", "green apple", "blue car", "car", "apple")
 
@@ -278,7 +281,7 @@ def test_a_tokenizer_of_digits(tmp_path: Path) -> None:
     data = _dataset(tmp_path / "data")
     images = ImageDataset.load(data, "val_vendor").images
     PixelTokenizer(images.shape[-1], 3, "nibbles").save(tmp_path / "tokenizer")
-    measured = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data)
+    measured = _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "none")
     rows = {row.metric.removeprefix("val_vendor: "): row.value for row in measured}
     assert (rows["PSNR"], rows["SSIM"]) == (80, pytest.approx(1))
     assert [name for name in rows if "digit " in name] == [f"perplexity of digit {level}" for level in range(1, 7)]
@@ -303,6 +306,115 @@ def test_a_tokenizer(tmp_path: Path) -> None:
         reconstruct(tiny_image_tokenizer(), images[..., :16])
     with pytest.raises(ValueError, match="--metric kid is not one of a tokenizer"):
         _run(tokenizer, "--tokenizer", tmp_path / "tokenizer", "--data", data, "--metric", "kid")
+
+
+def test_a_tokenizer_that_keeps_captions_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _dataset(tmp_path / "data")
+    PixelTokenizer(32, 3, "nibbles").save(tmp_path / "exact")
+    tiny_image_tokenizer().save(tmp_path / "tiny", torch.float32)
+    monkeypatch.setattr(effnet, "weights_file", lambda: tmp_path)
+    wanted = {}
+    real = ImageDataset.load(data)
+    for name in ("exact", "tiny"):
+        rows = _run(tokenizer, "--tokenizer", tmp_path / name, "--data", data, "--split", "train", "--limit", 6)
+        assert "6 pictures are too few for a kernel distance" in capsys.readouterr().err
+        shares = {row.metric: row.value for row in rows if row.unit == "share"}
+        assert all(row.num_samples == 6 for row in rows)
+        chosen = choose_rows(10, 6, 0)
+        made = reconstruct(load_image_tokenizer(tmp_path / name), real.images[chosen]).images
+        cosine = [_cosines(picture, real.images) for picture in made]
+        free = [max(range(15), key=line.__getitem__) for line in cosine]
+        others = [
+            max((j for j in range(15) if j // 5 != i // 5), key=line.__getitem__) for i, line in zip(chosen, cosine)
+        ]
+        wanted[name] = [sum(j % 5 == i % 5 for i, j in zip(chosen, found)) / 6 for found in (free, others)]
+        kept = [
+            shares[f"train: caption kept, {how}"] for how in ("own original in the gallery", "against other vendors")
+        ]
+        assert kept == pytest.approx(wanted[name])
+        assert shares["train: ceiling: the originals, against other vendors"] == pytest.approx(wanted["exact"][1])
+    assert wanted["exact"][0] == 1 > wanted["tiny"][0]
+    monkeypatch.setattr(effnet, "weights_file", _absent)
+    rows = _run(tokenizer, "--tokenizer", tmp_path / "tiny", "--data", data)
+    assert not any(row.unit in ("share", "squared MMD") for row in rows)
+    assert "warning: not installed; without it there are no kid-effnet-lite0 and captions" in capsys.readouterr().err
+
+
+def _absent() -> Path:
+    raise ValueError("not installed")
+
+
+def _cosines(picture: Tensor, gallery: Tensor) -> list[float]:
+    colours = _colours(gallery).features.double()
+    own = _colours(picture[None]).features.double()[0]
+    return [float(own @ each / own.norm() / each.norm()) for each in colours]
+
+
+def test_what_natural_phrasing_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data")
+    asked = []
+    plain = Pipeline.generate
+    monkeypatch.setattr(Pipeline, "generate", lambda self, *given: (asked.append(given), plain(self, *given))[1])
+    given = ("--model", model, "--data", data, "--num", 4, "--steps", 2, "--phrasing", "natural")
+    rows = {row.metric: row for row in _run(captions, *given)}
+    (bare, _, config), (natural, _, same) = asked
+    assert config.seed == same.seed, "paired"
+    assert all(text in {*evaluation_phrasings(caption), caption} for caption, text in zip(bare, natural))
+    gallery = ImageDataset.load(data)
+    hits = []
+    for prompts in (bare, natural):
+        drawn = (plain(from_pretrained(model), prompts, 1, config).images * 255).round().byte()
+        nearest = [max(range(15), key=_cosines(picture, gallery.images).__getitem__) for picture in drawn]
+        hits.append([gallery.captions[j] == caption for j, caption in zip(nearest, bare)])
+    lost = torch.tensor(hits[0]).double() - torch.tensor(hits[1]).double()
+    assert rows["caption accuracy, generated"].value == sum(hits[0]) / 4
+    assert rows["caption accuracy, generated, natural phrasing"].value == sum(hits[1]) / 4
+    row = rows["lost by natural phrasing"]
+    assert (row.value, row.stderr) == (
+        pytest.approx(float(lost.mean())),
+        pytest.approx(float(lost.std(correction=0)) / 2),
+    )
+    with pytest.raises(ValueError, match="--phrasing natural compares by the nearest drawing"):
+        _run(captions, *given, "--by", "alignment")
+
+
+def test_scenes_are_read_by_their_windows(tmp_path: Path) -> None:
+    real = ImageDataset.load(_dataset(tmp_path / "data"))
+    colours = torch.randint(40, 215, (5, 3, 1, 1), generator=torch.Generator().manual_seed(0))
+    real.images = colours.repeat(3, 1, 32, 32).byte() + torch.arange(3).repeat_interleave(5)[:, None, None, None].byte()
+    reader = SceneReader(extractors.effnet(), real)
+    scenes = reader.choose(NAMES, 40, 3)
+    assert scenes == reader.choose(NAMES, 40, 3) != reader.choose(NAMES, 40, 4)
+    images, vendors = reader.real_scenes(scenes, NAMES, 0)
+    assert set(vendors) == {"a", "b", "c"}
+    assert reader.read(images, scenes, NAMES, vendors) == [(True, True)] * 40
+    turned = [Scene(scene.second, scene.first, scene.relation) for scene in scenes]
+    assert reader.read(images, turned, NAMES) == [(False, False)] * 40
+    odd = [Scene(scene.first, scene.second, "left of") for scene in scenes]
+    read = reader.read(images, odd, NAMES)
+    wanted = [scene.relation == "left of" for scene in scenes]
+    assert [first and second for first, second in read] == wanted
+    (_, both), (_, single) = summary(read)
+    assert (both.value, both.count, single.count) == (sum(wanted) / 40, 40, 80)
+    assert single.value == sum(first + second for first, second in read) / 80
+    bare = real.select([0, 6])
+    images, vendors = SceneReader(extractors.effnet(), bare).real_scenes([Scene(0, 1, "above")], NAMES, 0)
+    assert vendors == [""], "no vendor draws both"
+    assert (images == 255).all()
+
+
+def test_scenes_of_a_model(tmp_path: Path) -> None:
+    model, data = write_text_image_model(tmp_path), _dataset(tmp_path / "data", names=("ox", "hen", "cow"))
+    rows = _run(scenes, "--model", model, "--data", data, "--num", 3, "--steps", 2)
+    assert [row.metric.split(", ")[0] for row in rows] == ["both objects in relation", "an object in its window"] * 3
+    assert [row.num_samples for row in rows] == [3, 6] * 3
+    assert (rows[0].nfe, rows[0].metric) == (3, "both objects in relation, generated")
+    assert all(row.reference_hash for row in rows)
+    long = _dataset(tmp_path / "long")
+    with pytest.raises(ValueError, match=r"of 3 captions, such as '.*', do not fit the model's text span"):
+        _run(scenes, "--model", model, "--data", long, "--num", 3, "--steps", 2)
 
 
 def test_captions_by_alignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,10 +182,15 @@ def test_accuracy_ceiling_and_chance(gallery: Gallery) -> None:
     assert gallery.ceiling(["sun"]).value == 0
     # the car of a is nearest to the sun of b, that of b to the car of a: half of the caption's drawings are right
     assert gallery.ceiling(["car"]).value == 0.5
-    for captions, batch in ((["apple", "car", "sun"], 512), (["sun", "car", "apple", "car"], 2)):
-        found = gallery.ceiling(captions, batch)
+    for captions in (["apple", "car", "sun"], ["sun", "car", "apple", "car"]):
+        found = gallery.ceiling(captions)
         assert (found.value, found.count) == (0.5, 3)  # of 1, 1/2 and 0: captions weigh alike, repeated or not
         assert found.stderr == pytest.approx((1 / 6 / 3) ** 0.5)
+    vendors = ["a", "a", "b", "b", "b"]
+    for batch in (2, 512):  # of apple, car of a, apple, car of b, sun: right, sun, right, right, car
+        found = gallery.accuracy(gallery.features, gallery.captions, vendors, batch)
+        assert (found.value, found.count) == (3 / 5, 5)
+    assert gallery.accuracy(gallery.features[:1], ["apple"], ["elsewhere"]).value == 1
     assert gallery.chance(["apple", "sun"]) == pytest.approx((2 / 5 + 1 / 5) / 2)
     with pytest.raises(ValueError, match="'moon'"):
         gallery.ceiling(["moon"])

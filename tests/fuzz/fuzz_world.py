@@ -91,7 +91,7 @@ READERS: dict[str, list[list[str]]] = {
         ["prepare", "shards-check", "images"],
         ["prepare", "codes", "--images", "images", "--tokenizer", "t2i/image_tokenizer", "--out", "out/codes"],
         ["prepare", "bpe", "--data", "images", "--vocab-size", "258", "--out", "out/bpe"],
-        ["evaluate", "tokenizer", "--tokenizer", "t2i/image_tokenizer", "--data", "images"],
+        ["evaluate", "tokenizer", "--tokenizer", "t2i/image_tokenizer", "--data", "images", "--metric", "none"],
     ],
     "texts/index.json": [
         ["prepare", "shards-check", "texts"],

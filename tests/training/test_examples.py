@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from datafixtures import write_codes
 
 from mmprime.data import ImageDataset
+from mmprime.data.phrasings import phrasings
 from mmprime.data.text import Document, write_documents
 from mmprime.tokenizers import TextTokenizer
 from mmprime.training.config import ConfigError
 from mmprime.training.corpus import load_corpus
-from mmprime.training.schema import DataConfig, DiffusionConfig, ModelConfig
+from mmprime.training.schema import ConditionsConfig, DataConfig, DiffusionConfig, ModelConfig
 from mmprime.training.tasks.diffusion import DiffusionTask
 
 
@@ -122,6 +125,53 @@ def test_training_draws_captions_and_validation_takes_the_first(several):
     assert texts == seen[0].captions
     first = built.canvas.unpack(built._rows(built.train).y)["text"]
     assert [decode(row) for row in first.tolist()] == ["a", "b", "eee"]
+
+
+@pytest.fixture
+def worded(folder):
+    dataset = ImageDataset(
+        images=torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        captions=["cat", "red balloon"],
+        tags=[["pet"], []],
+        vendors=[""] * 2,
+        labels=None,
+        keys=list("wx"),
+        splits=["train"] * 2,
+        classes=[],
+    )
+    write_codes(dataset, Blocks(), folder / "worded")
+    return config(folder, path=str(folder / "worded"), validation=[], text_length=16, phrasings=True)
+
+
+def test_captions_are_worded_where_they_are_given_only(worded):
+    shares = ConditionsConfig(text_given=0.5, text_absent=0.2, image_given=0.2)
+    run = DiffusionConfig(data=worded, model=ModelConfig(preset="nano"), conditions=shares)
+    built = DiffusionTask.from_config(run)
+    assert built.corpus.train.captions == ["cat", "red balloon"]
+    seen, by_mode = [], built._by_mode
+    built._by_mode = lambda nats, batch, mode: (seen.append((batch, mode)), by_mode(nats, batch, mode))[1]
+    for _ in range(2):
+        next(iter(built.losses(torch.arange(2).repeat(100), torch.Generator().manual_seed(0), 0)))
+    (batch, mode), (again, _) = seen
+    assert batch.captions == again.captions
+    given = [built.conditions.names[m] == "text_given" for m in mode]
+    for number, bare in enumerate(("cat", "red balloon")):
+        others = {t for t, g in zip(batch.captions[number::2], given[number::2]) if not g}
+        assert others == {bare}
+        texts = [t for t, g in zip(batch.captions[number::2], given[number::2]) if g]
+        assert 0.25 < texts.count(bare) / len(texts) < 0.75
+        tags = ["pet"] if bare == "cat" else []
+        assert {*texts} <= {bare, *(text for text in phrasings(bare, tags) if len(text) < 16)}, "what the span holds"
+        assert len(set(texts)) > 2
+    decode = built.corpus.text_tokenizer.decode
+    words = built.canvas.view(batch.y(built.canvas), "text")
+    assert [decode(row) for row in built.canvas.span("text").codec.decode(words).tolist()] == batch.captions
+    assert batch.text_tokens.tolist() == [len(caption) + 1 for caption in batch.captions]
+
+
+def test_words_for_captions_need_captions(worded):
+    with pytest.raises(ConfigError, match=r"data\.phrasings=true words captions, and there are none"):
+        load_corpus(replace(worded, text_length=0), seed=0)
 
 
 def test_text_of_a_split_without_captions_is_refused(folder):

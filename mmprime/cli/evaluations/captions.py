@@ -1,8 +1,9 @@
-"""Caption accuracy: of the nearest real drawing, or by a small alignment of drawings and captions."""
+"""Caption accuracy: of the nearest real drawing, or by a small alignment of captions; what wording costs."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +20,25 @@ if TYPE_CHECKING:
 HELP = "do generated drawings show their captions: nearest real drawing, or alignment"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
+def add_model_arguments(parser: argparse.ArgumentParser, what: str, count: int) -> None:
+    """A model, the pictures to compare with, how many samples of `what`, and how to sample."""
     parser.add_argument("--model", default=console.DEFAULT_MODEL)
     parser.add_argument(
         "--data", help="dataset folder of captioned images (default: the bundled emoji, for a model trained on them)"
     )
-    parser.add_argument("--num", type=console.positive, default=300, help="captions seen in training")
+    parser.add_argument("--num", type=console.positive, default=count, help=what)
     parser.add_argument("--steps", type=console.positive, help=sampling.OF_MODEL)
     console.add_guidance_arguments(parser)
     sampling.add_sampler(parser)
     parser.add_argument("--temperature", type=console.temperature)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    add_model_arguments(parser, "captions seen in training", 300)
     parser.add_argument("--by", choices=("nearest", "alignment"), default="nearest")
+    what = "natural: also ask for each caption in a sentence that no training words so, and compare"
+    parser.add_argument("--phrasing", choices=("bare", "natural"), default="bare", help=what)
     parser.add_argument(
         "--save", type=console.out_folder, metavar="DIR", help="also write the generated pictures, one file each"
     )
@@ -51,6 +59,8 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.generation.pipeline import from_pretrained
 
     sampling.given_sampling(options)  # refuse before anything is loaded
+    if options.phrasing == "natural" and options.by != "nearest":
+        raise ValueError("--phrasing natural compares by the nearest drawing; leave --by alignment out")
     extractor = effnet()
     pipe = from_pretrained(options.model)
     data = gallery_set(pipe, options.data)
@@ -73,6 +83,10 @@ def run(options: argparse.Namespace) -> list[Measure]:
         rows = by_nearest(real, features, generated, wanted, seen, options.seed)
     else:
         rows = by_alignment(real, features, generated, wanted, options.seed)
+    if options.phrasing == "natural":
+        worded = pipe.generate(asked_for(pipe, wanted, options.seed), 1, config)
+        drawn = extractor.features(PictureArray((worded.images.cpu() * 255).round().byte())).features
+        rows += by_wording(real, features, (generated, drawn), wanted, options.seed)
     idle = idle_share(config, steps_unused(config, result.rank))
     rows[0] = replace(rows[0], nfe=float(result.nfe.double().mean()), idle_steps=idle)
     return stamp(rows, data_hash=data_hash(data), sampler=name, guidance=str(Guidance.of(config.guidance)))
@@ -110,6 +124,42 @@ def by_nearest(
         rows.append(Measure(name, best.value, best.stderr, "share", best.count, 0, None))
     rows.append(Measure("chance", gallery.chance(wanted), None, *common))
     return rows
+
+
+def asked_for(pipe: Pipeline, captions: Sequence[str], seed: int) -> list[str]:
+    """Each caption in a sentence drawn by seed among those that the model's text span holds, else as it is."""
+    from mmprime.data.phrasings import evaluation_phrasings
+    from mmprime.engine import mix
+
+    asked = []
+    for number, caption in enumerate(captions):
+        fit = [text for text in evaluation_phrasings(caption) if pipe.holds(text)]
+        asked.append(fit[mix(seed, number, len(fit)) % len(fit)] if fit else caption)
+    if bare := sum(text == caption for text, caption in zip(asked, captions)):
+        print(f"{bare} of {len(asked)} captions fit into no sentence of the model's text span and stay bare")
+    return asked
+
+
+def by_wording(
+    real: ImageDataset, features: Tensor, drawn: tuple[Tensor, Tensor], wanted: list[str], seed: int
+) -> list[Measure]:
+    """Accuracy of natural wording, and what it loses against bare captions; drawn: features (m, d) of either, made
+    with equal seeds, so that the error is that of paired differences."""
+    import torch
+
+    from mmprime.evaluation import Measure
+    from mmprime.evaluation.images.captions import Accuracy, Gallery
+
+    gallery = Gallery(features, real.captions, real.vendors)
+    bare, natural = (gallery.right(part, wanted) for part in drawn)
+    reached = Accuracy.of(natural)
+    lost = torch.tensor(bare).double() - torch.tensor(natural).double()
+    error = float(lost.std(correction=0)) / len(lost) ** 0.5
+    common = ("share", len(wanted), 0, seed)
+    return [
+        Measure("caption accuracy, generated, natural phrasing", reached.value, reached.stderr, *common),
+        Measure("lost by natural phrasing", float(lost.mean()), error, *common),
+    ]
 
 
 def by_alignment(

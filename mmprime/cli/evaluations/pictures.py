@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from mmprime.evaluation.images.sets import PictureFiles
 
 
-def add_metric_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """What every command that compares pictures asks."""
-    parser.add_argument("--metric", default=default, help="fid,kid,is,prc,fd-effnet-lite0,kid-...,prc-...")
+def add_metric_arguments(
+    parser: argparse.ArgumentParser, default: str | None, known: str = "fid,kid,is,prc,fd-effnet-lite0,kid-...,prc-..."
+) -> None:
+    """What every command that compares pictures asks; known: the metrics there are."""
+    parser.add_argument("--metric", default=default, help=known)
     parser.add_argument("--inception", metavar="FILE", help="weights of the Inception network ($MMPRIME_INCEPTION)")
     parser.add_argument("--kid-subset-size", type=console.positive, help="default: half of the set, at most 1000")
     parser.add_argument("--allow-few", action="store_true", help="a Fréchet distance of fewer pictures than features")

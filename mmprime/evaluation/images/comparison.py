@@ -7,7 +7,7 @@ must not be compared with FIDs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..metric import Measure
@@ -109,11 +109,19 @@ class Comparison:
                 fidelity.check_score(count)
 
     def rows(
-        self, generated: PictureSet, nfe: float, seed: int | None, idle_steps: float | None = None
+        self,
+        generated: PictureSet,
+        nfe: float,
+        seed: int | None,
+        idle_steps: float | None = None,
+        features: Mapping[str, Features] | None = None,
     ) -> list[Measure]:
-        """A row or two for each metric. Raises ValueError as `check` does, and on features that are no numbers."""
+        """A row or two for each metric. features: those of the generated that are known, by the network's name.
+
+        Raises ValueError as `check` does, and on features that are no numbers.
+        """
         self.check(len(generated))
-        known: dict[str, Features] = {}
+        known = dict(features or {})
         rows = []
         for name in self.extractors.metrics:
             network = self.extractors.of(name)

@@ -135,6 +135,8 @@ class DiffusionTask(Task):
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         batch = self.train.sample(indices, generator)
         mode = self.conditions.sample(len(batch), generator)
+        if self.config.data.phrasings:  # what is written is the caption itself
+            batch = batch.first_captions(~self.conditions.prompted[mode])
         cond = self._drop_labels(self._condition(batch), generator)
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         rows = Rows(batch.y(self.canvas).to(self.device), given, absent, cond)
