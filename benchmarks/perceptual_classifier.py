@@ -93,6 +93,12 @@ def shares(net: nn.Module, data: ImageDataset, names: list[str], vendors: list[s
     )
 
 
+def map_weights(net: nn.Module, model: str) -> dict[str, Tensor]:
+    """The weights behind the feature maps that the loss reads, in half precision."""
+    maps = timm.create_model(model, features_only=True, out_indices=tuple(range(LEVELS))).state_dict()
+    return {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items() if k in maps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="assets/emoji", help="dataset folder of captioned images")

@@ -4,7 +4,7 @@
         bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
     mmprime evaluate samples --generated DIR --reference DIR --inception FILE
         FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
-    mmprime evaluate captions --model DIR [--num 300]
+    mmprime evaluate captions --model DIR [--num 300] [--phrasing natural]
         how often the nearest real drawing of a generated one carries its caption
     mmprime evaluate scenes --model DIR [--num 200]
         how often both objects of a scene are drawn, each where the caption has it

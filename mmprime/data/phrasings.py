@@ -30,11 +30,15 @@ _BREAK = re.compile(
     r"^(\S.*?)( (?:with|without|of|in|on|at|behind|over|and|under|for|from|to|into|\w{2,}ing\b|\().*)?$"
 )
 _DETERMINED = ("a ", "an ", "the ", "no ", "one ", "two ", "three ", "some ")
+RELATIONS = ("left of", "right of", "above", "below")  # of two things in a scene
+_SCENE = re.compile(rf"(.+) ({'|'.join(RELATIONS)}) (.+)")
 _TAGS = 3
 
 
 def noun_phrase(caption: str) -> str:
     """A caption with its article, where it takes one; `flag: France` as the flag of France."""
+    if scene := _SCENE.fullmatch(caption):
+        return f"{noun_phrase(scene[1])} {scene[2]} {noun_phrase(scene[3])}"
     text = _spelled(caption)
     if not _is_singular(text):
         return text
@@ -44,7 +48,7 @@ def noun_phrase(caption: str) -> str:
 def plural(caption: str) -> str | None:
     """Of a caption that is one thing, else None."""
     text = _spelled(caption)
-    if not _is_singular(text) or "“" in text:
+    if not _is_singular(text) or "“" in text or _SCENE.fullmatch(text):
         return None
     head, rest = _split(text)
     *before, noun = head.split(" ")
@@ -115,7 +119,7 @@ def _colour_behind(caption: str) -> str | None:
     """`an apple in red` for `red apple`."""
     words = caption.split(" ")
     colours = [word for word in words if word in COLOURS]
-    if len(colours) != 1 or words[-1] in COLOURS or ":" in caption:
+    if len(colours) != 1 or words[-1] in COLOURS or ":" in caption or _SCENE.fullmatch(caption):
         return None
     words.remove(colours[0])
     return f"{noun_phrase(' '.join(words))} in {colours[0]}"

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mmprime.data import ImageDataset
 from mmprime.data.building import build_dataset
+from mmprime.data.phrasings import RELATIONS
 from mmprime.data.shards import Entry, Unit, canonical_json
 from mmprime.data.sources.scenes import (
     CONVERSE,
-    RELATIONS,
     Scene,
     choose_scenes,
     compose,

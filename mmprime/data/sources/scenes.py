@@ -23,6 +23,7 @@ from mmprime.engine import generator_of
 from ..building import build_dataset
 from ..images import ImageDataset
 from ..keys import safe_key
+from ..phrasings import RELATIONS
 from ..shards import Entry, Unit, canonical_json, digest, read_index, read_shard
 from .emoji import encode_webp
 
@@ -33,7 +34,6 @@ OFFSETS = {  # of the first and the second drawing: rows and columns in quarters
     "below": ((2, 1), (0, 1)),
 }
 CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-RELATIONS = tuple(OFFSETS)
 _LONGEST = 3  # words of the caption of an object
 _NO_OBJECT = re.compile(r"[:(“]|\b(left|right|above|below|of|and|up|down|no)\b", re.I)
 
