@@ -19,6 +19,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's odd increment, 2^64 / golden ratio
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORDS = 624  # of the Mersenne Twister; in the state they follow seed, (left, seeded) and next, eight bytes each
 _HEAD = 3
+_BLOCK = 128  # seeds whose states are filled at once: what is in between stays in the cache
 
 
 def mix(*words: int) -> int:
@@ -46,12 +47,14 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     """A CPU generator for each seed; different seeds, different streams. Raises ValueError outside [0, 2^64)."""
     root = torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64)
     steps = torch.tensor([_signed((count * _GAMMA) & _MASK64) for count in range(1, _WORDS + 1)])
-    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(len(seeds), 1)
-    states[:, 0] = root
-    states[:, _HEAD : _HEAD + _WORDS] = _finalise(root[:, None] + steps) & 0xFFFFFFFF
+    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(min(len(seeds), _BLOCK), 1)
     restored = [torch.Generator() for _ in seeds]
-    for generator, state in zip(restored, states):
-        generator.set_state(state.clone().view(torch.uint8))
+    for first in range(0, len(seeds), _BLOCK):
+        block = root[first : first + _BLOCK, None]
+        states[: len(block), :1] = block
+        states[: len(block), _HEAD : _HEAD + _WORDS] = _finalise(block + steps) & 0xFFFFFFFF
+        for generator, state in zip(restored[first : first + _BLOCK], states):
+            generator.set_state(state.clone().view(torch.uint8))
     return restored
 
 
