@@ -12,7 +12,6 @@ from torch import Tensor
 from mmprime.data import encoding
 from mmprime.data.views import Views
 
-
 UNIT_EXAMPLES, BATCH = 16, 8
 
 

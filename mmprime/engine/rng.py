@@ -45,11 +45,15 @@ def check_seed(seed: int) -> int:
 
 def seeded(*seeds: int) -> list[torch.Generator]:
     """A CPU generator for each seed; different seeds, different streams. Raises ValueError outside [0, 2^64)."""
-    root = torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64)
+    return _streams(torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64))
+
+
+def _streams(root: Tensor) -> list[torch.Generator]:
+    """The generators of seeds (B,), which are words of 64 bits."""
     steps = torch.tensor([_signed((count * _GAMMA) & _MASK64) for count in range(1, _WORDS + 1)])
-    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(min(len(seeds), _BLOCK), 1)
-    restored = [torch.Generator() for _ in seeds]
-    for first in range(0, len(seeds), _BLOCK):
+    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(min(len(root), _BLOCK), 1)
+    restored = [torch.Generator() for _ in range(len(root))]
+    for first in range(0, len(root), _BLOCK):
         block = root[first : first + _BLOCK, None]
         states[: len(block), :1] = block
         states[: len(block), _HEAD : _HEAD + _WORDS] = _finalise(block + steps) & 0xFFFFFFFF
@@ -73,7 +77,9 @@ def generators(source: Randomness, batch: int, purpose: int = 0) -> list[torch.G
     if source is None or isinstance(source, torch.Generator):
         source = int(torch.empty((), dtype=torch.int64).random_(-(1 << 63), None, generator=source)) & _MASK64
     if isinstance(source, int):
-        return seeded(*(mix(source, purpose, b) for b in range(batch)))
+        return _streams(
+            _finalise(torch.arange(batch) + _signed((mix(source, purpose) + _GAMMA) & _MASK64))
+        )  # mix(…, b)
     if len(source) != batch:
         raise ValueError(f"{len(source)} generators for a batch of {batch}; give one for each example")
     return list(source)

@@ -119,9 +119,7 @@ def test_other_tasks_are_trained_from_a_stream(arguments: list[str], finish: Cal
     assert "examples are streamed from" in finish([*arguments, "train.steps=2"], tmp_path / "run")
 
 
-def test_rows_of_text_are_those_of_the_documents(
-    rows: list[str], text: Path, finish: Callable, tmp_path: Path
-) -> None:
+def test_rows_of_text_are_those_of_the_documents(rows: list[str], text: Path, finish: Callable, tmp_path: Path) -> None:
     assert "examples are streamed from 1 shards" in finish([*rows, "train.steps=2"], tmp_path / "run")
     tokenizer = TextTokenizer.load(BPE)
     wanted = pack_documents(load_documents(text, "train"), tokenizer.encode, tokenizer.end_id, 128)
