@@ -42,6 +42,7 @@ def run_two(root: Path, names: tuple[str, ...], code: int = 0) -> list[str]:
     ]
     errors = [worker.communicate(timeout=600)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [code, code], "\n".join(errors)
+    assert all(f"run {names[-1]}\n" in error for error in errors), "\n".join(errors)
     return errors
 
 
@@ -73,11 +74,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
 
 
 @pytest.fixture(scope="module")
-def two(alone: Alone) -> Path:
-    """The quick runs by two processes, one of them begun from the checkpoint of one process."""
+def told(alone: Alone) -> list[str]:
+    """The quick runs by two processes, one of them begun from the checkpoint of one process, and those that fail."""
     begun = "validatedfsdp/checkpoints/step_00000003"
     shutil.copytree(alone.folder("validated") / "checkpoints/step_00000003", alone.root / "two/resumed" / begun)
-    run_two(alone.root, (*ranks_world.QUICK, *ranks_world.BOOKS, "resumed/validated:fsdp"))
+    good = (*ranks_world.QUICK, *ranks_world.BOOKS, "resumed/validated:fsdp")
+    return run_two(alone.root, (*good, "nan", "no_logits"), code=1)
+
+
+@pytest.fixture(scope="module")
+def two(alone: Alone, told: list[str]) -> Path:
     return alone.root / "two"
 
 
@@ -85,11 +91,6 @@ def two(alone: Alone) -> Path:
 def others(alone: Alone) -> Path:
     run_two(alone.root, ranks_world.OTHERS)
     return alone.root / "two"
-
-
-@pytest.fixture(scope="module")
-def poisoned(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return run_two(tmp_path_factory.mktemp("poisoned"), ("nan", "no_logits"), code=1)
 
 
 def folder(name: str) -> str:
@@ -206,8 +207,8 @@ def test_two_processes_share_out_the_checkpoint_of_one(two: Path, alone: Alone) 
 
 
 @pytest.mark.parametrize("name", ["nan", "no_logits"])
-def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(name: str, poisoned: list[str]) -> None:
-    errors = [told.partition(f"run {name}\n")[2].partition("run ")[0] for told in poisoned]
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(name: str, told: list[str]) -> None:
+    errors = [each.partition(f"run {name}\n")[2].partition("run ")[0] for each in told]
     assert "NonFiniteLoss: step 2: gradient (head nan), or the loss of another process, is not finite" in errors[0]
     assert "NonFiniteLoss: step 2: loss is not finite; batch saved in" in errors[1]
     assert all("goes on from the finite checkpoint of step 1" in error for error in errors)
