@@ -3,7 +3,7 @@
     python benchmarks/heads.py [--width 256 --tokens 256 --repeats 5 --threads 1]        # 1 to 2 minutes of one core
 
 The head alone, without a trunk: `tokens` tokens, all their digits masked, hidden states of `width` numbers. Training:
--log p of the right codes and its gradients. Drawing: one code for each token. Each row runs in a process of its own;
+-log p of the right codes and its gradients. Sampling: one code for each token. Each row runs in a process of its own;
 memory is the growth of its largest resident set: parameters, gradients and all that is computed, no optimizer. Times
 are the least of the repeats, after one that is not counted; ratios are to one softmax over 2^18 codes.
 """
@@ -93,9 +93,9 @@ def measure(case: str, width: int, count: int, repeats: int) -> dict[str, float]
     return {
         "parameters": size,
         "training": train_seconds,
-        "drawing": draw_seconds,
+        "sampling": draw_seconds,
         "training bytes": _peak() - before,
-        "drawing bytes": draw_bytes,
+        "sampling bytes": draw_bytes,
     }
 
 
@@ -130,14 +130,14 @@ def main() -> None:
     base = found[REFERENCE]
     rows = []
     for case, row in found.items():
-        cells = [f"{row[name] * 1000:.1f} (1/{base[name] / row[name]:.3g})" for name in ("training", "drawing")]
+        cells = [f"{row[name] * 1000:.1f} (1/{base[name] / row[name]:.3g})" for name in ("training", "sampling")]
         cells += [
-            f"{row[name] / 2**20:.0f} (1/{base[name] / row[name]:.3g})" for name in ("training bytes", "drawing bytes")
+            f"{row[name] / 2**20:.0f} (1/{base[name] / row[name]:.3g})" for name in ("training bytes", "sampling bytes")
         ]
         rows.append([case, f"{row['parameters']:,}", *cells])
     print(
         markdown(
-            ["head", "parameters", "training, ms", "drawing, ms", "training, MiB", "drawing, MiB"], rows, words=[0]
+            ["head", "parameters", "training, ms", "sampling, ms", "training, MiB", "sampling, MiB"], rows, words=[0]
         )
     )
 

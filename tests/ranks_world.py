@@ -37,7 +37,7 @@ from mmprime.training.schema import (
 from mmprime.training.tasks.diffusion import DiffusionTask
 from mmprime.training.tasks.tokenizer import TokenizerTask
 from mmprime.training.tasks.toy import ToyTask
-from mmprime.training.trainer import Trainer
+from mmprime.training.trainer import NonFiniteLoss, Trainer
 
 TEXT, IMAGE = 18, 32
 VALIDATION: list[str] | None = None
@@ -212,14 +212,25 @@ def trainer(name: str, directory: Path, shards: Path, world: World) -> Trainer:
     return Trainer(task, config, world)
 
 
-def main(directory: str, shards: str, *names: str) -> None:
-    """The named runs, one after another, in this process's group."""
+def main(directory: str, shards: str, *names: str) -> int:
+    """The runs NAME or FOLDER/NAME, one after another, in this process's group; 1 if a loss was not finite.
+
+    A line on stderr begins each.
+    """
     torch.set_num_threads(1)
-    world = distributed.start(torch.device("cpu"))
-    for name in names:
-        trainer(name, Path(directory), Path(shards), world).run()
-    distributed.stop(world)
+    world, code = distributed.start(torch.device("cpu")), 0
+    for each in names:
+        print(f"run {each}", file=sys.stderr)
+        folder, _, name = each.rpartition("/")
+        try:
+            trainer(name, Path(directory, folder), Path(shards), world).run()
+        except NonFiniteLoss as error:
+            print(f"NonFiniteLoss: {error}", file=sys.stderr)
+            code = 1
+    if code == 0:  # as the commands do, which leave an ended run's group as it is
+        distributed.stop(world)
+    return code
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    raise SystemExit(main(*sys.argv[1:]))

@@ -19,6 +19,7 @@ _GAMMA = 0x9E3779B97F4A7C15  # SplitMix64's odd increment, 2^64 / golden ratio
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _WORDS = 624  # of the Mersenne Twister; in the state they follow seed, (left, seeded) and next, eight bytes each
 _HEAD = 3
+_BLOCK = 128  # seeds whose states are filled at once: what is in between stays in the cache
 
 
 def mix(*words: int) -> int:
@@ -44,14 +45,20 @@ def check_seed(seed: int) -> int:
 
 def seeded(*seeds: int) -> list[torch.Generator]:
     """A CPU generator for each seed; different seeds, different streams. Raises ValueError outside [0, 2^64)."""
-    root = torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64)
+    return _streams(torch.tensor([_signed(check_seed(seed)) for seed in seeds], dtype=torch.int64))
+
+
+def _streams(root: Tensor) -> list[torch.Generator]:
+    """The generators of seeds (B,), which are words of 64 bits."""
     steps = torch.tensor([_signed((count * _GAMMA) & _MASK64) for count in range(1, _WORDS + 1)])
-    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(len(seeds), 1)
-    states[:, 0] = root
-    states[:, _HEAD : _HEAD + _WORDS] = _finalise(root[:, None] + steps) & 0xFFFFFFFF
-    restored = [torch.Generator() for _ in seeds]
-    for generator, state in zip(restored, states):
-        generator.set_state(state.clone().view(torch.uint8))
+    states = torch.Generator().manual_seed(0).get_state().view(torch.int64).repeat(min(len(root), _BLOCK), 1)
+    restored = [torch.Generator() for _ in range(len(root))]
+    for first in range(0, len(root), _BLOCK):
+        block = root[first : first + _BLOCK, None]
+        states[: len(block), :1] = block
+        states[: len(block), _HEAD : _HEAD + _WORDS] = _finalise(block + steps) & 0xFFFFFFFF
+        for generator, state in zip(restored[first : first + _BLOCK], states):
+            generator.set_state(state.clone().view(torch.uint8))
     return restored
 
 
@@ -70,7 +77,9 @@ def generators(source: Randomness, batch: int, purpose: int = 0) -> list[torch.G
     if source is None or isinstance(source, torch.Generator):
         source = int(torch.empty((), dtype=torch.int64).random_(-(1 << 63), None, generator=source)) & _MASK64
     if isinstance(source, int):
-        return seeded(*(mix(source, purpose, b) for b in range(batch)))
+        return _streams(
+            _finalise(torch.arange(batch) + _signed((mix(source, purpose) + _GAMMA) & _MASK64))
+        )  # mix(…, b)
     if len(source) != batch:
         raise ValueError(f"{len(source)} generators for a batch of {batch}; give one for each example")
     return list(source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,27 +28,28 @@ _FORMAT = 1
 class ImageTokenizerBase(nn.Module):
     """Square pictures (B, 3, H, W) float in [0, 1] to digits (B, h, w, S) int64 or codes (B, h, w) int64, and back.
 
-    A subclass has the properties below and `_digits`, `_images`, `_settings`.
+    A subclass has `_digits`, `_images`, `_settings`, and a `config` with the properties below or these themselves.
     """
 
     kind = ""
+    config: Any
     radices: tuple[int, ...] = ()
     """Bases of the digits that a token has by construction, most significant first; () for a learned code book."""
 
     @property
     def num_codes(self) -> int:
         """C, the number of different tokens."""
-        return self.codec().num_codes
+        return math.prod(self.radices) if self.radices else int(self.config.num_codes)
 
     @property
     def image_size(self) -> int:
         """Height and width of an image, in pixels."""
-        raise NotImplementedError
+        return int(self.config.image_size)
 
     @property
     def downsample(self) -> int:
         """Pixels a side of one token."""
-        raise NotImplementedError
+        return int(self.config.downsample)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ class ImageTokenizer(ImageTokenizerBase):
     """
 
     kind = "image_tokenizer"
+    config: ImageTokenizerConfig
 
     def __init__(self, config: ImageTokenizerConfig, quantizer: Quantizer | None = None) -> None:
         super().__init__()
@@ -55,21 +56,6 @@ class ImageTokenizer(ImageTokenizerBase):
         if mode:
             self.quantizer = self.quantizer.learner()
         return super().train(mode)
-
-    @property
-    def num_codes(self) -> int:
-        """C, the size of the code book."""
-        return self.quantizer.num_codes
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of an image, in pixels."""
-        return self.config.image_size
-
-    @property
-    def downsample(self) -> int:
-        """Pixels a side of one code."""
-        return self.config.downsample
 
     def forward(self, images: Tensor, wrong: Tensor | None = None) -> Reconstruction:
         """Encode, quantize, decode; in training mode also collects what ``quantizer.update()`` learns from (VQ).

@@ -52,6 +52,7 @@ class PCATokenizer(ImageTokenizerBase):
     """Images to the quantised principal components of their patches; made by :meth:`fit` or :meth:`load`."""
 
     kind = "pca"
+    config: PCAConfig
     mean: Tensor  # (3p²,)
     basis: Tensor  # (K, 3p²), orthonormal rows
 
@@ -116,10 +117,6 @@ class PCATokenizer(ImageTokenizerBase):
             tokenizer = cls(config)
             fill(weights, tokenizer._essential_state(), file)
         return tokenizer.eval()
-
-    @property
-    def image_size(self) -> int:
-        return self.config.image_size
 
     @property
     def downsample(self) -> int:

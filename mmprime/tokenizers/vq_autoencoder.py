@@ -106,6 +106,7 @@ class VQAutoencoder(ImageTokenizerBase):
     """Made by `mmprime.tokenizers.layouts.read_layout` or :meth:`load`."""
 
     kind = "vq_autoencoder"
+    config: VQAutoencoderConfig
 
     def __init__(self, config: VQAutoencoderConfig) -> None:
         super().__init__()
@@ -137,18 +138,6 @@ class VQAutoencoder(ImageTokenizerBase):
             with torch.no_grad():
                 fill(weights, tokenizer._essential_state(), file)
         return tokenizer.eval()
-
-    @property
-    def num_codes(self) -> int:
-        return self.config.num_codes
-
-    @property
-    def image_size(self) -> int:
-        return self.config.image_size
-
-    @property
-    def downsample(self) -> int:
-        return self.config.downsample
 
     def codebook_vectors(self) -> Tensor:
         """(C, d), on the unit sphere where the tokenizer normalises. Raises ValueError for bits and levels."""

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import encoding_world
 import numpy as np
 import pytest
 import torch
@@ -167,21 +169,29 @@ def start(pictures: Path, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_when(out: Path, units: int, workers: list[subprocess.Popen[bytes]], chance: random.Random) -> None:
-    """kill -9 the workers, once so many units are noted, in the midst of the next."""
+def wait_for(out: Path, units: int) -> None:
+    """Until so many units are noted."""
     deadline = time.monotonic() + 120
     while len(units_noted(out)) < units and time.monotonic() < deadline:
         time.sleep(0.005)
+
+
+def kill_when(out: Path, units: int, workers: list[subprocess.Popen[bytes]], chance: random.Random) -> None:
+    """kill -9 the workers, once so many units are noted, in the midst of the next."""
+    wait_for(out, units)
     time.sleep(chance.uniform(0, 0.15))
     for worker in workers:
         worker.send_signal(signal.SIGKILL)
     assert [worker.wait(60) for worker in workers] == [-signal.SIGKILL] * len(workers)
 
 
-def test_killed_processes_lose_and_double_no_picture(tmp_path: Path) -> None:
-    """One of two killed: the other makes what it left. Both killed: the next start goes on. The bytes are the same."""
+def test_killed_processes_lose_and_double_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of two killed: the next start goes on. One of two killed: the other, this process, makes what it left. The
+    bytes are those of one process that was left alone."""
     pictures, out, chance = class_folders(tmp_path / "set", 260), tmp_path / "codes", random.Random(time.time_ns())
-    straight = start(pictures, tmp_path / "straight")
+    monkeypatch.setattr(encoding, "UNIT_EXAMPLES", encoding_world.UNIT_EXAMPLES)
+    monkeypatch.setattr(encoding, "BATCH", encoding_world.BATCH)
+    encoding_world.encode(pictures, tmp_path / "straight", MeanTokenizer())
     kill_when(out, 4, [start(pictures, out), start(pictures, out)], chance)
     with pytest.raises(ValueError, match="unfinished"):
         read_index(out)
@@ -189,9 +199,12 @@ def test_killed_processes_lose_and_double_no_picture(tmp_path: Path) -> None:
     noted = units_noted(out)
     assert len(noted) >= 4
     kept = {name: (out / f"{name}.tar.gz").stat().st_mtime_ns for name in noted}
-    two = [start(pictures, out), start(pictures, out)]
-    kill_when(out, len(noted) + 3, two[:1], chance)
-    assert two[1].wait(120) == straight.wait(120) == 0
+    other = start(pictures, out)
+    wait_for(out, len(noted) + 1)
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_when, out, len(noted) + 4, [other], chance)
+        encoding_world.encode(pictures, out, encoding_world.SlowTokenizer())
+        killed.result()
     files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
     assert files == {path.name: path.read_bytes() for path in sorted((tmp_path / "straight").iterdir())}
     assert {name: (out / f"{name}.tar.gz").stat().st_mtime_ns for name in noted} == kept, (

@@ -40,18 +40,20 @@ PAIR = digit_oracle.product_world()  # two tokens of a bit and a trit
 TRIPLE = digit_oracle.product_world(1, (2, 3, 2))
 HEADS = [FactoredHead(), ChainHead(), ChainHead(rounds=2)]
 WORLDS = [PAIR, TRIPLE]
+HEADS_OF = [(head, world) for head in HEADS for world in WORLDS if head != ChainHead(rounds=2) or world is not PAIR]
 
 
 def named(value: object) -> str:
+    if isinstance(value, oracle.World):
+        return "pair" if value is PAIR else "triple"
     return f"{value.name}{getattr(value, 'rounds', None) or ''}" if isinstance(value, Head) else str(value)
 
 
-@pytest.mark.parametrize("world", WORLDS, ids=["pair", "triple"])
-@pytest.mark.parametrize("head", HEADS, ids=named)
+@pytest.mark.parametrize(("head", "world"), HEADS_OF, ids=named)
 @pytest.mark.parametrize("masking", MASKINGS)
 @pytest.mark.parametrize("steps", [None, 1, 2, 3])
 def test_exact_values_are_those_of_a_walk_over_states(
-    world: oracle.World, head: Head, masking: str, steps: int | None
+    head: Head, world: oracle.World, masking: str, steps: int | None
 ) -> None:
     model = digit_oracle.DigitTable(world.canvas, head)
     value = exact_nelbo(model, world.canvas, world.y, steps, masking)
@@ -63,27 +65,27 @@ def test_exact_values_are_those_of_a_walk_over_states(
     assert bool((value.bound > value.nll - 1e-9).all())
 
 
-@pytest.mark.parametrize("head", HEADS, ids=named)
+@pytest.mark.parametrize(("head", "world"), HEADS_OF, ids=named)
 @pytest.mark.parametrize("masking", MASKINGS)
 @pytest.mark.parametrize("steps", [None, 2])
-def test_estimates_have_the_exact_bound_as_their_mean(head: Head, masking: str, steps: int | None) -> None:
-    for world in WORLDS:
-        model = digit_oracle.DigitTable(world.canvas, head)
-        rows = world.y[5:6].expand(4000, -1)
-        exact = exact_nelbo(model, world.canvas, rows[:1], steps, masking).bound
-        found = nelbo(model, world.canvas, rows, steps, masking, generator=generator_of(3))
-        oracle.assert_mean(found.double(), float(exact))
+def test_estimates_have_the_exact_bound_as_their_mean(
+    head: Head, world: oracle.World, masking: str, steps: int | None
+) -> None:
+    model = digit_oracle.DigitTable(world.canvas, head)
+    rows = world.y[5:6].expand(4000, -1)
+    exact = exact_nelbo(model, world.canvas, rows[:1], steps, masking).bound
+    found = nelbo(model, world.canvas, rows, steps, masking, generator=generator_of(3))
+    oracle.assert_mean(found.double(), float(exact))
 
 
-@pytest.mark.parametrize("head", HEADS, ids=named)
+@pytest.mark.parametrize(("head", "world"), HEADS_OF, ids=named)
 @pytest.mark.parametrize("masking", MASKINGS)
-def test_plans_draw_the_distribution_they_score(head: Head, masking: str) -> None:
-    for world in WORLDS:
-        model = digit_oracle.DigitTable(world.canvas, head)
-        plan = Plan.ancestral(world.canvas, Schedule.linear(), 2, 8000, 5, masking=masking)
-        found = sample(model, world.canvas, plan, generator=6)
-        want = oracle.mixture(model, world, plan.rank, digit_oracle.log_reveal)
-        oracle.assert_distribution(oracle.counts_of(world.index(found.y), len(world.y)), want)
+def test_plans_draw_the_distribution_they_score(head: Head, world: oracle.World, masking: str) -> None:
+    model = digit_oracle.DigitTable(world.canvas, head)
+    plan = Plan.ancestral(world.canvas, Schedule.linear(), 2, 4000, 5, masking=masking)
+    found = sample(model, world.canvas, plan, generator=6)
+    want = oracle.mixture(model, world, plan.rank, digit_oracle.log_reveal)
+    oracle.assert_distribution(oracle.counts_of(world.index(found.y), len(world.y)), want)
 
 
 def test_a_chain_of_one_joint_distribution_is_the_softmax() -> None:

@@ -54,7 +54,7 @@ from mmprime.engine.samplers import (
     Threshold,
 )
 
-BATCH = 6000
+BATCH = 4000
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ def softmax_setting() -> Setting:
     return Setting(world, model, chances, digit_chance)
 
 
+@cache
 def digits_setting(head: Head) -> Setting:
     """Conditionals that agree with no joint distribution, in a world of six codes a token."""
     world = digit_oracle.product_world()

@@ -47,6 +47,14 @@ def test_examples_whose_hashes_agree_in_32_bits_have_different_streams(purpose: 
     assert not torch.equal(*(torch.rand(8, generator=stream) for stream in streams))
 
 
+def test_the_stream_of_an_example_is_that_of_its_mixed_seed() -> None:
+    """In blocks as one by one."""
+    together = rng.generators((1 << 64) - 3, 300, 5)
+    for example in (0, 1, 127, 128, 299):
+        (alone,) = seeded(mix((1 << 64) - 3, 5, example))
+        assert torch.equal(together[example].get_state(), alone.get_state())
+
+
 def test_every_bit_of_a_seed_counts() -> None:
     draws = [torch.rand(4, generator=g, dtype=torch.float64) for g in seeded(7, *(7 ^ (1 << bit) for bit in range(64)))]
     assert len(torch.stack(draws).unique(dim=0)) == 65

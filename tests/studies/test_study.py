@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmprime.codecs import load_codec
+from mmprime.data.text import Document, load_documents, write_documents
 from mmprime.engine import sampler_of
 from mmprime.evaluation import Measure
 from mmprime.generation.sampling import SamplingConfig
@@ -204,7 +205,7 @@ class Fake:
 
 @pytest.mark.parametrize("kind", ["codes", "text"])
 def test_samples_of_a_cell_are_measured_at_each_number_of_steps(
-    kind: str, study: Study, monkeypatch: pytest.MonkeyPatch
+    kind: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures are decoded, texts are words; a base overrides the evaluation of the study."""
     fake = Fake()
@@ -212,10 +213,12 @@ def test_samples_of_a_cell_are_measured_at_each_number_of_steps(
     monkeypatch.setattr("mmprime.studies.evaluate._text_quality", lambda: fake)
     cell = next(cell for cell in study.cells() if cell.name == "codes-two-nested-s0")
     if kind == "text":
-        overrides = tuple(each.replace("image", "text").replace("clustered", "base") for each in cell.overrides)
-        cell = replace(
-            cell, config="benchmarks/studies/configs/text.yaml", overrides=(*overrides, "model.codec.text.kind=base")
-        )
+        speeches = [(split, text) for split in ("train", "val") for text in load_documents("assets/sotu", split)[:3]]
+        few = [Document(f"{number}", text, {}, split) for number, (split, text) in enumerate(speeches)]
+        write_documents(few, tmp_path / "texts")
+        overrides = [each.replace("image", "text").replace("clustered", "base") for each in cell.overrides]
+        overrides += ["model.codec.text.kind=base", f"data.path={tmp_path}/texts"]
+        cell = replace(cell, config="benchmarks/studies/configs/text.yaml", overrides=tuple(overrides))
     study.bases["codes"]["evaluate"] |= {
         "num": 2,
         "sampling_steps": (1, 3),

@@ -1,13 +1,12 @@
 import dataclasses
 import os
 import re
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
 import pytest
 
+from mmprime.cli import train
 from mmprime.tokenizers import ImageTokenizerConfig
 from mmprime.training import schema
 from mmprime.training.changes import find_changes
@@ -97,19 +96,17 @@ def test_with_the_variable_it_is_the_path_or_an_error(path, monkeypatch, tmp_pat
         load_config(path)
 
 
-def test_the_command_answers_mistakes_with_exit_2_and_one_line(tmp_path):
-    command = [sys.executable, "tools/train.py", "configs/toy.yaml", "train.lrr=3"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == ["error: configs/toy.yaml: unknown key train.lrr; nearest: train.lr"]
+def test_the_command_answers_mistakes_with_exit_2_and_one_line(capsys):
+    assert train.main(["configs/toy.yaml", "train.lrr=3"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["error: configs/toy.yaml: unknown key train.lrr; nearest: train.lr"]
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    command = [sys.executable, "tools/train.py", "configs/toy.yaml", "--dry-run", f"run.dir={tmp_path}/run"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "examples: 216" in result.stdout
-    assert "loss/model" in result.stdout
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    assert train.main(["configs/toy.yaml", "--dry-run", f"run.dir={tmp_path}/run"]) == 0
+    printed = capsys.readouterr().out
+    assert "examples: 216" in printed
+    assert "loss/model" in printed
     assert not (tmp_path / "run").exists()
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from stores_world import serving
 from torch import Tensor
 
+from mmprime.cli import train
 from mmprime.data import load_documents, pack_documents, prepare_text
 from mmprime.data.tokens import prepare_tokens
 from mmprime.tokenizers import TextTokenizer
@@ -55,28 +57,47 @@ def rows(text: Path) -> list[str]:
     return ["configs/text_sotu.yaml", *SMALL, *TINY, "run.precision=fp32", f"data.path={text.parent}/rows"]
 
 
-def launch(arguments: list[str], run: Path, rank: int = 0, size: int = 1, port: int = 0) -> subprocess.Popen[str]:
-    world = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment = {**os.environ, **(world if size > 1 else {}), "OMP_NUM_THREADS": "1"}
-    environment.pop("IMAGENET_SHARDS", None)
-    command = [sys.executable, "-m", "mmprime", "train", *arguments, f"run.dir={run}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@pytest.fixture
+def finish(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str], Path], str]:
+    """Trains in this process; what was printed."""
+    monkeypatch.delenv("IMAGENET_SHARDS", raising=False)
+
+    def run(arguments: list[str], directory: Path) -> str:
+        capsys.readouterr()
+        code, told = train.main([*arguments, f"run.dir={directory}"]), capsys.readouterr()
+        assert code == 0, told.err
+        return told.out
+
+    return run
 
 
-def finish(*workers: subprocess.Popen[str]) -> str:
+def finish_by_two(arguments: list[str], directory: Path) -> None:
+    """Trains in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "mmprime", "train", *arguments, f"run.dir={directory}"],
+            cwd=ROOT,
+            env={**os.environ, **world, "RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in "01"
+    ]
     told = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(told)
-    return told[0]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(told)
 
 
 def state(run: Path) -> dict[str, Tensor]:
     return load_file(run / "checkpoints/step_00000006/state.safetensors")
 
 
-def test_captions_resumed_in_mid_epoch_by_another_number_of_processes(tmp_path: Path) -> None:
-    told = finish(launch(CAPTIONS, tmp_path / "one"))
+def test_captions_resumed_in_mid_epoch_by_another_number_of_processes(finish: Callable, tmp_path: Path) -> None:
+    told = finish(CAPTIONS, tmp_path / "one")
     assert "train: 9,358 examples are streamed from 7 shards; each of 2 micro-batches of a step shuffles 500" in told
     assert "the first of train: 2 of 9,358 captions are cut" in told
     entry = json.loads((tmp_path / "one/log.jsonl").read_text().splitlines()[-1])
@@ -84,11 +105,8 @@ def test_captions_resumed_in_mid_epoch_by_another_number_of_processes(tmp_path: 
     for name in ("again", "two"):
         shutil.copytree(tmp_path / "one", tmp_path / name)
         shutil.rmtree(tmp_path / name / "checkpoints/step_00000006")
-    assert "at step 3 of 6" in finish(launch(CAPTIONS, tmp_path / "again"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    finish(*(launch(CAPTIONS, tmp_path / "two", rank, 2, port) for rank in (0, 1)))
+    assert "at step 3 of 6" in finish(CAPTIONS, tmp_path / "again")
+    finish_by_two(CAPTIONS, tmp_path / "two")
     one, again, two = (state(tmp_path / name) for name in ("one", "again", "two"))
     for key, value in one.items():
         assert torch.equal(again[key], value), key
@@ -97,12 +115,12 @@ def test_captions_resumed_in_mid_epoch_by_another_number_of_processes(tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [CLASSES, PICTURES], ids=["classes", "pictures"])
-def test_other_tasks_are_trained_from_a_stream(arguments: list[str], tmp_path: Path) -> None:
-    assert "examples are streamed from" in finish(launch([*arguments, "train.steps=2"], tmp_path / "run"))
+def test_other_tasks_are_trained_from_a_stream(arguments: list[str], finish: Callable, tmp_path: Path) -> None:
+    assert "examples are streamed from" in finish([*arguments, "train.steps=2"], tmp_path / "run")
 
 
-def test_rows_of_text_are_those_of_the_documents(rows: list[str], text: Path, tmp_path: Path) -> None:
-    assert "examples are streamed from 1 shards" in finish(launch([*rows, "train.steps=2"], tmp_path / "run"))
+def test_rows_of_text_are_those_of_the_documents(rows: list[str], text: Path, finish: Callable, tmp_path: Path) -> None:
+    assert "examples are streamed from 1 shards" in finish([*rows, "train.steps=2"], tmp_path / "run")
     tokenizer = TextTokenizer.load(BPE)
     wanted = pack_documents(load_documents(text, "train"), tokenizer.encode, tokenizer.end_id, 128)
 

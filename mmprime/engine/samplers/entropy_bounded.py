@@ -2,7 +2,7 @@
 
     units sorted by H_i;   the largest k >= 1 with   Σ_{i<=k} H_i - max_{i<=k} H_i <= γ
 
-The left side bounds what the units know about one another, the error of drawing them apart. γ = 0 reveals one unit at
+The left side bounds what the units know about one another, the error of sampling them apart. γ = 0 reveals one unit at
 a time (and all that are certain). Source: Ben-Hamu et al., "Entropy-bounded unmasking", arXiv 2505.24857.
 """
 
