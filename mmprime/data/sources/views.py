@@ -1,7 +1,7 @@
 """Further views of captioned drawings whose captions stay true: mirrored, moved, and of another hue with its word.
 
-Mirrored is what has no side, no letters, digits and names; hues turn where one word of the caption names one, and the word
-with them, unless that makes a caption that only other splits have. Only one split grows; the others are copied.
+Mirrored is what has no side, no letters, digits or name; hues turn where one word of the caption names one, and the
+word with them, unless that makes a caption that only other splits have. One split grows; the others are copied.
 """
 
 from __future__ import annotations
