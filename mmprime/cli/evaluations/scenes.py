@@ -10,7 +10,9 @@ from .. import sampling
 from .captions import add_model_arguments, gallery_set
 
 if TYPE_CHECKING:
+    from mmprime.data.sources.scenes import Scene
     from mmprime.evaluation import Measure
+    from mmprime.generation.pipeline import Pipeline
 
 HELP = "do generated scenes of two objects show both, each on its side"
 
@@ -38,13 +40,9 @@ def run(options: argparse.Namespace) -> list[Measure]:
     data = gallery_set(pipe, options.data)
     real = ImageDataset.load(data)
     captions = sorted({caption for caption, split in zip(real.captions, real.splits) if split == "train"})
-    reader = SceneReader(network, real)
-    scenes = reader.choose(captions, options.num, options.seed)
+    scenes = fitting_scenes(pipe, captions, options.num, options.seed)
     prompts = [scene.caption(captions) for scene in scenes]
-    if long := [prompt for prompt in prompts if not pipe.holds(prompt)]:
-        raise ValueError(
-            f"{len(long)} of {len(prompts)} captions, such as {long[0]!r}, do not fit the model's text span"
-        )
+    reader = SceneReader(network, real)
     config, name = sampling.measured_sampling(options, pipe, "image")
     config = replace(config, seed=[mix(options.seed, number) for number in range(len(prompts))])
     result = pipe.generate(prompts, 1, config)
@@ -66,3 +64,15 @@ def run(options: argparse.Namespace) -> list[Measure]:
     rows[0] = replace(rows[0], nfe=nfe, idle_steps=idle)
     origin = {"data_hash": data_hash(data), "reference_hash": network.fingerprint, "sampler": name}
     return stamp(rows, guidance=str(Guidance.of(config.guidance)), **origin)
+
+
+def fitting_scenes(pipe: Pipeline, captions: list[str], count: int, seed: int) -> list[Scene]:
+    """Scenes drawn by seed, passing over those whose caption the model's text span does not hold. Raises ValueError
+    when these are too many."""
+    from mmprime.data.sources.scenes import choose_scenes
+
+    every = choose_scenes(captions, 4 * count, "evaluate", seed)
+    scenes = [scene for scene in every if pipe.holds(scene.caption(captions))][:count]
+    if len(scenes) < count:
+        raise ValueError(f"the model's text span holds {len(scenes)} of {len(every)} scenes; --num {count} is too many")
+    return scenes

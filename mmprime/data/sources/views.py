@@ -1,7 +1,7 @@
 """Further views of captioned drawings whose captions stay true: mirrored, moved, and of another hue with its word.
 
-Mirrored is what has no side, no letters and no digits; hues turn where one word of the caption names one, and the word
-with them, unless that makes a caption of another split. Only one split grows; the others are copied.
+Mirrored is what has no side, no letters, digits or name; hues turn where one word of the caption names one, and the
+word with them, unless that makes a caption that only other splits have. One split grows; the others are copied.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .scenes import copied_units, made_header
 
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 120, "blue": 215, "purple": 275, "pink": 330}  # degrees
 _SIDED = re.compile(
-    r"[:“\d]|\b[A-Z]{2,}|\b(left|right|east|west)|clock|thirty|\b(button|letters?|input|numbers|symbols?|sign|mark|arrow|"
-    r"moon|dollar|yen|euro|pound|banknote|calendar|watch|points|place|zzz|receipt|card|Japanese|currency|input|medal)\b"
+    r"[:“\dA-Z]|\b(left|right|east|west)|clock|thirty|\b(button|letters?|input|numbers|symbols?|sign|mark|arrow|"
+    r"moon|dollar|yen|euro|pound|banknote|calendar|watch|points|place|zzz|receipt|card|currency|medal|mahjong|dna)\b"
 )
-_LIVING = re.compile(r"[:“]|\b(face|person|man|woman|men|women|people|hair|hands?|skin|flag)\b")
+_LIVING = re.compile(r"[:“]|\b(face|person|man|woman|men|women|people|hair|hands?|skin|flag|mahjong)\b")
 
 
 def may_mirror(caption: str) -> bool:
@@ -101,6 +101,7 @@ def prepare_views(
     entries = split_shards(index, split)
     others = [name for name in index["splits"] if name != split]
     taken = {caption for name in others for caption in ImageDataset.load(images, name).captions}
+    taken -= set(ImageDataset.load(images, split).captions)
     settings = digest(str(copies), str(shift), str(seed), *sorted(taken))
 
     def maker(entry: dict[str, Any]) -> Callable[[], Iterable[tuple[str, Entry]]]:

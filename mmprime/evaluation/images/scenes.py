@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmprime.data import ImageDataset
-from mmprime.data.sources.scenes import Scene, choose_scenes, compose, half_size, object_windows
+from mmprime.data.sources.scenes import Scene, compose, half_size, object_windows
 from mmprime.engine import generator_of
 
 from .captions import Accuracy, Gallery
@@ -29,10 +29,6 @@ class SceneReader:
         self.network, self.real, self.halves = network, real, half_size(real.images)
         features = network.cached_features(PictureArray(self.halves), progress=True).features
         self.gallery = Gallery(features, real.captions, real.vendors)
-
-    def choose(self, captions: Sequence[str], count: int, seed: int) -> list[Scene]:
-        """Scenes of these captions, by their numbers in the list; no seed gives those of `prepare_scenes`."""
-        return choose_scenes(captions, count, "evaluate", seed)
 
     def read(
         self, images: Tensor, scenes: Sequence[Scene], captions: Sequence[str], vendors: Sequence[str] | None = None
