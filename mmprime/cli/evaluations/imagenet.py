@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mmprime.io import bar
 
 from .. import console, sampling
-from .pictures import add_metric_arguments, open_reference, rules_of, write_npz
+from .pictures import add_metric_arguments, add_npz_argument, open_reference, rules_of, write_npz
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=console.positive, default=64, help="pictures drawn together")
     parser.add_argument("--patience", type=console.positive, default=3600, help="seconds to wait for a next picture")
     add_metric_arguments(parser, "fid,sfid,kid,is,prc")
+    add_npz_argument(parser)
 
 
 def run(options: argparse.Namespace) -> list[Measure]:

@@ -21,10 +21,14 @@ def add_metric_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--metric", default=default, help="fid,sfid,kid,is,prc,fd-effnet-lite0,kid-...,prc-..., or none"
     )
-    parser.add_argument("--npz", type=console.out_file, metavar="FILE.npz", help="also write the pictures as arr_0")
     parser.add_argument("--inception", metavar="FILE", help="weights of the Inception network ($MMPRIME_INCEPTION)")
     parser.add_argument("--kid-subset-size", type=console.positive, help="default: half of the set, at most 1000")
     parser.add_argument("--allow-few", action="store_true", help="a Fréchet distance of fewer pictures than features")
+
+
+def add_npz_argument(parser: argparse.ArgumentParser) -> None:
+    """--npz, of the commands that generate pictures."""
+    parser.add_argument("--npz", type=console.out_file, metavar="FILE.npz", help="also write the pictures as arr_0")
 
 
 def rules_of(options: argparse.Namespace) -> Rules:

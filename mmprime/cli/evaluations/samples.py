@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import console, sampling
-from .pictures import add_metric_arguments, open_pictures, open_reference, rules_of, write_npz
+from .pictures import add_metric_arguments, add_npz_argument, open_pictures, open_reference, rules_of, write_npz
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_sampler(parser)
     parser.add_argument("--temperature", type=console.temperature)
     add_metric_arguments(parser, "fid")
+    add_npz_argument(parser)
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
