@@ -40,18 +40,18 @@ def run(options: argparse.Namespace) -> list[Measure]:
     from mmprime.evaluation.images.geneval import score_results
     from mmprime.evaluation.provenance import hash_files
 
-    draws = [options.model, options.prompts, options.out]
-    if options.results is not None and not any(draws):
+    needed = [options.model, options.prompts, options.out]
+    if options.results is not None and not any(needed):
         from mmprime.evaluation import stamp
 
         return stamp(score_results(options.results), model_hash=hash_files(options.results))
-    if options.results is not None or not all(draws):
+    if options.results is not None or not all(needed):
         raise ValueError("give --model DIR, --prompts FILE.jsonl and --out DIR to draw; --results FILE.jsonl to read")
-    _draw(options)
+    _write_folders(options)
     return []
 
 
-def _draw(options: argparse.Namespace) -> None:
+def _write_folders(options: argparse.Namespace) -> None:
     from mmprime.engine import mix
     from mmprime.evaluation.images.geneval import read_prompts, write_prompt_folder
     from mmprime.generation.pipeline import from_pretrained

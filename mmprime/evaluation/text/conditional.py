@@ -68,8 +68,8 @@ class ConditionalText:
             return 0.0
         rows, model, canvas = self._rows(context, ids), self.pipe.model, self.pipe.canvas
         generator, nats = generator_of(mix(self.seed, _STREAM)), 0.0
-        for draws in torch.zeros(self.samples, dtype=torch.long, device=rows.y.device).split(self.batch):
-            bound = nelbo(model, canvas, rows[draws], None, self.pipe.card.masking, generator=generator)
+        for picks in torch.zeros(self.samples, dtype=torch.long, device=rows.y.device).split(self.batch):
+            bound = nelbo(model, canvas, rows[picks], None, self.pipe.card.masking, generator=generator)
             nats += float(bound.double().sum())
         return -nats / self.samples
 
@@ -83,8 +83,8 @@ class ConditionalText:
         config = replace(self.pipe.config_for("text"), temperature=temperature, seed=self.seed)
         config = replace(config, steps=min(config.steps or count, int(rows.free.sum())))
         y = rows.y.masked_fill(rows.free, MASK_ID)
-        found = sample_rows(self.pipe.model, self.pipe.canvas, y, config, rows.absent[0]).y
-        digits = self.pipe.canvas.view(found, "text")[0]
+        sampled = sample_rows(self.pipe.model, self.pipe.canvas, y, config, rows.absent[0]).y
+        digits = self.pipe.canvas.view(sampled, "text")[0]
         ids: list[int] = span.codec.decode(digits[len(context) : len(context) + count]).tolist()
         return ids
 
