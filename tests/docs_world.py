@@ -109,6 +109,7 @@ class Page:
             (folder / name).symlink_to(ROOT / name)
         for block in self.blocks:
             if found := re.fullmatch(r"file: (\S+)", block.marker):
+                (folder / found[1]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / found[1]).write_text(block.text)
 
     def run_until(self, last: Block, slow: bool) -> str:
@@ -202,7 +203,7 @@ def any_paths() -> Any:
     """Option types that ask for what is there take every path: what the commands before make is not there yet."""
     from mmprime.cli import console
 
-    names = ("folder", "existing", "out_file", "out_folder")
+    names = ("folder", "pretrained", "existing", "out_file", "out_folder")
     before = {name: getattr(console, name) for name in names}
     for name in names:
         setattr(console, name, str)

@@ -17,13 +17,15 @@ HELP = "write the model card of a model folder, with measured rows and where the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("rows", nargs="*", metavar="ROWS", help="JSON files of mmprime evaluate --json")
-    parser.add_argument("--model", required=True, metavar="DIR", help="model folder; its README.md is written anew")
+    parser.add_argument(
+        "--model", required=True, type=console.folder, metavar="DIR", help="model folder; its README.md is written anew"
+    )
     parser.add_argument("--note", default="", help="machine and date of the rows, e.g. '2 CPU cores, 2026-11-26'")
 
 
 def run(options: argparse.Namespace) -> None:
     """`mmprime report card`. Raises ValueError on rows of another model."""
-    console.require_model(options.model)
+    console.model_folder(options.model)
     rows = [row for file in options.rows for row in read_rows(file)]
     from mmprime.evaluation.provenance import model_hash
     from mmprime.generation.model_page import Number, model_page

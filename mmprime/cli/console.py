@@ -247,13 +247,34 @@ def require_names(names: Iterable[str], known: Iterable[str], option: str) -> No
             raise ValueError(f"{option}: unknown {name!r}; there are {', '.join(known)}")
 
 
-def require_model(directory: str) -> None:
-    """Raises ValueError when there is no model folder."""
-    if (Path(directory) / "config.json").is_file():
-        return
-    if directory == DEFAULT_MODEL:
+def local_folder(name: str) -> str:
+    """The path itself; for "user/name" that is no path here the folder to which the hub's files are fetched.
+
+    Raises ValueError in one sentence on what the hub refuses.
+    """
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or Path(name).parent.exists():
+        return name
+    from mmprime.generation.hub import find_folder
+
+    return str(find_folder(name))
+
+
+def model_folder(name: str) -> str:
+    """The `local_folder` of a model. Raises ValueError when there is none, with the way out."""
+    local = local_folder(name)
+    if (Path(local) / "config.json").is_file():
+        return local
+    if name == DEFAULT_MODEL:
         raise ValueError("the default model lies in a checkout of the repository, assets/models; give --model DIR")
-    raise ValueError(f"no model at {directory} (no config.json there); train one or give another --model")
+    raise ValueError(f"no model at {name} (no config.json there); train one or give another --model")
+
+
+def pretrained(text: str) -> str:
+    """An argparse type: a folder that is there, or the `local_folder` of a name on the hub."""
+    try:
+        return folder(local_folder(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def require_path(path: str | None, option: str) -> None:

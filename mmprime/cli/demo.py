@@ -39,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def demo(options: argparse.Namespace) -> None:
     """Run the three parts. Raises ValueError for what is missing."""
     start = time.perf_counter()
-    console.require_model(options.model)
+    options.model = console.model_folder(options.model)
     console.require_path(options.images, "--images")
     console.require_path(options.data, "--data")
     from mmprime.generation.pipeline import from_pretrained

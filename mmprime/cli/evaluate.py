@@ -3,7 +3,7 @@
     mmprime evaluate likelihood --model DIR [--data DIR] [--split val] [--steps 4,16,64]
         bounds (NELBO) in nats per token, bits per byte / code / dimension, perplexity of text
     mmprime evaluate samples --generated DIR --reference DIR --inception FILE
-        FID, KID, Inception Score, precision and recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
+        FID, sFID, KID, Inception Score, precision, recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
     mmprime evaluate captions --model DIR [--num 300] [--phrasing natural]
         how often the nearest real drawing of a generated one carries its caption
     mmprime evaluate scenes --model DIR [--num 200]
@@ -14,6 +14,8 @@
         PSNR, SSIM, use of codes or digits, seconds, distances and captions kept of an image tokenizer
     mmprime evaluate imagenet --model DIR --out DIR --reference FILE
         FID-50k of a class-conditional model; also under torchrun
+    mmprime evaluate geneval --model DIR --prompts FILE.jsonl --out DIR
+        GenEval's folders of pictures; --results FILE.jsonl reads what its evaluator found
     mmprime evaluate calibration --model DIR
         confidence of predictions against how often they are right
 
@@ -26,7 +28,7 @@ import argparse
 import sys
 
 from . import console
-from .evaluations import calibration, captions, imagenet, likelihood, samples, scenes, text, tokenizer
+from .evaluations import calibration, captions, geneval, imagenet, likelihood, samples, scenes, text, tokenizer
 
 COMMANDS = {
     "likelihood": likelihood,
@@ -36,6 +38,7 @@ COMMANDS = {
     "text": text,
     "tokenizer": tokenizer,
     "imagenet": imagenet,
+    "geneval": geneval,
     "calibration": calibration,
 }
 
@@ -57,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> None:
     origin = {"command": options.typed}
     model = getattr(options, "model", None)
     if model is not None:
-        console.require_model(model)
+        model = options.model = console.model_folder(model)
     for name in ("data", "generated", "reference", "texts", "tokenizer", "inception"):
         if name != "data" or options.command != "samples" or model is not None:
             console.require_path(getattr(options, name, None), f"--{name}")
@@ -70,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> None:
         from mmprime.io import write_text
 
         write_text(options.json, to_json(rows))
-    if not getattr(COMMANDS[options.command], "SUMMARY", False):
+    if rows and not getattr(COMMANDS[options.command], "SUMMARY", False):
         print(table(rows))
     for note in getattr(COMMANDS[options.command], "NOTES", ()):
         print(note)

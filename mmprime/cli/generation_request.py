@@ -82,7 +82,7 @@ def check(options: argparse.Namespace) -> None:
     console.require_path(options.regions, "--regions")
     if options.resume_from is not None and not Path(options.resume_from).is_file():
         raise ValueError(f"no paused run at {options.resume_from}")
-    console.require_model(options.model)
+    options.model = console.model_folder(options.model)
 
 
 def _step_or_region(text: str) -> int | str:

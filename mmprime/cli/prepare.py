@@ -24,6 +24,10 @@ class _Command(Parser):
     def folder(self, flag: str, what: str, required: bool = True) -> None:
         self.add_argument(flag, type=console.folder, required=required, metavar="DIR", help=what)
 
+    def pretrained(self, flag: str, what: str, required: bool = True) -> None:
+        what += ', or "user/name" on the hub'
+        self.add_argument(flag, type=console.pretrained, required=required, metavar="DIR", help=what)
+
     def number(self, flag: str, default: int | None, what: str, metavar: str = "N") -> None:
         self.add_argument(flag, type=positive, default=default, metavar=metavar, help=what)
 
@@ -121,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     sub = add("codes", codes, "Encode pictures or image shards into packed code shards; by several processes at once.")
     what = "image dataset folder, or pictures in class folders or uncompressed tars"
     sub.folder("--images", what)
-    sub.folder("--tokenizer", "image tokenizer folder")
+    sub.pretrained("--tokenizer", "image tokenizer folder")
     sub.add_argument("--device", type=console.device, default="cpu", help="where to encode: cpu (default), cuda")
     sub.add_argument("--crop", choices=("center", "adm", "ten"), default=None,
                      help="pictures: largest centred square (default), ADM's crop, LlamaGen's ten")  # fmt: skip
@@ -133,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("tokens", tokens, "Tokenise a text dataset once, into rows that training streams.")
     sub.folder("--data", "text dataset folder")
-    sub.folder("--tokenizer", "text tokenizer folder")
+    sub.pretrained("--tokenizer", "text tokenizer folder")
     sub.number("--length", None, "tokens of a row, data.text_length of the run")
     sub.out()
 
@@ -169,9 +173,9 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("shards-check", shards_check, "Verify a dataset folder and report what is in it.")
     sub.add_argument("dataset", type=console.folder, metavar="DIR", help="dataset folder")
-    sub.folder("--tokenizer", "tokenizer folder to compare with (codes and text)", required=False)
+    sub.pretrained("--tokenizer", "tokenizer folder to compare with (codes and text)", required=False)
     sub.folder("--images", "codes: the image dataset they were made of, to encode some again", required=False)
-    sub.folder("--text-tokenizer", "codes and images: how long are captions in its tokens", required=False)
+    sub.pretrained("--text-tokenizer", "codes and images: how long are captions in its tokens", required=False)
     sub.number("--max-tokens", None, "more tokens are over-long (documents; captions)")
     sub.number("--long", 1_000_000, "text: so is one of more characters")
     return main
@@ -284,6 +288,7 @@ def codec(options: argparse.Namespace) -> None:
     """Make a codec and store it."""
     shipped = (options.source, options.model) == ("embeddings", "smollm2")
     for name in ("data", "tokenizer", *(() if shipped else ("model",))):
+        setattr(options, name, console.local_folder(getattr(options, name)))
         console.require_path(getattr(options, name) or None, f"--{name}")
     from dataclasses import fields
 

@@ -217,7 +217,7 @@ def run_loss(options: argparse.Namespace) -> None:
 def run_calibration(options: argparse.Namespace) -> None:
     """`mmprime report calibration`: the rows of `mmprime.cli.evaluations.calibration` and their reliability diagram."""
     require_plots(options.out)
-    console.require_model(options.model)
+    options.model = console.model_folder(options.model)
     console.require_path(options.data, "--data")
     from mmprime.evaluation.provenance import averaged_by, model_hash, versions
 

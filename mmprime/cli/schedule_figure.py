@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     require_plots(options.out)
     if options.steps < 1:
         raise ValueError(f"--steps {options.steps}: a number of steps is at least 1")
-    console.require_model(options.model)
+    options.model = console.model_folder(options.model)
     import torch
 
     from mmprime.engine import Schedule

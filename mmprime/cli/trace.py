@@ -90,7 +90,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--num {options.num}: at most {MOST} are traced at once, each is shown by itself")
     if Path(options.out).exists() and not Path(options.out).is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder")
-    console.require_model(options.model)
+    options.model = console.model_folder(options.model)
 
 
 def _pictures(pipe: Pipeline, options: argparse.Namespace, config: SamplingConfig) -> Pictures:

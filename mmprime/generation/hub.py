@@ -25,6 +25,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )  # fmt: skip
 
+from mmprime.io import read_json
+
 from .model_folder import PAGE, load_tokenizers, read_card
 from .model_page import model_page
 from .requests import ModelRequests
@@ -62,9 +64,6 @@ class HubModel(ModelRequests, ModelHubMixin, library_name="mmprime"):
         model, canvas, config = load_model(folder, device)
         card = read_card(folder, config, canvas)
         card = replace(card, name=model_id) if remote else card
-        paths = config.get("tokenizers", {}).values()
-        if remote and (outside := [path for path in paths if os.path.normpath(path).startswith(("..", "/"))]):
-            raise ValueError(f"{model_id}: its tokenizer {outside[0]!r} lies outside; push what save_pretrained writes")
         return cls(model, canvas, *load_tokenizers(folder, config, canvas, device), card)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -95,10 +94,21 @@ def find_folder(name: str, **options: Any) -> Path:
     if not _is_path(name):
         asked = {key: options[key] for key in _FETCH_OPTIONS if options.get(key) is not None}
         with in_one_sentence(name):
-            return Path(snapshot_download(name, allow_patterns=list(FETCHED), **asked))
+            folder = Path(snapshot_download(name, allow_patterns=list(FETCHED), **asked))
+        _refuse_outside(name, folder)
+        return folder
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name}: there is no model folder here (a config.json beside model.safetensors)")
     return folder
+
+
+def _refuse_outside(name: str, folder: Path) -> None:
+    """Raises ValueError where a folder from the hub takes a tokenizer from elsewhere."""
+    config = folder / "config.json"
+    paths = read_json(config).get("tokenizers", {}) if config.is_file() else {}
+    for path in paths.values() if isinstance(paths, dict) else ():
+        if os.path.normpath(path).startswith(("..", "/")):
+            raise ValueError(f"{name}: its tokenizer {path!r} lies outside; push what save_pretrained writes")
 
 
 def _is_path(name: str) -> bool:

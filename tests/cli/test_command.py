@@ -71,10 +71,67 @@ def test_configs_that_ship_are_found_by_name(here: Path) -> None:
 
 
 def test_the_default_model_lies_in_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    console.require_model(console.DEFAULT_MODEL)
+    assert console.model_folder(console.DEFAULT_MODEL) == console.DEFAULT_MODEL
     monkeypatch.setattr(console, "DEFAULT_MODEL", "/absent/assets/models/emoji_t2i")
     with pytest.raises(ValueError, match="checkout of the repository, assets/models; give --model DIR"):
-        console.require_model(console.DEFAULT_MODEL)
+        console.model_folder(console.DEFAULT_MODEL)
+
+
+NAMED = [
+    "generate --model user/tiny --prompt apple",
+    "trace --model user/tiny --prompt apple --out OUT",
+    "demo --model user/tiny",
+    "report schedule --model user/tiny --steps 2 --out OUT/schedule.png",
+    "report calibration --model user/tiny --out OUT/calibration.png",
+    "prepare codes --images OUT --tokenizer user/tiny --out OUT/codes",
+    "prepare tokens --data OUT --tokenizer user/tiny --length 4 --out OUT/tokens",
+    "prepare shards-check OUT --text-tokenizer user/tiny",
+    "prepare codec --source head --model user/tiny --tokenizer user/tiny --data OUT --out OUT/codec.safetensors",
+    "evaluate tokenizer --tokenizer user/tiny",
+    *(f"evaluate {name} --model user/tiny" for name in ("likelihood", "captions", "text", "calibration", "samples")),
+    "evaluate imagenet --model user/tiny --out OUT/drawn",
+    "evaluate geneval --model user/tiny --out OUT/drawn --prompts OUT/prompts.jsonl",
+]
+
+
+@pytest.mark.parametrize("line", NAMED)
+def test_commands_take_names_on_the_hub(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each asks the hub for a name that is no path here, and without a network says so in one line."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from mmprime.generation import hub
+
+    asked = []
+
+    def unreached(name: str, **_: object) -> str:
+        asked.append(name)
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", unreached)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "apple"}\n')
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which a command sets
+    assert cli.main(line.replace("OUT", str(tmp_path)).split()) == 2
+    assert asked == ["user/tiny"]
+    assert "user/tiny: the hub cannot be reached; connect to the network" in (said := capsys.readouterr().err)
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_the_folder_of_a_name_is_what_the_hub_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmprime.generation import hub
+
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no model at user/tiny \(no config.json there\)"):
+        console.model_folder("user/tiny")
+    (tmp_path / "config.json").write_text('{"tokenizers": {"text": "text_tokenizer"}}')
+    assert console.model_folder("user/tiny") == console.pretrained("user/tiny") == str(tmp_path)
+    (tmp_path / "config.json").write_text('{"tokenizers": {"text": "../text_tokenizer"}}')
+    with pytest.raises(ValueError, match=r"its tokenizer '../text_tokenizer' lies outside"):
+        console.model_folder("user/tiny")
+    (tmp_path / "user").mkdir()  # a path that is not there yet is no name
+    assert console.local_folder("user/tiny") == "user/tiny"
 
 
 @pytest.mark.slow

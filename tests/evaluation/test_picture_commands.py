@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -124,6 +125,21 @@ def test_two_folders(tmp_path: Path) -> None:
         _run(samples, "--metric", asked)
     with pytest.raises(ValueError, match="--inception FILE"):
         _run(samples, "--generated", one, "--reference", two)
+
+
+def test_batches_stand_for_folders(tmp_path: Path) -> None:
+    one, two = _folder(tmp_path / "one", 60), _folder(tmp_path / "two", 50, first=1000)
+    asked = ("--metric", "kid-effnet-lite0")
+    rows = _run(samples, "--generated", one, "--reference", two, "--npz", tmp_path / "one.npz", *asked)
+    assert not _run(samples, "--generated", two, "--npz", tmp_path / "two.npz", "--metric", "none")
+    again = _run(samples, "--generated", tmp_path / "one.npz", "--reference", tmp_path / "two.npz", *asked)
+    assert again[0].value == rows[0].value
+    model = write_text_image_model(tmp_path)
+    drawn = ("--model", model, "--data", _dataset(tmp_path / "data"), "--num", 3, "--npz", tmp_path / "drawn.npz")
+    _run(samples, *drawn, "--steps", 2, "--metric", "none")
+    assert np.load(tmp_path / "drawn.npz")["arr_0"].shape == (3, 32, 32, 3)
+    with pytest.raises(ValueError, match=r"drawn.npz holds one set of pictures; give one number of --steps"):
+        _run(samples, *drawn, "--steps", "2,4", "--metric", "none")
 
 
 def test_a_model_against_a_split_at_several_steps(tmp_path: Path) -> None:

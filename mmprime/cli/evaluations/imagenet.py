@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mmprime.io import bar
 
 from .. import console, sampling
-from .pictures import add_metric_arguments, open_folder, rules_of
+from .pictures import add_metric_arguments, add_npz_argument, open_reference, rules_of, write_npz
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ NOTES = (
     "Size: generated pictures as the tokenizer decodes them; of reference pictures the largest centred square, resized "
     "to that size by PIL's bicubic filter with antialiasing (a picture of that size stays as it is); those of an .npz "
     "batch must have it. The network then resizes by itself (Inception: bilinear to 299, as in the first FID).",
-    "An .npz batch with mu and sigma is compared by these in fid (they are of its whole source), by its pictures else.",
+    "An .npz batch with mu, sigma (mu_s, sigma_s) is compared by these in fid (sfid), by its pictures else.",
 )
 _RECORD, _POLL = "drawn.json", 2.0
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the pictures are written, and found again",
     )
-    parser.add_argument("--reference", metavar="PATH", help="a folder of pictures, or an .npz batch (arr_0)")
+    parser.add_argument("--reference", metavar="PATH", help="a folder of pictures, or an .npz batch")
     parser.add_argument("--num", type=console.positive, default=50000)
     parser.add_argument("--steps", type=console.positive, help=sampling.OF_MODEL)
     console.add_guidance_arguments(parser)
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=console.temperature)
     parser.add_argument("--batch", type=console.positive, default=64, help="pictures drawn together")
     parser.add_argument("--patience", type=console.positive, default=3600, help="seconds to wait for a next picture")
-    add_metric_arguments(parser, "fid,kid,is,prc")
+    add_metric_arguments(parser, "fid,sfid,kid,is,prc")
+    add_npz_argument(parser)
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
@@ -118,17 +119,11 @@ def process_of(environment: os._Environ[str] | dict[str, str]) -> Process:
 
 def _comparison(options: argparse.Namespace, extractors: Extractors, pipe: Pipeline) -> Comparison:
     from mmprime.evaluation.images.comparison import Comparison
-    from mmprime.evaluation.images.sets import read_reference_batch
 
-    if options.reference is None:
-        return Comparison(extractors, None, rules_of(options))
     if pipe.image_tokenizer is None:
         raise ValueError(f"{options.model} has no image tokenizer, so it draws no pictures")
-    size = pipe.image_tokenizer.image_size
-    if Path(options.reference).suffix == ".npz":
-        pictures, statistics = read_reference_batch(options.reference, size)
-        return Comparison(extractors, pictures, rules_of(options), statistics)
-    return Comparison(extractors, open_folder(options.reference, size), rules_of(options))
+    pictures, statistics = open_reference(options.reference, pipe.image_tokenizer.image_size)
+    return Comparison(extractors, pictures, rules_of(options), statistics)
 
 
 def _claim(out: Path, record: dict[str, object]) -> None:
@@ -193,6 +188,7 @@ def _score(out: Path, options: argparse.Namespace, comparison: Comparison, confi
     from mmprime.evaluation.sample_cost import idle_share
 
     files = [_file(out, i) for i in range(options.num)]
+    write_npz(options.npz, PictureFiles(files))
     passes, idle_steps = 0, []
     for file in files:
         notes = picture_notes(file)

@@ -1,7 +1,7 @@
-"""Generated pictures against real ones: two folders, or a model that samples for the captions of a split by itself.
+"""Generated pictures against real ones: two sets, or a model that samples for the captions of a split by itself.
 
-Metrics by Inception (its weights are a file of the user's): fid, kid, is, prc. By EfficientNet-Lite0, under names of
-their own: fd-effnet-lite0, kid-effnet-lite0, prc-effnet-lite0.
+A set is a folder of pictures or an .npz batch. Metrics by Inception (its weights are a file of the user's): fid, sfid,
+kid, is, prc. By EfficientNet-Lite0, under names of their own: fd-effnet-lite0, kid-effnet-lite0, prc-effnet-lite0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import console, sampling
-from .pictures import add_metric_arguments, open_folder, rules_of
+from .pictures import add_metric_arguments, add_npz_argument, open_pictures, open_reference, rules_of, write_npz
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmprime.evaluation import Measure
     from mmprime.evaluation.images.comparison import Extractors
 
-HELP = "FID, KID, Inception Score, precision and recall of pictures"
+HELP = "FID, sFID, KID, Inception Score, precision and recall of pictures"
 NOTES = (
     "Fréchet distances are biased upwards for few pictures: compare at equal counts only. Numbers named EffNet-Lite0 "
     "are no FIDs. Errors: KID by delete-d jackknife over its subsets, precision and recall binomial with the other "
@@ -29,8 +29,8 @@ NOTES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("--generated", metavar="DIR", help="a folder of generated pictures, all of one size")
-    parser.add_argument("--reference", metavar="DIR", help="a folder of real pictures, all of one size")
+    parser.add_argument("--generated", metavar="PATH", help="generated pictures of one size: a folder, or .npz (arr_0)")
+    parser.add_argument("--reference", metavar="PATH", help="real pictures of one size: a folder, or an .npz batch")
     parser.add_argument("--model", metavar="DIR", help="sample the generated pictures from this model instead")
     parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="with --model: captioned images (real pictures)")
     parser.add_argument("--split", default="train", help="with --model: a split, or the start of some")
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_sampler(parser)
     parser.add_argument("--temperature", type=console.temperature)
     add_metric_arguments(parser, "fid")
+    add_npz_argument(parser)
 
 
 def run(options: argparse.Namespace) -> list[Measure]:
@@ -52,26 +53,29 @@ def run(options: argparse.Namespace) -> list[Measure]:
     extractors = Extractors(parse_metrics(options.metric), options.inception)
     if options.model is not None:
         return _of_model(options, extractors)
-    generated = open_folder(options.generated)
-    reference = None if options.reference is None else open_folder(options.reference)
-    rows = Comparison(extractors, reference, rules_of(options)).rows(generated, 0, options.seed)
+    generated, (reference, statistics) = open_pictures(options.generated), open_reference(options.reference)
+    write_npz(options.npz, generated)
+    rows = Comparison(extractors, reference, rules_of(options), statistics).rows(generated, 0, options.seed)
     return stamp(rows, model_hash=generated.fingerprint())
 
 
 def _of_model(options: argparse.Namespace, extractors: Extractors) -> list[Measure]:
     from mmprime.engine import Guidance
     from mmprime.evaluation import stamp
+    from mmprime.evaluation.images.batches import ReferenceBatch
     from mmprime.evaluation.images.comparison import Comparison
     from mmprime.evaluation.images.sampling import choose_prompts, sample_pictures
-    from mmprime.evaluation.images.sets import PictureArray, PictureSet
+    from mmprime.evaluation.images.sets import PictureArray
     from mmprime.evaluation.provenance import data_hash
     from mmprime.generation.pipeline import from_pretrained
 
     sampling.given_sampling(options)  # refuse before anything is loaded
+    if options.npz and len(options.steps or ()) > 1:
+        raise ValueError(f"--npz {options.npz} holds one set of pictures; give one number of --steps")
     pipe = from_pretrained(options.model)
     captions, images = _split(options.data, options.split)
-    real: PictureSet = PictureArray(images) if options.reference is None else open_folder(options.reference)
-    comparison = Comparison(extractors, real, rules_of(options))
+    given = ReferenceBatch(PictureArray(images), {}) if options.reference is None else open_reference(options.reference)
+    comparison = Comparison(extractors, given.pictures, rules_of(options), given.statistics)
     comparison.check(options.num)
     prompts = choose_prompts(pipe, captions, options.num, options.seed)
     config, name = sampling.measured_sampling(options, pipe, "image")
@@ -81,6 +85,7 @@ def _of_model(options: argparse.Namespace, extractors: Extractors) -> list[Measu
     for steps in options.steps or [config.steps]:
         sampled = sample_pictures(pipe, prompts, options.num, replace(config, steps=steps), options.seed)
         print(f"{options.num} pictures, NFE {sampled.nfe:g}, in {sampled.seconds:.1f} s of sampling")
+        write_npz(options.npz, sampled.pictures)
         rows += comparison.rows(sampled.pictures, sampled.nfe, options.seed, sampled.idle_steps)
     guided = None if prompts is None else str(Guidance.of(config.guidance))
     return stamp(rows, data_hash=data_hash(options.data), sampler=name, guidance=guided)

@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> list[Measure]:
     groups += _anchors(groups, data, options)
     if options.save:
         _save(options.save, groups)
-    scorer = LanguageModelScorer.load(options.scorer)
+    scorer = LanguageModelScorer.load(options.scorer and console.local_folder(options.scorer))
     count = _counter(pipe) if options.units == "tokens" else None
     results = [_measured(group, scorer, count) for group in groups]
     print(_summary(groups, results, scorer.name, options.units))

@@ -33,7 +33,9 @@ DEFAULT = ("kid-effnet-lite0", CAPTIONS)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("--tokenizer", default=console.DEFAULT_MODEL.replace("emoji_t2i", "emoji_tokenizer"))
+    parser.add_argument(
+        "--tokenizer", type=console.pretrained, default=console.DEFAULT_MODEL.replace("emoji_t2i", "emoji_tokenizer")
+    )
     parser.add_argument("--data", default=console.DEFAULT_IMAGES, help="dataset folder of images")
     parser.add_argument("--split", default="val", help="a split, or the start of some: val (default) takes all val*")
     parser.add_argument("--limit", type=console.positive, help="images of each split, drawn by --seed (default: all)")

@@ -2,7 +2,7 @@
 
     Fréchet     d² = |μ_1 - μ_2|² + Tr(Σ_1 + Σ_2 - 2 (Σ_1 Σ_2)^{1/2})       Heusel et al., arXiv 1706.08500
     kernel      MMD² with k(x, y) = (x·y / d + 1)³, unbiased                Bińkowski et al., arXiv 1801.01401
-    Inception   exp E_x KL(p(c | x) || p(c))                                Salimans et al., arXiv 1606.03498
+    Inception   exp E_x KL(p(c | x) || p(c)), the mean over splits          Salimans et al., arXiv 1606.03498
     precision   share of the generated that lie within the ball of a real one, which reaches to its 3rd neighbour;
                 recall the other way round                                  Kynkäänniemi et al., arXiv 1904.06991
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .sets import Statistics
 
-SUBSETS, SPLITS, NEIGHBOURS = 100, 10, 3
+SUBSETS, SPLITS, SPLIT, NEIGHBOURS = 100, 10, 5000, 3
 FRECHET_UNIT, KERNEL_UNIT = "squared distance", "squared MMD"
 _LARGEST_SUBSET, _SMALLEST_SUBSET, _SMALLEST_SPLIT = 1000, 25, 10
 
@@ -111,13 +111,23 @@ def check_score(count: int) -> None:
         )
 
 
-def inception_score(logits: Tensor) -> tuple[Value, float]:
-    """Mean over `SPLITS` disjoint splits of logits (n, k) with its standard error, and the deviation of the splits."""
+def score_splits(count: int) -> int:
+    """Splits of an Inception Score: of 5,000 pictures as in ADM's evaluator, ten where there are not two of these."""
+    return count // SPLIT if count >= 2 * SPLIT else SPLITS
+
+
+def inception_score(logits: Tensor, shuffle: bool = True) -> tuple[Value, float]:
+    """Mean over disjoint splits of logits (n, k) with its standard error, and the deviation of the splits.
+
+    shuffle: whether pictures are put in a fixed random order first, which those sorted by class need; ADM's evaluator
+    takes them as they come.
+    """
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-    score = isc_features_to_metric(logits, splits=SPLITS)
+    splits = score_splits(len(logits))
+    score = isc_features_to_metric(logits, splits=splits, shuffle=shuffle)
     deviation = float(score[KEY_METRIC_ISC_STD])
-    return Value(float(score[KEY_METRIC_ISC_MEAN]), deviation / math.sqrt(SPLITS - 1)), deviation
+    return Value(float(score[KEY_METRIC_ISC_MEAN]), deviation / math.sqrt(splits - 1)), deviation
 
 
 def check_neighbours(counts: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""Sets of pictures to be measured: in memory, in a folder, or in a reference batch (.npz) as ADM's evaluator takes it.
+"""Sets of pictures to be measured, in memory or in a folder, and statistics that stand in for one.
 
 Every set has a length, uint8 pictures (3, H, W) of one size by number, and a fingerprint of what it holds.
 """
@@ -6,7 +6,6 @@ Every set has a length, uint8 pictures (3, H, W) of one size by number, and a fi
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,30 +107,6 @@ class Statistics:
     mean: Tensor
     covariance: Tensor
     fingerprint: str
-
-
-def read_reference_batch(file: str | Path, size: int) -> tuple[PictureArray, Statistics | None]:
-    """The pictures `arr_0` (n, H, W, 3) of an .npz reference batch, and its Inception statistics `mu`, `sigma` if any.
-
-    Raises ValueError when it is no such file or its pictures are not size × size. Nothing in it is unpickled.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            images = np.asarray(stored["arr_0"])
-            moments = [np.asarray(stored[name]) for name in ("mu", "sigma")] if "mu" in stored.files else None
-    except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is no reference batch (an .npz with uint8 pictures as arr_0): {error}") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"{file}: arr_0 is {images.dtype} {images.shape}, not uint8 (n, H, W, 3)")
-    if images.shape[1:3] != (size, size):
-        raise ValueError(f"{file} holds {images.shape[2]} x {images.shape[1]} px, the model draws {size} x {size}")
-    pictures = PictureArray(torch.from_numpy(images).permute(0, 3, 1, 2))
-    if moments is None:
-        return pictures, None
-    mean, covariance = (torch.from_numpy(moment).double() for moment in moments)
-    if covariance.shape != (*mean.shape, *mean.shape) or not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise ValueError(f"{file}: mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)} are no mean, covariance")
-    return pictures, Statistics(mean, covariance, tensor_hash(mean, covariance))
 
 
 def stacked(pictures: PictureSet, batch: int) -> Iterator[Tensor]:
