@@ -81,8 +81,8 @@ class TokenizerTask(Task):
         """
         images = self._pixels(augmented(self.images[indices], self.loss, generator))
         fooling = self._adversary_at(step)
-        restored, own = self._restored(images, step)
-        terms = self._terms(images, restored, fooling) | own
+        restored, quantizer = self._restored(images, step)
+        terms = self._terms(images, restored, fooling) | quantizer
         weights = {name: getattr(self.loss, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         wait = self.images.stream.meter.last() if isinstance(self.images, StreamedPictures) else {}
