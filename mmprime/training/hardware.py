@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from mmprime.models import DiTConfig
 from mmprime.models.layers import Block
 
-from .meters import product_rate
 from .op_trace import Op, OpTrace
 
 PRODUCTS, COPIES = 0.6, 0.8  # of the published rates of a GPU
 LAUNCH = 8e-6  # seconds of the host for a call, autograd included
-_SIZES = (2**14, 2**18, 2**21, 2**23)  # numbers, from a CPU's nearest cache to its memory
+_STRETCHES, _STRETCH = 4, 0.02
+_SIZES = (2**16, 2**20, 2**23)  # numbers, from a CPU's nearest cache to its memory
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Hardware:
     network: float = 1e9
     per_node: int = 8
     serial: bool = False  # a call costs time of the device itself
+    reached: float = 1.0  # products are this share of the published rate
 
     def seconds(self, ops: Mapping[Op, int], growth: float = 1.0) -> float:
         """Of operations traced at a batch, at `growth` times the batch."""
@@ -62,8 +63,14 @@ def _gpu(name: str, tflops: float, memory: float, terabytes: float, link: float,
     """From published numbers: TFLOP/s, GB, TB/s, GB/s."""
     bf16 = PRODUCTS * tflops * 1e12
     products = {(kind, half): bf16 if half else bf16 / 16 for kind in ("product", "batched") for half in (True, False)}
-    moves = {(kind, half): ((math.inf, COPIES * terabytes * 1e12),) for kind in ("plain", "special") for half in (True, False)}
-    return Hardware(name, products, moves, LAUNCH, memory * 1e9, 0.8 * link * 1e9, 0.8 * network * 1e9)
+    moves = {
+        (kind, half): ((math.inf, COPIES * terabytes * 1e12),)
+        for kind in ("plain", "special")
+        for half in (True, False)
+    }
+    return Hardware(
+        name, products, moves, LAUNCH, memory * 1e9, 0.8 * link * 1e9, 0.8 * network * 1e9, reached=PRODUCTS
+    )
 
 
 GPUS = {
@@ -84,11 +91,15 @@ def hardware_of(kind: str) -> Hardware:
 
 def measured_cpu() -> Hardware:
     """This machine, with the CPU threads that torch has now: the least times of short operations."""
-    threads = torch.get_num_threads()
-    products = {("product", half): product_rate("cpu", half, threads, 40) for half in (True, False)}
+    side = 512 * (math.isqrt(torch.get_num_threads() - 1) + 1)
+    products = {}
     for half in (True, False):
-        a = torch.ones(256, 80, 64, dtype=torch.bfloat16 if half else torch.float32)
-        products["batched", half] = 2 * 256 * 80 * 80 * 64 / _least(lambda a=a: a @ a.mT)
+        a, b = (
+            torch.ones(shape, dtype=torch.bfloat16 if half else torch.float32)
+            for shape in ((side, side), (256, 80, 64))
+        )
+        products["product", half] = 2 * side**3 / _least(lambda a=a: a @ a)
+        products["batched", half] = 2 * 256 * 80 * 80 * 64 / _least(lambda b=b: b @ b.mT)
     moves = {(kind, half): _moves(kind, half) for kind in ("plain", "special") for half in (True, False)}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware("cpu", products, moves, _call_seconds(), memory, per_node=1, serial=True)
@@ -107,18 +118,27 @@ def _moves(kind: str, half: bool) -> tuple[tuple[float, float], ...]:
 def _call_seconds() -> float:
     """Of one operation on few numbers in a block, forward and backward, with all that Python does around it."""
     config = DiTConfig(preset="nano").resolve()
-    block, x, turn = Block(config), torch.ones(1, 2, config.width, requires_grad=True), torch.ones(2, 1, config.width // config.heads // 2)
+    block, x, turn = (
+        Block(config),
+        torch.ones(1, 2, config.width, requires_grad=True),
+        torch.ones(2, 1, config.width // config.heads // 2),
+    )
     table = torch.polar(turn, turn)
     with OpTrace(block.parameters()) as trace:
         block(x, table, None).sum().backward()
-    return _least(lambda: block(x, table, None).sum().backward(), 100) / sum(trace.ops.values())
+    return _least(lambda: block(x, table, None).sum().backward()) / sum(trace.ops.values())
 
 
-def _least(work: Callable[[], object], repeats: int = 15) -> float:
+def _least(work: Callable[[], object]) -> float:
+    """Seconds of a call: the least mean of a few stretches of calls, each as long as a step of a small model is apt to
+    be, for on a shared machine no step is as fast as its operations can be. Of one thread by the clock of the process."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     work()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    means = []
+    for _ in range(_STRETCHES):
+        began, calls = clock(), 0
+        while (passed := clock() - began) < _STRETCH:
+            work()
+            calls += 1
+        means.append(passed / calls)
+    return min(means)

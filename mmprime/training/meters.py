@@ -95,7 +95,10 @@ class Meter:
         heads = set(map(id, model.heads.parameters()))
         trunk = [p for p in model.parameters() if id(p) not in heads]
         reached = any(p.requires_grad for p in model.embedders.parameters())
-        factors = step_factor(trunk, reached), step_factor(model.heads.parameters(), any(p.requires_grad for p in trunk))
+        factors = (
+            step_factor(trunk, reached),
+            step_factor(model.heads.parameters(), any(p.requires_grad for p in trunk)),
+        )
         model.register_forward_pre_hook(self._before_trunk)
         model.register_forward_hook(functools.partial(self._after_trunk, factors[0]))
         for net in model.heads.values():

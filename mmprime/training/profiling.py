@@ -90,12 +90,16 @@ def _numbers(trainer: Trainer, seconds: float, peak: float) -> list[str]:
         rate = trainer.product_rate(40)
         mfu = sum(meter.flops.values()) / (sum(meter.seconds.values()) * rate)
         lines[0] += f", {tokens / seconds:,.4g} tokens a second"
-        lines.append(f"* MFU {100 * mfu:.1f} %: {flops / 1e9:,.4g} GFLOP of the model a step and process, of {rate / 1e9:,.0f} ")
+        lines.append(
+            f"* MFU {100 * mfu:.1f} %: {flops / 1e9:,.4g} GFLOP of the model a step and process, of {rate / 1e9:,.0f} "
+        )
         lines[-1] += "GFLOP/s that matrix products reach here in this precision"
     kind = "tensors on the GPU" if trainer.device.type == "cuda" else "resident set of the process"
     lines.append(f"* memory peak {peak:.2f} GiB ({kind})")
     wait = trainer.state.window.means().get("loader_wait_seconds")
-    lines.append(f"* loader wait {'none: the examples are in memory' if wait is None else f'{1e3 * wait:.2f} ms a micro-batch'}")
+    lines.append(
+        f"* loader wait {'none: the examples are in memory' if wait is None else f'{1e3 * wait:.2f} ms a micro-batch'}"
+    )
     return lines
 
 
@@ -114,7 +118,9 @@ def _by_part(meter: Meter, rate: float) -> list[str]:
 def _operators(profiler: profile, device: torch.device) -> list[str]:
     """The operators that take most, by their own time."""
     name = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    events = [event for event in profiler.key_averages() if getattr(event, name) and not event.key.startswith("Profiler")]
+    events = [
+        event for event in profiler.key_averages() if getattr(event, name) and not event.key.startswith("Profiler")
+    ]
     events.sort(key=lambda event: getattr(event, name), reverse=True)
     total = sum(getattr(event, name) for event in events) or 1.0
     rows = [

@@ -7,7 +7,6 @@ which tokens reach a head is a matter of chance. Both grow with the batch.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -20,18 +19,20 @@ from torch._subclasses import FakeTensorMode
 from mmprime.data import read_index
 from mmprime.engine import Canvas, Codec, Rows, Span
 from mmprime.models import PrimeDiT
-from mmprime.models.layers import ALL_TOKENS
+from mmprime.models.layers import Block
 from mmprime.models.precision import autocast
 from mmprime.tokenizers import TextTokenizer
 
 from .conditions import Conditions
 from .config import ConfigError, data_folder, resolve
+from .flops import trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
 from .op_trace import Op, OpTrace
-from .schema import CodecConfig, Config, DataConfig, DiffusionConfig, ModelConfig, ToyRunConfig
+from .schema import CodecConfig, Config, DiffusionConfig, ToyRunConfig
 
 AROUND = 1 << 23  # numbers of the heads that are traced around the blocks
+HEAD_NUMBERS = 1 << 25  # numbers of a chunk of tokens in the loss, see mmprime.engine.denoiser
 _NEWTON_SCHULZ = 5
 
 
@@ -47,8 +48,8 @@ class Piece:
 class StepCosts:
     """Of a diffusion or toy config, for its canvas and objective.
 
-    parameters: by part, "trunk", "embedding", "head", "modulation"; muon: those that Muon trains; flops of one example,
-    forward and backward, trunk and head.
+    parameters: by part, "trunk", "embedding", "head", "conditioning"; muon: shapes of what Muon trains; flops: of the
+    model, one example, forward and backward; objective: the one after `objective.start_share` of the steps.
 
     Raises ConfigError for other tasks, fine-tuning, and where neither data nor config say how large the canvas is.
     """
@@ -63,12 +64,18 @@ class StepCosts:
         with torch.device("meta"):
             model = build_model(self.canvas, config.model, self.classes)
         self.parameters = _by_part(model)
-        matrices = [(name, p) for name, p in model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name]
+        matrices = [
+            (name, p) for name, p in model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name
+        ]
         self.muon = [tuple(p.shape) for _, p in matrices] if config.train.optimizer == "muon" else []
+        self.muon_count = sum(math.prod(shape) for shape in self.muon)
         self.tensors = sum(1 for _ in model.parameters())
         self.depth, self.options = model.config.depth, model.config
         self._blocks: dict[str, tuple[Piece, Piece]] = {}
         self.around = self._around()
+        products = sum(count * op.flops for op, count in self.around.ops.items())
+        trunk = 3 * trunk_flops(model, 1, self.canvas.num_tokens)
+        self.flops = trunk + products / self.repeats / self.around.batch
 
     @property
     def count(self) -> int:
@@ -85,8 +92,8 @@ class StepCosts:
 
     def optimizer(self) -> Counter[Op]:
         """Clipping, AdamW or Muon, averages: bytes of float32 a weight, and products of Newton-Schulz in bf16."""
-        muon = sum(math.prod(shape) for shape in self.muon)
-        ops = Counter({Op("plain", 0.0, 0.0, 4.0 * (13 * (self.count - muon) + 20 * muon)): 1})
+        moved = 4.0 * (13 * (self.count - self.muon_count) + 20 * self.muon_count)
+        ops = Counter({Op("plain", 0.0, 0.0, moved): 1})
         for shape in self.muon:
             small, large = sorted(shape)
             flops = _NEWTON_SCHULZ * (4.0 * small**2 * large + 2.0 * small**3)
@@ -114,8 +121,8 @@ class StepCosts:
             torch.manual_seed(0)
             model = build_model(self.canvas, replace(config.model, depth=1, checkpointing="none"), self.classes)
             model.blocks = nn.ModuleList()
-            numbers = max(span.num_tokens * model.head(span).size(span) for span in self.canvas.spans)
-            batch = max(1, min(config.train.batch, AROUND // numbers))
+            self.head_numbers = max(span.num_tokens * model.head(span).size(span) for span in self.canvas.spans)
+            batch = max(1, min(config.train.batch, AROUND // self.head_numbers))
             generator = torch.Generator().manual_seed(0)
             repeats, ops, peak = -(-16 // batch), Counter[Op](), 0.0
             for repeat in range(repeats + 1):
@@ -146,8 +153,9 @@ class StepCosts:
             rows = Rows(rows.y, conditions.given[mode], conditions.absent[mode], cond)
             apart = config.conditions.independent_times and len(canvas.spans) > 1
         start, first = start_objective(config.objective, canvas, config.train.steps, apart)
-        objective = first if first and 2 * start >= config.train.steps else Objective(config.objective, canvas, apart)
-        return objective(model, rows, generator).mean()
+        self.objective = Objective(config.objective, canvas, apart)
+        most = first if first and 2 * start >= config.train.steps else self.objective
+        return most(model, rows, generator).mean()
 
     def _autocast(self) -> Any:
         return autocast("bf16" if self.half else "fp32", "cpu")
@@ -158,8 +166,6 @@ class _Blocks(PrimeDiT):
 
     def __init__(self, options: Any) -> None:
         nn.Module.__init__(self)
-        from mmprime.models.layers import Block
-
         self.config, self.final = options, None
         self.blocks = nn.ModuleList(Block(options) for _ in range(options.depth))
 
