@@ -28,10 +28,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def plan(options: argparse.Namespace) -> None:
     """Print the plan. Raises ValueError for a mistake in options or config, and where nothing fits."""
-    options.config = console.config_file(options.config)
+    path = console.config_file(options.config)
     from mmprime.training import planning
 
-    print(planning.report(options.config, options.overrides, options.kind, options.gpus, options.price))
+    words = " ".join([options.config, *options.overrides])
+    print(planning.report(path, options.overrides, planning.Fleet(options.kind, options.gpus, options.price), words))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,9 +31,9 @@ _SIZES = (2**16, 2**20, 2**23)  # numbers, from a CPU's nearest cache to its mem
 
 @dataclass(frozen=True)
 class Hardware:
-    """products: FLOP/s by (kind, half); moves: (bytes, bytes/s) by (kind, half), the rate of operations on up to so many
-    bytes; call: seconds; memory in bytes; link, network: bytes/s of a device to others of its machine, which has
-    `per_node`, and to other machines."""
+    """products: FLOP/s by (kind, half); moves: (bytes, bytes/s) by (kind, half), the rate of operations on so many
+    bytes or fewer; call: seconds; memory: bytes; link, network: bytes/s of a device to others of its machine, which
+    has `per_node`, and to other machines."""
 
     name: str
     products: Mapping[tuple[str, bool], float]
@@ -131,7 +131,7 @@ def _call_seconds() -> float:
 
 def _least(work: Callable[[], object]) -> float:
     """Seconds of a call: the least mean of a few stretches of calls, each as long as a step of a small model is apt to
-    be, for on a shared machine no step is as fast as its operations can be. Of one thread by the clock of the process."""
+    be, for on a shared machine no step is as fast as its operations can be. One thread goes by its own CPU clock."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     work()
     means = []

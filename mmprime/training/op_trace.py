@@ -1,4 +1,4 @@
-"""What a piece of a training step asks of a device: its operations, their FLOPs and bytes, and the memory alive at once.
+"""What a piece of a training step asks of a device: operations, their FLOPs and bytes, and the memory alive at once.
 
 Traced below autograd and autocast, so casts, backward and what checkpointing computes anew are in it; on fake tensors,
 which have shapes and no values, or on real ones. A size that grows with the batch is told from one that does not by
@@ -40,8 +40,8 @@ class Op(NamedTuple):
 
 
 class OpTrace(TorchDispatchMode):
-    """Within it operations are noted. ops: with their counts; peak: most bytes of new tensors alive at once, weights and
-    their gradients left out."""
+    """Within it operations are noted. ops: with their counts; peak: most bytes of new tensors alive at once, but for
+    weights and their gradients."""
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:
         super().__init__()

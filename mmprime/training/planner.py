@@ -18,7 +18,7 @@ from .hardware import Hardware
 from .step_costs import HEAD_NUMBERS, StepCosts
 
 USABLE = 0.9  # of a device's memory
-NEAR = 0.02  # a plainer setting is taken if it is no slower than that
+NEAR = 0.15  # a plainer setting is taken that is slower by no more than that
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Planner:
         self.examples = train.batch * train.accumulate
         if self.examples % devices:
             raise ConfigError(
-                f"a step of train.batch={train.batch} times train.accumulate={train.accumulate} examples cannot be shared "
-                f"by {devices} devices; set e.g. train.accumulate={-(-train.accumulate // devices) * devices}"
+                f"a step of train.batch={train.batch} times train.accumulate={train.accumulate} examples cannot be "
+                f"shared by {devices} devices; set e.g. train.accumulate={-(-train.accumulate // devices) * devices}"
             )
 
     def configured(self) -> Estimate | None:

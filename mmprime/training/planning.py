@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,21 @@ from .planner import Estimate, Planner
 from .step_costs import StepCosts
 
 
-def report(path: str, overrides: Sequence[str], kind: str, devices: int, price: float | None = None) -> str:
-    """What training a config on so many devices would take; price: of a device for an hour.
+@dataclass(frozen=True)
+class Fleet:
+    """So many devices of a kind; price: of one for an hour, None where there is no cost to show."""
+
+    kind: str
+    devices: int = 1
+    price: float | None = None
+
+
+def report(path: str, overrides: Sequence[str], fleet: Fleet, words: str) -> str:
+    """What training a config on these devices would take; words: config and overrides as they were typed.
 
     A config whose data are elsewhere (``data.path_env``) is planned at full size. Raises ValueError.
     """
+    kind, devices, price = fleet.kind, fleet.devices, fleet.price
     config = load_config(path, overrides, elsewhere=True)
     if kind == "cpu":
         torch.set_num_threads(choose_threads(config.run.threads, config.run.dir)[0])
@@ -35,7 +46,8 @@ def report(path: str, overrides: Sequence[str], kind: str, devices: int, price: 
         columns["chosen"] = chosen
     arithmetic = "bf16" if half else "float32"
     head = [
-        f"{devices:,} x {hardware.name}, {arithmetic}, {planner.examples:,} examples of {costs.canvas.num_tokens:,} tokens a step",
+        f"{devices:,} x {hardware.name}, {arithmetic}, {planner.examples:,} examples a step, "
+        f"{costs.canvas.num_tokens:,} tokens each",
         "",
     ]
     parts = ", ".join(f"{name} {count:,}" for name, count in costs.parameters.items() if count)
@@ -44,11 +56,11 @@ def report(path: str, overrides: Sequence[str], kind: str, devices: int, price: 
     lines = [*head, markdown(["", *columns], rows, words=[0]), ""]
     if configured is None:
         lines += [
-            f"train.accumulate={config.train.accumulate} micro-batches cannot be shared by {devices} devices as they are"
+            f"as configured, with train.accumulate={config.train.accumulate}, {devices} devices cannot share a step"
         ]
     elif configured.peak > hardware.memory:
         lines += [f"as configured it does not fit into the {hardware.memory / 1e9:.0f} GB of a {hardware.name}"]
-    return "\n".join([*lines, *_command(path, overrides, hardware, devices, chosen)])
+    return "\n".join([*lines, *_command(words, hardware, devices, chosen)])
 
 
 def _rows(columns: dict[str, Estimate], config: Any, planner: Planner, price: float | None) -> list[list[str]]:
@@ -84,8 +96,8 @@ _KEYS = {
 }
 
 
-def _command(path: str, overrides: Sequence[str], hardware: Hardware, devices: int, chosen: Estimate) -> list[str]:
-    words = " ".join([path, *overrides, chosen.spread.overrides() if devices > 1 else ""]).strip()
+def _command(words: str, hardware: Hardware, devices: int, chosen: Estimate) -> list[str]:
+    words = f"{words} {chosen.spread.overrides() if devices > 1 else ''}".strip()
     if devices == 1:
         return [f"mmprime train {words}"]
     nodes = -(-devices // hardware.per_node)

@@ -1,7 +1,7 @@
 """Profile a few steps of a run: a chrome trace, and one page of where time, memory and FLOPs go.
 
-Warm steps, then timed ones, then traced ones (tracing slows them down, so no time is taken there). Nothing of the run is
-changed: no checkpoint, log line, sample or model is written, and the steps are forgotten.
+Warm steps, then timed ones, then traced ones (tracing slows them down, so no time is taken there). Nothing of the run
+is changed: no checkpoint, log line, sample or model is written, and the steps are forgotten.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOP = 12  # operators listed
 
 
 def profile_run(trainer: Trainer) -> Path:
-    """Profile the next steps of a trainer; the folder with ``trace.json.gz`` and ``summary.md``, which process 0 writes.
+    """Profile the next steps of a trainer; the folder of ``trace.json.gz`` and ``summary.md``, which process 0 writes.
 
     Raises NonFiniteLoss.
     """
@@ -46,8 +46,9 @@ def profile_run(trainer: Trainer) -> Path:
     peak = memory_peak(device)
     lines = [
         f"# Profile of {trainer.directory}\n",
-        f"Steps {first + WARM + 1} to {first + WARM + TIMED} of task {trainer.task.name}, {trainer.order.samples_per_step} "
-        f"examples each; process 0 of {trainer.world.size}, on {_machine(device)}; torch {torch.__version__}; "
+        f"Steps {first + WARM + 1} to {first + WARM + TIMED} of task {trainer.task.name}, "
+        f"{trainer.order.samples_per_step} examples each; "
+        f"process 0 of {trainer.world.size}, on {_machine(device)}; torch {torch.__version__}; "
         f"{time.strftime('%Y-%m-%d')}.\n",
         *_numbers(trainer, seconds, peak),
         "",

@@ -19,19 +19,20 @@ from torch._subclasses import FakeTensorMode
 from mmprime.data import read_index
 from mmprime.engine import Canvas, Codec, Rows, Span
 from mmprime.models import PrimeDiT
+from mmprime.models.heads import SoftmaxNet
 from mmprime.models.layers import Block
 from mmprime.models.precision import autocast
 from mmprime.tokenizers import TextTokenizer
 
 from .conditions import Conditions
 from .config import ConfigError, data_folder, resolve
-from .flops import trunk_flops
+from .flops import head_flops, trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
 from .op_trace import Op, OpTrace
 from .schema import CodecConfig, Config, DiffusionConfig, ToyRunConfig
 
-AROUND = 1 << 23  # numbers of the heads that are traced around the blocks
+AROUND, EXAMPLES = 4e9, 8  # FLOPs of the heads in one trace around the blocks, and its examples at most
 HEAD_NUMBERS = 1 << 25  # numbers of a chunk of tokens in the loss, see mmprime.engine.denoiser
 _NEWTON_SCHULZ = 5
 
@@ -42,7 +43,7 @@ class Piece:
 
     ops: Counter[Op]
     peak: float
-    batch: int
+    batch: float  # a shorter canvas counts as part of an example
 
 
 class StepCosts:
@@ -63,7 +64,8 @@ class StepCosts:
         self.canvas, self.classes = canvas_of(config)
         with torch.device("meta"):
             model = build_model(self.canvas, config.model, self.classes)
-        self.parameters = _by_part(model)
+        self.parameters, self._meta = _by_part(model), model
+        self.head_numbers = max(span.num_tokens * model.head(span).size(span) for span in self.canvas.spans)
         matrices = [
             (name, p) for name, p in model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name
         ]
@@ -119,27 +121,39 @@ class StepCosts:
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = build_model(self.canvas, replace(config.model, depth=1, checkpointing="none"), self.classes)
+            canvas, shrunk = self._shorter()
+            model = build_model(canvas, replace(config.model, depth=1, checkpointing="none"), self.classes)
             model.blocks = nn.ModuleList()
-            self.head_numbers = max(span.num_tokens * model.head(span).size(span) for span in self.canvas.spans)
-            batch = max(1, min(config.train.batch, AROUND // self.head_numbers))
+            batch = min(config.train.batch, EXAMPLES)
             generator = torch.Generator().manual_seed(0)
-            repeats, ops, peak = -(-16 // batch), Counter[Op](), 0.0
+            repeats, ops, peak = -(-EXAMPLES // batch), Counter[Op](), 0.0
             for repeat in range(repeats + 1):
                 with OpTrace(model.parameters()) as trace:
                     with self._autocast():
-                        loss = self._loss(model, batch, generator)
+                        loss = self._loss(model, canvas, batch, generator)
                     loss.backward()  # type: ignore[no-untyped-call]
                     del loss
                 model.zero_grad(set_to_none=True)
                 if repeat:  # the first fills tables
                     ops, peak = ops + trace.ops, peak + trace.peak / repeats
         self.repeats = repeats
-        return Piece(ops, peak, batch)
+        return Piece(ops, peak, batch * shrunk)
 
-    def _loss(self, model: PrimeDiT, batch: int, generator: torch.Generator) -> Tensor:
+    def _shorter(self) -> tuple[Canvas, float]:
+        """The canvas with as few tokens as a trace around the blocks can afford, and the share that this is."""
+        spans, heads = self.canvas.spans, self._meta.heads
+        flops = sum(
+            3 * EXAMPLES * head_flops(heads[span.name], span.num_tokens, _most_asked(heads[span.name], span))
+            for span in spans
+        )
+        parts = max(1, round(flops / AROUND))
+        short = [Span(span.name, max(1, span.num_tokens // parts), span.codec) for span in spans]
+        canvas = self.canvas if parts == 1 else Canvas(short)
+        return canvas, canvas.num_tokens / self.canvas.num_tokens
+
+    def _loss(self, model: PrimeDiT, canvas: Canvas, batch: int, generator: torch.Generator) -> Tensor:
         """Of random codes, as the task has it."""
-        config, canvas = self.config, self.canvas
+        config = self.config
         codes = {
             span.name: torch.randint(min(span.codec.num_codes, 2**62), (batch, span.num_tokens), generator=generator)
             for span in canvas.spans
@@ -159,6 +173,10 @@ class StepCosts:
 
     def _autocast(self) -> Any:
         return autocast("bf16" if self.half else "fp32", "cpu")
+
+
+def _most_asked(net: nn.Module, span: Span) -> int:
+    return span.codec.num_codes if isinstance(net, SoftmaxNet) else span.num_tokens * span.codec.num_digits
 
 
 class _Blocks(PrimeDiT):
