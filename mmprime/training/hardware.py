@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +99,8 @@ def measured_cpu() -> Hardware:
             torch.ones(shape, dtype=torch.bfloat16 if half else torch.float32)
             for shape in ((side, side), (256, 80, 64))
         )
-        products["product", half] = 2 * side**3 / _least(lambda a=a: a @ a)
-        products["batched", half] = 2 * 256 * 80 * 80 * 64 / _least(lambda b=b: b @ b.mT)
+        products["product", half] = 2 * side**3 / _least(partial(torch.matmul, a, a))
+        products["batched", half] = 2 * 256 * 80 * 80 * 64 / _least(partial(torch.matmul, b, b.mT))
     moves = {(kind, half): _moves(kind, half) for kind in ("plain", "special") for half in (True, False)}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware("cpu", products, moves, _call_seconds(), memory, per_node=1, serial=True)
@@ -111,7 +112,8 @@ def _moves(kind: str, half: bool) -> tuple[tuple[float, float], ...]:
     for size in _SIZES:
         x, y = torch.ones(2, size, dtype=torch.bfloat16 if half else torch.float32)
         moved = (3 if kind == "plain" else 2) * x.nbytes
-        rates.append((moved, moved / _least((lambda x=x, y=y: x + y) if kind == "plain" else (lambda x=x: F.silu(x)))))
+        work = partial(torch.add, x, y) if kind == "plain" else partial(F.silu, x)
+        rates.append((moved, moved / _least(work)))
     return tuple(rates)
 
 

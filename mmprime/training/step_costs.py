@@ -113,7 +113,7 @@ class StepCosts:
             with OpTrace(blocks.parameters()) as trace:
                 with self._autocast():
                     hidden = blocks._trunk(x, torch.polar(turn, turn), condition)
-                hidden.backward(torch.empty_like(hidden))  # type: ignore[no-untyped-call]
+                hidden.backward(torch.empty_like(hidden))
                 del hidden
         return Piece(trace.ops, trace.peak, batch)
 
@@ -131,7 +131,7 @@ class StepCosts:
                 with OpTrace(model.parameters()) as trace:
                     with self._autocast():
                         loss = self._loss(model, canvas, batch, generator)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     del loss
                 model.zero_grad(set_to_none=True)
                 if repeat:  # the first fills tables
@@ -204,7 +204,8 @@ def canvas_of(config: DiffusionConfig | ToyRunConfig) -> tuple[Canvas, int | Non
         return Canvas([Span("text", config.toy.tokens, codec)]), None
     data = config.data
     index: dict[str, Any] = read_index(data_folder(data.path)) if data.path else {}
-    spans, sizes = [], {}
+    spans: list[Span] = []
+    sizes: dict[str, tuple[Any, int]] = {}
     if data.kind == "text" or data.text_length:
         if not data.text_tokenizer:
             raise ConfigError("data.text_tokenizer has no value; a text span needs one")
