@@ -31,8 +31,8 @@ def plan(options: argparse.Namespace) -> None:
     path = console.config_file(options.config)
     from mmprime.training import planning
 
-    words = " ".join([options.config, *options.overrides])
-    print(planning.report(path, options.overrides, planning.Fleet(options.kind, options.gpus, options.price), words))
+    fleet = planning.Fleet(options.kind, options.gpus, options.price)
+    print(planning.report(path, options.overrides, fleet, options.config))
 
 
 def main(arguments: list[str] | None = None) -> int:

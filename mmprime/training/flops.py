@@ -29,7 +29,7 @@ def trunk_flops(model: PrimeDiT, rows: int, length: int) -> float:
     """Of one forward pass of `rows` examples of `length` tokens: embeddings, blocks and modulation."""
     each, once = _matrices(model.blocks, "modulation"), _once(model)
     for embedder in model.embedders.values():
-        share = model.canvas.span(embedder.name).num_tokens / model.canvas.num_tokens
+        share = model.canvas.span(str(embedder.name)).num_tokens / model.canvas.num_tokens
         maps = [embedder.mix.weight] if embedder.mix is not None else []  # type: ignore[union-attr]
         maps += [embedder.digits.weight] if embedder.ordinal else []  # type: ignore[union-attr]
         each += share * sum(weight.numel() for weight in maps)  # type: ignore[misc, operator]

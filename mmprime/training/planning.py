@@ -26,8 +26,8 @@ class Fleet:
     price: float | None = None
 
 
-def report(path: str, overrides: Sequence[str], fleet: Fleet, words: str) -> str:
-    """What training a config on these devices would take; words: config and overrides as they were typed.
+def report(path: str, overrides: Sequence[str], fleet: Fleet, name: str) -> str:
+    """What training a config on these devices would take; name: of the config, as it was typed.
 
     A config whose data are elsewhere (``data.path_env``) is planned at full size. Raises ValueError.
     """
@@ -60,7 +60,7 @@ def report(path: str, overrides: Sequence[str], fleet: Fleet, words: str) -> str
         ]
     elif configured.peak > hardware.memory:
         lines += [f"as configured it does not fit into the {hardware.memory / 1e9:.0f} GB of a {hardware.name}"]
-    return "\n".join([*lines, *_command(words, hardware, devices, chosen)])
+    return "\n".join([*lines, *_command([name, *overrides], hardware, devices, chosen)])
 
 
 def _rows(columns: dict[str, Estimate], config: Any, planner: Planner, price: float | None) -> list[list[str]]:
@@ -96,8 +96,10 @@ _KEYS = {
 }
 
 
-def _command(words: str, hardware: Hardware, devices: int, chosen: Estimate) -> list[str]:
-    words = f"{words} {chosen.spread.overrides() if devices > 1 else ''}".strip()
+def _command(typed: list[str], hardware: Hardware, devices: int, chosen: Estimate) -> list[str]:
+    if devices > 1:
+        typed = [word for word in typed if word.partition("=")[0] not in _KEYS] + [chosen.spread.overrides()]
+    words = " ".join(typed)
     if devices == 1:
         return [f"mmprime train {words}"]
     nodes = -(-devices // hardware.per_node)

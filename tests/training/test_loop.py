@@ -15,7 +15,6 @@ from mmprime.training.run_folder import RunBusy, locked
 from mmprime.training.saving import BackgroundSaver
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
-
 TIMED = ("samples_per_second", "tokens_per_second", "mfu", "memory_peak_gib", "seconds")
 
 

@@ -1,7 +1,6 @@
 """Plans against what is known otherwise: models that are built, weights that are counted, steps that are measured."""
 
 import json
-import math
 import subprocess
 import sys
 from collections import Counter
@@ -50,7 +49,7 @@ def test_a_block_asks_for_the_products_that_it_has(costs):
     assert products == pytest.approx(expected + modulation, rel=0.03)  # flash attention computes scores twice
     anew, _ = costs.block("full")
     assert sum(count * op.flops for op, count in anew.ops.items()) == pytest.approx(4 / 3 * products, rel=0.03)
-    assert anew.peak == 4 * tokens * width  # what goes into a block, float32
+    assert anew.peak == 4 * tokens * width + 4 * 4 * width  # what goes into a block, float32, and its condition
     assert costs.block("selective")[0].peak < more.peak
 
 
@@ -60,9 +59,9 @@ def test_a_trace_knows_what_is_alive():
         x = torch.ones(16, 64)
         y = x @ weight
         del x
-        z = y + 1  # y and z are alive, x and the weight's gradient are not counted
+        z = y + 1  # x is kept for the gradient of the weight, y is not
         del y
-    assert (trace.peak, trace.alive) == (2 * 16 * 64 * 4, 16 * 64 * 4)
+    assert (trace.peak, trace.alive) == (3 * 16 * 64 * 4, 2 * 16 * 64 * 4)
     assert trace.ops[Op("product", 2 * 16 * 64 * 64, 2 * 16 * 64 * 4, 64 * 64 * 4)] == 1
     del z
 
@@ -155,7 +154,7 @@ def test_plans_agree_with_measured_steps(tmp_path):
     for row in json.loads(rows.read_text()).values():
         assert row["planned parameters"] == row["parameters"]
         for key in ("bytes", "seconds"):
-            assert abs(math.log(row[f"planned {key}"] / row[key])) < math.log(4 / 3), (key, row)
+            assert row[f"planned {key}"] == pytest.approx(row[key], rel=0.25), (key, row)
 
 
 def test_hardware_is_known_by_name():
