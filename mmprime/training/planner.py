@@ -39,7 +39,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PlannedStep:
     """memory: bytes of a device by part; seconds: of a step by part; flops of the model, a step and device."""
 
     spread: Spread
@@ -59,7 +59,7 @@ class Estimate:
 
 
 class Planner:
-    """Estimates for the config of `costs` on `devices` devices. Raises ConfigError where they cannot share a step."""
+    """Steps of the config of `costs` on `devices` devices. Raises ConfigError where they cannot share a step."""
 
     def __init__(self, costs: StepCosts, hardware: Hardware, devices: int) -> None:
         self.costs, self.hardware, self.devices = costs, hardware, devices
@@ -71,7 +71,7 @@ class Planner:
                 f"shared by {devices} devices; set e.g. train.accumulate={-(-train.accumulate // devices) * devices}"
             )
 
-    def configured(self) -> Estimate | None:
+    def configured(self) -> PlannedStep | None:
         """As the config has it; None where its micro-batches cannot be shared out."""
         config = self.costs.config
         train, run = config.train, config.run
@@ -81,7 +81,7 @@ class Planner:
         checkpointing = self.costs.options.checkpointing
         return self.estimate(Spread(train.batch, train.accumulate, parallel, replicas, checkpointing))
 
-    def chosen(self) -> Estimate:
+    def chosen(self) -> PlannedStep:
         """The fastest that fits, of near ones the plainest. Raises ConfigError if none fits."""
         estimates = [self.estimate(spread) for spread in self._spreads()]
         fitting = [each for each in estimates if each.peak <= USABLE * self.hardware.memory]
@@ -94,7 +94,7 @@ class Planner:
         fastest = min(each.step for each in fitting)
         return next(each for each in fitting if each.step <= (1 + NEAR) * fastest)
 
-    def estimate(self, spread: Spread) -> Estimate:
+    def estimate(self, spread: Spread) -> PlannedStep:
         """Of one way to spread the run."""
         costs, micros = self.costs, spread.accumulate // self.devices
         shards = self.devices // spread.replicas if spread.parallel == "fsdp" else 1
@@ -108,7 +108,7 @@ class Planner:
             "optimizer": self.hardware.seconds(costs.optimizer()) / shards,
             "messages": self._messages(spread, shards, micros, trunk + around),
         }
-        return Estimate(spread, self._memory(spread, shards, micros), seconds, micros * spread.batch * costs.flops)
+        return PlannedStep(spread, self._memory(spread, shards, micros), seconds, micros * spread.batch * costs.flops)
 
     def _memory(self, spread: Spread, shards: int, micros: int) -> dict[str, float]:
         costs, weights = self.costs, 4.0 * self.costs.count
@@ -154,8 +154,8 @@ class Planner:
 
     def _spreads(self) -> Iterator[Spread]:
         """All ways, plainer ones first; the micro-batch of the config before others."""
-        own = self.examples // self.devices
-        sizes = sorted((b for b in range(1, own + 1) if own % b == 0), reverse=True)
+        examples = self.examples // self.devices
+        sizes = sorted((b for b in range(1, examples + 1) if examples % b == 0), reverse=True)
         nodes = self.devices // self.hardware.per_node
         kinds = [("ddp", 1)]
         if self.devices > 1:

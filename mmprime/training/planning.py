@@ -13,7 +13,7 @@ from mmprime.evaluation.metric import markdown
 from .config import load_config
 from .distributed import choose_threads
 from .hardware import Hardware, hardware_of
-from .planner import Estimate, Planner
+from .planner import PlannedStep, Planner
 from .step_costs import StepCosts
 
 
@@ -63,7 +63,7 @@ def report(path: str, overrides: Sequence[str], fleet: Fleet, name: str) -> str:
     return "\n".join([*lines, *_command([name, *overrides], hardware, devices, chosen)])
 
 
-def _rows(columns: dict[str, Estimate], config: Any, planner: Planner, price: float | None) -> list[list[str]]:
+def _rows(columns: dict[str, PlannedStep], config: Any, planner: Planner, price: float | None) -> list[list[str]]:
     values = list(columns.values())
     rows = [[f"`{key}`", *(f"`{getattr(each.spread, name)}`" for each in values)] for key, name in _KEYS.items()]
     rows += [
@@ -96,7 +96,7 @@ _KEYS = {
 }
 
 
-def _command(typed: list[str], hardware: Hardware, devices: int, chosen: Estimate) -> list[str]:
+def _command(typed: list[str], hardware: Hardware, devices: int, chosen: PlannedStep) -> list[str]:
     if devices > 1:
         typed = [word for word in typed if word.partition("=")[0] not in _KEYS] + [chosen.spread.overrides()]
     words = " ".join(typed)
