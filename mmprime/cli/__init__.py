@@ -13,6 +13,7 @@ from . import console
 COMMANDS = {
     "generate": "draw pictures, read captions, repaint a part, continue or fill a text",
     "train": "train what a config describes, or go on with it",
+    "plan": "memory, time and cost of a training on so many devices, before it is started",
     "prepare": "make data sets, codes, tokenizers and codecs",
     "evaluate": "measure a model: likelihood, samples, captions, text, tokenizer, calibration",
     "trace": "sample once and show how it came about",

@@ -26,9 +26,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.steps=100 run.dir=runs/trial")
     parser.add_argument("--dry-run", action="store_true", help="build all, compute one loss, write nothing")
     parser.add_argument(
+        "--profile", action="store_true", help="time and trace a few steps into run.dir/profile, keep nothing of them"
+    )
+    parser.add_argument(
         "--export", type=console.out_folder, metavar="DIR", help="write the model of the newest checkpoint to DIR"
     )
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.dry_run + options.profile + bool(options.export) > 1:
+        parser.error("--dry-run, --profile and --export: give one of them")
+    return options
 
 
 def train(options: argparse.Namespace) -> int:
@@ -53,7 +59,9 @@ def train(options: argparse.Namespace) -> int:
                 print(f"{name}: {value:,.6g}")
             return console.DONE
         trainer = build.build_trainer(config, folder)
-        return _export(trainer, Path(options.export)) if options.export else _train(trainer, config)
+        if options.export:
+            return _export(trainer, Path(options.export))
+        return _profile(trainer) if options.profile else _train(trainer, config)
 
 
 def _train(trainer: Any, config: Any) -> int:
@@ -83,6 +91,17 @@ def _train(trainer: Any, config: Any) -> int:
 def _export(trainer: Any, directory: Path) -> int:
     trainer.export(directory)
     print(f"step {trainer.at.step}: model written to {directory}")
+    return console.DONE
+
+
+def _profile(trainer: Any) -> int:
+    from mmprime.training import distributed, profiling
+
+    folder = profiling.profile_run(trainer)
+    if trainer.world.is_main:
+        print((folder / "summary.md").read_text(encoding="utf-8"))
+        print(f"profile: {folder}/summary.md, {folder}/trace.json.gz")
+    distributed.stop(trainer.world)
     return console.DONE
 
 

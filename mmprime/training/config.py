@@ -35,22 +35,23 @@ from .schema import SCHEMAS, Config
 __all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "data_folder", "load_config", "nearest", "resolve"]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+def load_config(path: str | Path, overrides: Sequence[str] = (), elsewhere: bool = False) -> Any:
     """The config of ``path`` with ``overrides`` (``train.lr=1e-3``) on top, as the dataclass of its task.
 
     Where ``data.path_env`` names an environment variable, its value becomes ``data.path``; if it is not set, the
-    overrides of the section ``fallback`` apply instead and ``config.notices`` says so.
+    overrides of the section ``fallback`` apply instead and ``config.notices`` says so; with ``elsewhere`` they do not,
+    for the data lie on another machine.
 
     Raises:
         ConfigError: see the module's head.
     """
     try:
-        return _load(str(path), _read(Path(path)), _parse_overrides(overrides))
+        return _load(str(path), _read(Path(path)), _parse_overrides(overrides), elsewhere)
     except OmegaConfBaseException as error:  # an interpolation that names nothing, or itself
         raise ConfigError(f"{path}: {error.full_key}: {_first_line(error)}") from error
 
 
-def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
+def _load(source: str, content: DictConfig, overrides: DictConfig, elsewhere: bool) -> Any:
     old: list[str] = []
     parts = []
     for part in (content, overrides):
@@ -62,7 +63,7 @@ def _load(source: str, content: DictConfig, overrides: DictConfig) -> Any:
     content, overrides = parts
     plain = overrides if "task" in overrides else content
     config = _merge(_merge(_schema(plain.get("task"), source), content, source), overrides, source)
-    config, notices = _apply_environment(config, overrides, source)
+    config, notices = (config, []) if elsewhere else _apply_environment(config, overrides, source)
     if old:
         names = ", ".join(f"{key} (now {new_name(key)})" for key in dict.fromkeys(old))
         notices.append(f"{source}: read under earlier names: {names}")

@@ -22,6 +22,7 @@ from . import rng
 from .data_order import DataOrder
 from .distributed import World
 from .log import numbers
+from .meters import Meter
 from .optim import learning_rate
 from .parallel import Replicated
 from .sharded import Sharded
@@ -48,14 +49,17 @@ class Stepper:
         self.state, self.parallel, self.order = state, parallel, order
         self.world, self.device, self.directory = world, device, directory
         self.task, self.config, self.train = state.task, state.config, state.config.train
+        self.meter = Meter()
 
     def __call__(self, stop: StopRequest) -> bool:
         """One step; True if any process is to stop. Raises NonFiniteLoss, which says where the batch is."""
         self.task.modules.train()
+        self.meter.mark("optimizer")
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         micros = self.order.own_micro_batches()
         bad = [micro for micro in micros if not self._backward(micro, micro == micros[-1])]
+        self.meter.mark("optimizer")
         where = self.device if self.world.size > 1 else "cpu"
         stats = self.world.sum(torch.tensor([float(len(bad)), float(stop.is_wanted)], device=where))
         norms = {name: self._clip(parameters) for name, parameters in self.state.groups.items()}
@@ -72,12 +76,14 @@ class Stepper:
         self.state.ema.update(step)
         self.state.window.add({f"grad_norm/{name}": norm for name, norm in norms.items()})
         self.state.at.step += 1
+        self.meter.end()
         return bool(stats[1] > 0)
 
     def _backward(self, micro: int, last: bool = True) -> bool:
         """Gradients of one micro-batch; False if a loss is not finite. All the same each group gets its gradient, for
         other processes wait for it."""
         seed, step = self.config.run.seed, self.state.at.step
+        self.meter.mark(self.meter.first)
         rng.seed_globals(seed, "global", step, micro)
         generator = rng.generator_for("cpu", seed, "step", step, micro)
         terms = self.task.losses(self.order.indices(step, micro), generator, step)
@@ -97,7 +103,9 @@ class Stepper:
             value = float(loss.detach())
             self.state.window.add({f"loss/{name}": value, **metrics})
             finite = finite and math.isfinite(value)
+            self.meter.backward = True
             self.parallel.backward(name, loss / len(self.order.own_micro_batches()), last)
+            self.meter.backward = False
 
     def _clip(self, parameters: list[nn.Parameter]) -> float:
         limit = self.train.grad_clip or math.inf

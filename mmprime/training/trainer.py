@@ -28,6 +28,7 @@ from .config import as_dict
 from .data_order import DataOrder
 from .distributed import World
 from .log import Progress, RunLog, Window, numbers
+from .meters import Meter, memory_peak, product_rate
 from .optim import learning_rate
 from .run_folder import RunFolder, opened
 from .saving import BackgroundSaver, non_finite
@@ -118,6 +119,7 @@ class Trainer:
         done = self.at.events_step == self.at.step
         self.log = RunLog(self.directory if main else None, self.at.step, done)
         self.progress = Progress(self.train.steps, self.order.samples_per_step, self.at.step, main)
+        self.stepper.meter = Meter(self.task.modules, self.device)
         try:
             with self.stop.listening():
                 return self._loop()
@@ -202,8 +204,22 @@ class Trainer:
         self.state.window = Window()
         rate, lr = self.progress.rate(step), learning_rate(step - 1, self.train)
         counts = {"samples": step * self.order.samples_per_step, "lr": lr}
-        self.log.write("train", step, counts | means | {"samples_per_second": round(rate, 2)})
+        self.log.write("train", step, counts | means | self._speeds(rate))
         self._tell(means, f"  lr {lr:.3g}  {rate:.4g} samples/s, {self.progress.left(step)} left")
+
+    def _speeds(self, rate: float) -> dict[str, float]:
+        """What ``meters`` has counted since the last line, of this process; rate: samples per second of all."""
+        meter, speeds = self.stepper.meter, {"samples_per_second": round(rate, 2)}
+        if meter.denoiser is not None:
+            speeds["tokens_per_second"] = round(rate * meter.denoiser.canvas.num_tokens, 2)
+        speeds["memory_peak_gib"] = round(memory_peak(self.device), 3)
+        return speeds | meter.read(self.product_rate())
+
+    def product_rate(self, repeats: int = 8) -> float:
+        """FLOP/s of matrix products on the run's device in its precision, measured once."""
+        with autocast(self.config.run.precision, self.device):
+            half = torch.is_autocast_enabled(self.device.type)
+        return product_rate(self.device.type, half, torch.get_num_threads(), repeats)
 
     def _tell(self, means: dict[str, float], more: str = "") -> None:
         """Losses beside the bar, or as a line where there is none."""

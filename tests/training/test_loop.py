@@ -15,12 +15,14 @@ from mmprime.training.run_folder import RunBusy, locked
 from mmprime.training.saving import BackgroundSaver
 from mmprime.training.trainer import NonFiniteLoss, Trainer
 
+TIMED = ("samples_per_second", "tokens_per_second", "mfu", "memory_peak_gib", "seconds")
+
 
 def entries(directory: Path) -> list[dict]:
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("samples_per_second", None)
-        line.pop("seconds", None)
+        for name in [name for name in line if name.startswith("time/") or name in TIMED]:
+            del line[name]
     return lines
 
 
