@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "draw pictures, read captions, repaint a part, continue or fill a text",
     "train": "train what a config describes, or go on with it",
     "prepare": "make data sets, codes, tokenizers and codecs",
+    "retrofit": "make a model folder of a text network that others trained",
     "evaluate": "measure a model: likelihood, samples, captions, text, tokenizer, calibration",
     "trace": "sample once and show how it came about",
     "report": "tables and figures of recorded rows and runs",

@@ -13,7 +13,7 @@ from typing import Any
 from mmprime.engine import Canvas, Codec
 from mmprime.generation.hub import find_folder
 from mmprime.generation.model_folder import recorded_fingerprints
-from mmprime.models import PrimeDiT, check_codes, load_model
+from mmprime.models import Network, check_codes, load_model
 
 from .config import ConfigError, resolve
 from .corpus import Corpus
@@ -26,7 +26,7 @@ class Pretrained:
 
     name: str
     folder: Path
-    model: PrimeDiT
+    model: Network
     config: dict[str, Any]
 
     def codec(self, span: str) -> Codec:
@@ -47,7 +47,7 @@ class Pretrained:
                     f"something else: encode the data with the {span} tokenizer of {self.name}, or leave out init"
                 )
 
-    def notices(self, canvas: Canvas, corpus: Corpus, model: PrimeDiT, train: str) -> list[str]:
+    def notices(self, canvas: Canvas, corpus: Corpus, model: Network, train: str) -> list[str]:
         """Lines for the start of a run: what is trained, and what is not as it was."""
         sizes = [weight.numel() for weight in model.parameters()]
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)

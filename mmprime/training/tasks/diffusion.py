@@ -27,7 +27,7 @@ from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.generation.saving import write_model_folder
 from mmprime.io import read_json
-from mmprime.models import PrimeDiT, without_adapters
+from mmprime.models import Network, without_adapters
 from mmprime.tokenizers import load_image_tokenizer
 
 from ..conditions import Conditions
@@ -56,7 +56,7 @@ class DiffusionTask(Task):
         config: DiffusionConfig,
         corpus: Corpus,
         canvas: Canvas,
-        model: PrimeDiT,
+        model: Network,
         device: torch.device | str = "cpu",
         start: Pretrained | None = None,
     ) -> None:
@@ -106,10 +106,10 @@ class DiffusionTask(Task):
         return cls(config, corpus, canvas, model, device, start)
 
     @property
-    def model(self) -> PrimeDiT:
+    def model(self) -> Network:
         """The denoiser among the modules."""
         model = self.modules["model"] if isinstance(self.modules, nn.ModuleDict) else self.modules
-        assert isinstance(model, PrimeDiT)
+        assert isinstance(model, Network)
         return model
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -119,12 +119,12 @@ class DiffusionTask(Task):
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Of the trunk, where it is trained; embeddings, heads, modulation and adapters stay with AdamW."""
-        matrices = [(name, p) for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and p.requires_grad]
+        matrices = [(name, p) for name, p in self.model.layers.named_parameters() if p.ndim == 2 and p.requires_grad]
         return [p for name, p in matrices if "modulation" not in name and "lora_" not in name]
 
     def layers(self) -> list[nn.Module]:
         """The blocks of the trunk."""
-        return list(self.model.blocks)
+        return list(self.model.layers)
 
     def unequal_passes(self) -> str:
         """Where a kind of objective may get no example of a batch, or powers are learned."""
