@@ -48,7 +48,7 @@ def convert(options: argparse.Namespace) -> None:
 
         source = converted(smollm2_file())
     else:
-        source = Path(name) if Path(name).is_file() else find_folder(name)
+        source = Path(name) if Path(name).exists() else find_folder(name)
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
     model = convert_text_model(layout, source, Path(options.out), tokenizer, options.length, options.digits)
     count = sum(weight.numel() for weight in model.parameters())

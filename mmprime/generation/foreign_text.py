@@ -80,4 +80,6 @@ def _check_vocabulary(tokenizer: TextTokenizer, config: RetrofitConfig, where: P
             "belong together; name the network's own by --tokenizer DIR"
         )
     if tokenizer.end_id == config.mask_id:
-        raise ValueError(f"id {config.mask_id} is the end of a text for the tokenizer at {where}, a mask for the network")
+        raise ValueError(
+            f"id {config.mask_id} is the end of a text for the tokenizer at {where}, a mask for the network"
+        )

@@ -158,7 +158,9 @@ def _retrofit(canvas: Canvas, config: ModelConfig, start: Retrofit, name: str) -
     """The network of another library on the canvas. Raises ValueError on options of a network of ours."""
     own, free = ModelConfig(), {"init", "train", "lora_rank", "lora_alpha", "codec", "preset"}
     if given := [f.name for f in fields(own) if f.name not in free and getattr(config, f.name) != getattr(own, f.name)]:
-        raise ValueError(f"{given[0]}={getattr(config, given[0])} says nothing about the network of {name}; leave it out")
+        raise ValueError(
+            f"{given[0]}={getattr(config, given[0])} says nothing about the network of {name}; leave it out"
+        )
     model = start.on_canvas(canvas)
     choose_trained(model, config.train, config.lora_rank, config.lora_alpha)
     return model

@@ -144,7 +144,9 @@ def _dit(layout: str, path: Path, weights: Mapping[str, Tensor]) -> RetrofitConf
     rotary = weights.get("rotary_emb.inv_freq")
     heads = rows.shape[1] // (2 * len(rotary)) if rotary is not None else entries.get("n_heads")
     if not heads:
-        raise ValueError(f"{path} as {layout}: neither rotary_emb.inv_freq nor n_heads of a config.json tells its heads")
+        raise ValueError(
+            f"{path} as {layout}: neither rotary_emb.inv_freq nor n_heads of a config.json tells its heads"
+        )
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     block_size = int(entries.get("block_size", 0)) if layout == "bd3lm" else 0
     if layout == "bd3lm" and not 1 <= block_size:

@@ -56,9 +56,12 @@ def build_network(config: RetrofitConfig) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     no_dropout = dict.fromkeys(_NO_DROPOUT.get(config.family, ()), 0.0)
-    settings = AutoConfig.for_model(config.family, **config.architecture, **no_dropout, **_NO_IDS)
     kind = AutoModelForCausalLM if config.family in CAUSAL else AutoModelForMaskedLM
-    return kind.from_config(settings, dtype=torch.float32)
+    try:
+        settings = AutoConfig.for_model(config.family, **config.architecture, **no_dropout, **_NO_IDS)
+        return kind.from_config(settings, dtype=torch.float32)
+    except Exception as error:  # of several libraries, by which size does not fit
+        raise ValueError(f"model: no {config.family} of these sizes: {' '.join(str(error).split())[:200]}") from error
 
 
 def split_network(network: Any, family: str) -> tuple[nn.Module, ForeignHead]:
