@@ -28,8 +28,8 @@ def convert_text_model(
 ) -> Retrofit:
     """Write the model folder `out`: rows of `length` tokens, of `digits` digits each, clustered by the embedding.
 
-    layout: of `mmprime.models.retrofit.formats`. tokenizer: where the source has none. Raises ValueError as `read_format`
-    and `TextTokenizer.load` do, and on a tokenizer that is not the network's.
+    layout: of `mmprime.models.retrofit.formats`. tokenizer: where the source has none. Raises ValueError as
+    `read_format` and `TextTokenizer.load` do, and on a tokenizer that is not the network's.
     """
     from mmprime.models import Retrofit
     from mmprime.models.retrofit.formats import read_format

@@ -147,6 +147,7 @@ def build_model(
             return _retrofit(canvas, config, start.model, start.name)
         model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
         if start is not None:
+            assert isinstance(start.model, PrimeDiT)
             transplant(model, start.model)
             choose_trained(model, config.train, config.lora_rank, config.lora_alpha)
         return model
@@ -156,8 +157,10 @@ def build_model(
 
 def _retrofit(canvas: Canvas, config: ModelConfig, start: Retrofit, name: str) -> Network:
     """The network of another library on the canvas. Raises ValueError on options of a network of ours."""
-    own, free = ModelConfig(), {"init", "train", "lora_rank", "lora_alpha", "codec", "preset"}
-    if given := [f.name for f in fields(own) if f.name not in free and getattr(config, f.name) != getattr(own, f.name)]:
+    default, free = ModelConfig(), {"init", "train", "lora_rank", "lora_alpha", "codec", "preset"}
+    if given := [
+        f.name for f in fields(default) if f.name not in free and getattr(config, f.name) != getattr(default, f.name)
+    ]:
         raise ValueError(
             f"{given[0]}={getattr(config, given[0])} says nothing about the network of {name}; leave it out"
         )

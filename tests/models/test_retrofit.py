@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from retrofit_world import BYTES, mdlm_logits, mdlm_weights, store
 
 from mmprime.engine import Canvas, Codec, Span, nelbo
 from mmprime.models import Retrofit
 from mmprime.models.retrofit.formats import read_format
-from retrofit_world import BYTES, mdlm_logits, mdlm_weights, store
 
 L = 6
 

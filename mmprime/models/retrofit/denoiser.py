@@ -12,7 +12,7 @@ network's id of that number. Ids beyond the tokenizer (the padding of a vocabula
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +149,7 @@ class Retrofit(Network):
 
 def _text_of(canvas: Canvas, config: RetrofitConfig) -> Span:
     """The one span. Raises ValueError on another canvas, and on one that is longer than the network's positions."""
-    span = cast(Span, canvas.spans[0])
+    span = canvas.spans[0]
     if len(canvas.spans) > 1 or not span.codec.has_table:
         raise ValueError(f"a text network has one span of codes, not {[each.name for each in canvas.spans]}")
     if config.longest is not None and span.num_tokens > config.longest:

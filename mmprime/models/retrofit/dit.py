@@ -20,7 +20,7 @@ _FREQUENCIES, _LEAST_VISIBLE = 256, 1e-3
 
 
 class MdlmDiT(nn.Module):
-    """Embeddings (B, L, D) and the masked share (B,) -> states (B, L, D); `output_layer.linear` makes logits of them."""
+    """Embeddings (B, L, D) and the masked share (B,) -> states (B, L, D), logits by `output_layer.linear`."""
 
     def __init__(
         self, vocab_size: int, width: int, depth: int, heads: int, condition: int, block_size: int = 0,
@@ -31,10 +31,8 @@ class MdlmDiT(nn.Module):
             raise ValueError(f"model: width {width}, depth {depth}, heads {heads}, block_size {block_size} do not fit")
         self.vocab_embed = nn.Module()
         self.vocab_embed.embedding = nn.Parameter(torch.empty(vocab_size, width))
-        self.sigma_map = nn.Module()
-        self.sigma_map.mlp = nn.Sequential(
-            nn.Linear(_FREQUENCIES, condition), nn.SiLU(), nn.Linear(condition, condition)
-        )
+        mlp = nn.Sequential(nn.Linear(_FREQUENCIES, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.sigma_map = nn.ModuleDict({"mlp": mlp})
         self.blocks = nn.ModuleList(_Block(width, heads, condition) for _ in range(depth))
         self.output_layer = _Last(width, vocab_size, condition)
         self.block_size, self.timed, self.head_width = block_size, timed, width // heads
@@ -43,7 +41,7 @@ class MdlmDiT(nn.Module):
         sigma = -(1 - masked).clamp(min=_LEAST_VISIBLE).log() if self.timed else torch.zeros_like(masked)
         half = _FREQUENCIES // 2
         angle = sigma[:, None] * torch.exp(torch.arange(half, device=x.device) * (-math.log(10_000) / half))
-        condition = F.silu(self.sigma_map.mlp(torch.cat([angle.cos(), angle.sin()], -1)))[:, None]
+        condition = F.silu(self.sigma_map["mlp"](torch.cat([angle.cos(), angle.sin()], -1)))[:, None]
         position = torch.arange(x.shape[1], device=x.device)
         rate = 10_000.0 ** (-torch.arange(0, self.head_width, 2, device=x.device) / self.head_width)
         table = position[:, None] * rate

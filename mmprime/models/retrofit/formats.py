@@ -27,7 +27,7 @@ from mmprime.codecs.weights import NoInit, load_plain
 from mmprime.io import read_json
 
 from .config import ARCHITECTURE, CAUSAL, DIT, MASKED, RetrofitConfig
-from .networks import build_network, require_transformers
+from .networks import build_network, check_transformers
 
 FORMATS = ("mdlm", "duo", "bd3lm", "llada", "dream", "masked", "causal")
 _LLADA = (
@@ -149,7 +149,7 @@ def _dit(layout: str, path: Path, weights: Mapping[str, Tensor]) -> RetrofitConf
         )
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     block_size = int(entries.get("block_size", 0)) if layout == "bd3lm" else 0
-    if layout == "bd3lm" and not 1 <= block_size:
+    if layout == "bd3lm" and block_size < 1:
         raise ValueError(f"{path} as bd3lm: a config.json with block_size is needed beside the weights")
     for key, value in (("causal", False), ("adaln", True)):
         if entries.get(key, value) != value:
@@ -218,7 +218,7 @@ def _of_transformers(layout: str, path: Path) -> tuple[RetrofitConfig, Any]:
     kind = _entries(path, layout, "model_type")["model_type"]
     if kind not in families:
         raise ValueError(f"{path} as {layout}: its model_type is {kind}; there are {', '.join(families)}")
-    require_transformers()
+    check_transformers()
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils import logging
 
@@ -226,13 +226,13 @@ def _of_transformers(layout: str, path: Path) -> tuple[RetrofitConfig, Any]:
     logging.disable_progress_bar()
     auto = AutoModelForCausalLM if layout == "causal" else AutoModelForMaskedLM
     try:
-        network, found = auto.from_pretrained(
+        network, report = auto.from_pretrained(
             path, local_files_only=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} as {layout}: {' '.join(str(error).split())[:300]}") from error
-    odd = [f"lacks {name}" for name in sorted(found["missing_keys"])]
-    odd += [f"has unknown {name}" for name in sorted(found["unexpected_keys"]) if not _OTHER_HEADS.search(name)]
+    odd = [f"lacks {name}" for name in sorted(report["missing_keys"])]
+    odd += [f"has unknown {name}" for name in sorted(report["unexpected_keys"]) if not _OTHER_HEADS.search(name)]
     if odd:
         raise ValueError(f"{path} as {layout}: {'; '.join(odd[:3])}" + f" (and {len(odd) - 3} more)" * (len(odd) > 3))
     values = network.config.to_dict()

@@ -52,7 +52,7 @@ def build_network(config: RetrofitConfig) -> Any:
     """The network of a config under the names of its own library. Raises ValueError on sizes that do not fit."""
     if config.family == DIT:
         return MdlmDiT(**config.architecture)
-    require_transformers()
+    check_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     no_dropout = dict.fromkeys(_NO_DROPOUT.get(config.family, ()), 0.0)
@@ -110,7 +110,7 @@ def run_trunk(trunk: Any, family: str, x: Tensor, masked: Tensor) -> Tensor:
     return trunk(inputs_embeds=x, **options).last_hidden_state
 
 
-def require_transformers() -> None:
+def check_transformers() -> None:
     """Raises ValueError naming the extra where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
         raise ValueError("this model stands around a network of transformers: pip install 'mmprime[retrofit]'")
