@@ -93,3 +93,21 @@ def test_what_does_not_fit_is_one_line(
     words = refused(["--from", "mdlm", source, "--out", out, "--tokenizer", tmp_path / "words"], capsys)
     assert "ids, the network 259 rows: they do not belong together" in words
     assert not out.exists()
+
+
+def test_a_masked_language_model_takes_its_ids_from_its_tokenizer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "rain", "fell", "late"]
+    inner = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.save(str(tmp_path / "tokenizer.json"))
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=8, max_position_embeddings=16, **sizes)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    assert run(retrofit, ["--from", "masked", tmp_path, "--out", tmp_path / "out", "--length", "5"]) == 0
+    pipe = from_pretrained(tmp_path / "out")
+    assert (pipe.model.config.mask_id, pipe.model.config.before, pipe.model.config.after) == (4, [2], [3])
+    texts = pipe.fill_text("rain ___ late", num=20, blank_tokens=2).texts
+    assert all("[MASK]" not in text for text in texts), "a mask is never predicted"
