@@ -59,7 +59,7 @@ def test_it_is_fine_tuned_into_a_folder_of_the_same_kind(
     (tmp_path / "text.txt").write_text(TEXTS)
     assert run(prepare, ["text", tmp_path / "text.txt", "--per", "paragraph", "--out", tmp_path / "data"]) == 0
     config = Path(__file__).resolve().parents[2] / "configs/own_retrofit.yaml"
-    asked = [f"model.init={folder}", f"data.text_tokenizer={folder}/text_tokenizer", f"data.path={tmp_path / 'data'}"]
+    asked = [f"model.init={folder}", f"data.path={tmp_path / 'data'}"]
     asked += [f"run.dir={tmp_path / 'run'}", "data.text_length=12", f"model.train={tuning}", "train.steps=2"]
     asked += ["train.batch=2", "objective.masking=independent", "model.lora_rank=2"]
     line = refused([config, *asked, "model.width=64"], capsys, train)

@@ -36,7 +36,7 @@ from ..corpus import Corpus, load_corpus, without_validation
 from ..examples import Examples
 from ..model import build_canvas, build_model, codec_origin
 from ..objective import Objective, maskings_of, start_objective
-from ..pretrained import Pretrained, read_start
+from ..pretrained import Pretrained, read_start, take_tokenizer
 from ..samples import SampleWriter, sampling_configs
 from ..schema import CodecConfig, DiffusionConfig
 from ..streams import StreamedExamples
@@ -99,6 +99,7 @@ class DiffusionTask(Task):
         cls, config: DiffusionConfig, device: torch.device | str = "cpu", cache: Path | None = None
     ) -> DiffusionTask:
         """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
+        take_tokenizer(config.data, config.model.init)
         corpus = load_corpus(config.data, config.run.seed, config.train)
         start = read_start(config.model, corpus)
         canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache, start)
