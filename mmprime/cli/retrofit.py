@@ -44,13 +44,16 @@ def convert(options: argparse.Namespace) -> None:
     layout, name = options.source
     console.require_names([layout], FORMATS, "--from")
     if name == SMOLLM2:
+        from mmprime.evaluation.text.causal_lm import SMOLLM2 as SCORER_NAME
         from mmprime.evaluation.text.causal_lm import converted, smollm2_file
 
-        source = converted(smollm2_file())
+        source, name = converted(smollm2_file()), SCORER_NAME
     else:
         source = Path(name) if Path(name).exists() else find_folder(name)
+        name = source.name if Path(name).exists() else name
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
-    model = convert_text_model(layout, source, Path(options.out), tokenizer, options.length, options.digits)
+    size = options.length, options.digits
+    model = convert_text_model(layout, source, Path(options.out), tokenizer, *size, name)
     count = sum(weight.numel() for weight in model.parameters())
     codes = model.canvas.spans[0].codec.num_codes
     print(f"{options.out}: {layout}, {count:,} weights, {options.length} tokens of {codes:,} codes")

@@ -24,11 +24,18 @@ _USED = 0.9  # of a vocabulary at least; what is more is another tokenizer's
 
 
 def convert_text_model(
-    layout: str, source: Path, out: Path, tokenizer: Path | None = None, length: int = 128, digits: int = 1
+    layout: str,
+    source: Path,
+    out: Path,
+    tokenizer: Path | None = None,
+    length: int = 128,
+    digits: int = 1,
+    name: str = "",
 ) -> Retrofit:
     """Write the model folder `out`: rows of `length` tokens, of `digits` digits each, clustered by the embedding.
 
-    layout: of `mmprime.models.retrofit.formats`. tokenizer: where the source has none. Raises ValueError as
+    layout: of `mmprime.models.retrofit.formats`. tokenizer: where the source has none. name: of the network, for the
+    model card. Raises ValueError as
     `read_format` and `TextTokenizer.load` do, and on a tokenizer that is not the network's.
     """
     from mmprime.models import Retrofit
@@ -48,8 +55,7 @@ def convert_text_model(
     sampling = default_sampling(canvas, MASKING)
     if block := config.architecture.get("block_size"):
         sampling = {"text": SamplingConfig(sampler_of("blocks", {"size": block}), TEXT_STEPS)}
-    data = {"name": f"not recorded: that of {source.name}, read as {layout}"}
-    card = ModelCard(masking=MASKING, trained_on=(MASKING,), training_data=data, name=out.name)
+    card = ModelCard(masking=MASKING, trained_on=(MASKING,), base=f"{name or source.name} ({layout})", name=out.name)
     write_model_folder(out, model, canvas, card, sampling, (words, None))
     return model
 

@@ -68,6 +68,9 @@ def test_it_is_fine_tuned_into_a_folder_of_the_same_kind(
     before, after = (from_pretrained(each).model.state_dict() for each in (folder, tmp_path / "run/model"))
     moved = {name for name in before if (before[name].half() != after[name].half()).any()}
     assert before.keys() == after.keys()
+    page = (tmp_path / "run/model/README.md").read_text()
+    assert "The licence of tiny (mdlm) goes with its weights" in page
+    assert "\nlicense:" not in page
     assert {"mask", "digits.weight"} <= moved, "learned whatever else is"
     assert ("trunk.vocab_embed.embedding" in moved) == (tuning == "all")
 

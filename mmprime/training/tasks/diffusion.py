@@ -76,8 +76,10 @@ class DiffusionTask(Task):
         self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
+        self.base = ""
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         if start is not None:
+            self.base = str(start.config.get("base", ""))
             self.notices = [*corpus.notices, *start.notices(canvas, corpus, model, config.model.train)]
             self.codecs |= {name: origin for name, origin in start.codec_origins().items() if name not in codecs}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
@@ -241,6 +243,7 @@ class DiffusionTask(Task):
             classes=tuple(self.corpus.classes),
             codecs=self.codecs,
             training_data=describe_data(resolve(self.config.data.path)),
+            base=self.base,
             training=read_json(training) if training.is_file() else {},
             name=Path(self.config.run.dir).name,
         )
