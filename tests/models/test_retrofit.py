@@ -8,7 +8,7 @@ import pytest
 import torch
 from retrofit_world import BYTES, mdlm_logits, mdlm_weights, store
 
-from mmprime.engine import Canvas, Codec, Span, nelbo
+from mmprime.engine import SAMPLERS, Canvas, Codec, Span, nelbo, sample, sampler_of
 from mmprime.models import Retrofit
 from mmprime.models.retrofit.formats import read_format
 
@@ -250,3 +250,13 @@ def test_llada_of_another_kind_is_refused(tmp_path):
     pytest.importorskip("transformers")
     store(tmp_path, mdlm_weights(), LLADA_CONFIG)
     assert "as llada: lacks model.embed_tokens.weight; lacks" in refused("llada", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_every_sampler_draws_from_it(tmp_path, name):
+    model = retrofit("mdlm", store(tmp_path, mdlm_weights(vocab=BYTES)), codec=Codec.base(BYTES, 2))
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    drawn = sample(model, model.canvas, sampler_of(name, {}, 3), batch=2, generator=generators)
+    codes = model.canvas.unpack(drawn.y)["text"]
+    assert codes.shape == (2, L)
+    assert (codes != BYTES - 1).all(), "the mask is never drawn"
