@@ -12,6 +12,7 @@ from tools_world import run
 
 from mmprime import from_pretrained
 from mmprime.cli import evaluate, generate, prepare, retrofit, train
+from mmprime.engine import sampler_of
 from mmprime.tokenizers import TextTokenizer
 
 HAS_PEFT = importlib.util.find_spec("peft") is not None
@@ -114,3 +115,12 @@ def test_a_masked_language_model_takes_its_ids_from_its_tokenizer(tmp_path: Path
     assert (pipe.model.config.mask_id, pipe.model.config.before, pipe.model.config.after) == (4, [2], [3])
     texts = pipe.fill_text("rain ___ late", num=20, blank_tokens=2).texts
     assert all("[MASK]" not in text for text in texts), "a mask is never predicted"
+
+
+def test_a_block_network_is_sampled_block_after_block(tmp_path: Path) -> None:
+    source = store(tmp_path / "blocks", mdlm_weights(), {"block_size": 4})
+    assert run(retrofit, ["--from", "bd3lm", source, "--out", tmp_path / "out", "--length", "12"]) == 0
+    pipe = from_pretrained(tmp_path / "out")
+    assert pipe.sampling["text"].sampler == sampler_of("blocks", {"size": 4})
+    ranks = pipe.continue_text("a").rank[0]
+    assert ranks[:4].max() < ranks[4:8].min() <= ranks[4:8].max() < ranks[8:].min()
