@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train what a config describes, or go on with it",
     "plan": "memory, time and cost of a training on so many devices, before it is started",
     "prepare": "make data sets, codes, tokenizers and codecs",
+    "retrofit": "make a model folder of a text network that others trained",
     "evaluate": "measure a model: likelihood, samples, captions, text, tokenizer, calibration",
     "trace": "sample once and show how it came about",
     "report": "tables and figures of recorded rows and runs",

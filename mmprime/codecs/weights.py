@@ -73,6 +73,15 @@ def check_hash(path: Path, expected: str) -> None:
         )
 
 
+def load_plain(file: Path) -> Any:
+    """What `torch.save` wrote, if it is plain values and tensors. Raises ValueError on anything that would run code."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zip and torch, by what is wrong
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} holds more than weights, or is damaged, and is not run: {reason}") from error
+
+
 def _finite(path: Path, name: str, stored: Tensor) -> Tensor:
     value = stored.to(torch.float32, copy=True)
     if not bool(value.isfinite().all()):

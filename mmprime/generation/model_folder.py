@@ -40,8 +40,8 @@ class ModelCard:
     one); level_powers: of its schedule, one for each digit level (empty: one schedule). words: of its training captions
     (empty if not recorded); classes: their names (may be empty). data: the folder of its data; weights: the hash of
     their file. sampling: how to sample each span (empty: the defaults of the masking process). codecs, training_data:
-    where its digits and its data come from, as config.json has them; training: what training.json says; page: the
-    README.md of the folder; name: of the folder.
+    where its digits and its data come from, as config.json has them; base: the network of another library it began as;
+    training: what training.json says; page: the README.md of the folder; name: of the folder.
     """
 
     masking: str = "nested"
@@ -54,6 +54,7 @@ class ModelCard:
     sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
     codecs: Mapping[str, Any] = field(default_factory=dict)
     training_data: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
     page: str = ""
     name: str = ""
@@ -62,7 +63,7 @@ class ModelCard:
         """What config.json says of it; the folder of the data is left out, as it lies elsewhere."""
         known = {
             "masking": self.masking, "trained_on": list(self.trained_on), "level_powers": list(self.level_powers),
-            "codecs": dict(self.codecs), "training_data": dict(self.training_data),
+            "codecs": dict(self.codecs), "training_data": dict(self.training_data), "base": self.base,
             "words": sorted(self.words), "classes": list(self.classes),
         }  # fmt: skip
         return {name: value for name, value in known.items() if value}
@@ -86,6 +87,7 @@ def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelC
         sampling=read_sampling(directory, canvas, masking, powers),
         codecs=entries.get("codecs", {}),
         training_data=entries.get("training_data") or describe_data(data),
+        base=entries.get("base", ""),
         training=read_json(training) if training.is_file() else {},
         page=read_text(page) if page.is_file() else "",
         name=directory.resolve().name,
@@ -153,6 +155,7 @@ def _check(file: Path, entries: dict[str, Any]) -> None:
         "tokenizers": names, "fingerprints": names, "words": words, "classes": words, "level_powers": powers,
         "codecs": entry, "training_data": entry,
         "data": lambda value: isinstance(value, str) and "\0" not in value,
+        "base": lambda value: isinstance(value, str),
         "masking": lambda value: isinstance(value, str) and value in MASKINGS,
         "trained_on": lambda value: words(value) and set(value) <= set(MASKINGS),
     }  # fmt: skip

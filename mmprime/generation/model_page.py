@@ -75,7 +75,7 @@ def licences(card: ModelCard) -> list[str]:
 def _front_matter(card: ModelCard, task: str, name: str, numbers: Sequence[Number]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    known = [licence.lower() for licence in licences(card)]
+    known = [] if card.base else [licence.lower() for licence in licences(card)]  # that of the base is not recorded
     licence: dict[str, Any] = {"license": "other" if len(known) > 1 else known[0]} if known else {}
     if len(known) > 1:
         licence["license_name"] = "-and-".join(known)
@@ -101,6 +101,8 @@ def _about(card: ModelCard, canvas: Canvas, parameters: int) -> str:
     size = (
         f"A partial-masking (MDM-Prime, arXiv 2505.18495) diffusion model of {parameters / 1e6:.1f} million parameters"
     )
+    if card.base:
+        size = f"{card.base} ({parameters / 1e6:.1f} million parameters) as a masked diffusion model"
     spans = [f"* `{span.name}`: {span_words(span)}" for span in canvas.spans]
     return "\n".join([f"{size}, trained under the masking {maskings}.", "", *spans])
 
@@ -137,6 +139,9 @@ def _data(card: ModelCard) -> str:
 
 def _licence_words(card: ModelCard) -> str:
     known = licences(card)
+    if card.base:
+        data = f" What it was trained on since is under {', '.join(known)}." if known else ""
+        return f"The licence of {card.base} goes with its weights; it is not recorded here.{data}"
     if not known:
         return "Not recorded; say here under which licence the weights may be used."
     return f"Trained on data under {', '.join(known)}; their terms, credits included, go with the weights."

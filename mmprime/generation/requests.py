@@ -28,7 +28,7 @@ from .prompts import class_label, require_prompt
 from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows
 
 if TYPE_CHECKING:
-    from mmprime.models import PrimeDiT
+    from mmprime.models import Network
     from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
 
 _SCORE_STREAM = 3
@@ -40,7 +40,7 @@ class ModelRequests:
 
     def __init__(
         self,
-        model: PrimeDiT,
+        model: Network,
         canvas: Canvas,
         text_tokenizer: TextTokenizer | None = None,
         image_tokenizer: ImageTokenizerBase | None = None,

@@ -19,7 +19,7 @@ from .model_page import model_page
 from .sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from mmprime.models import PrimeDiT
+    from mmprime.models import Network
     from mmprime.tokenizers import ImageTokenizerBase, TextTokenizer
 
     Tokenizers = tuple[TextTokenizer | None, ImageTokenizerBase | None]
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def write_model_folder(
     directory: str | Path,
-    model: PrimeDiT,
+    model: Network,
     canvas: Canvas,
     card: ModelCard,
     sampling: Mapping[str, SamplingConfig],

@@ -5,15 +5,20 @@ from .attention import attention
 from .checkpoint import load_model, save_model
 from .config import DiTConfig
 from .dit import PrimeDiT
+from .network import Network
 from .precision import autocast
 from .presets import PRESETS, Preset
+from .retrofit import Retrofit, RetrofitConfig
 from .transplant import check_codes, transplant
 
 __all__ = [
     "PRESETS",
     "DiTConfig",
+    "Network",
     "Preset",
     "PrimeDiT",
+    "Retrofit",
+    "RetrofitConfig",
     "attention",
     "autocast",
     "check_codes",

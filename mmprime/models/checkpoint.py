@@ -1,6 +1,7 @@
 """A model as two files a stranger can open: config.json and model.safetensors. No pickle.
 
     config.json        {"format": 1, "canvas": [spans], "model": {DiTConfig}, "dtype", "weights_sha256", ...extra}
+                       (model: {RetrofitConfig} where the network is that of another library)
     model.safetensors  weights by name, and the digit table of each span that has one under codec.<span>.digits
 
 A span of product codes says "codec": "product" in the config and has no table.
@@ -29,6 +30,8 @@ from mmprime.io import read_json, whole_folder
 
 from .config import DiTConfig
 from .dit import PrimeDiT
+from .network import Network
+from .retrofit import Retrofit, RetrofitConfig
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -41,7 +44,7 @@ _SPAN_KEYS = {"name", "length", "radices"}
 
 def save_model(
     directory: str | Path,
-    model: PrimeDiT,
+    model: Network,
     canvas: Canvas | None = None,
     extra: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -62,7 +65,7 @@ def save_model(
     tensors |= {_table_name(span.name): span.codec.digits.clone() for span in canvas.spans if span.codec.has_table}
     body = save(tensors)
     architecture = dataclasses.asdict(model.config)
-    for switch in DiTConfig.RUN_SWITCHES:
+    for switch in model.config.RUN_SWITCHES:
         del architecture[switch]
     config = {
         "format": FORMAT,
@@ -82,7 +85,7 @@ def save_model(
         (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tuple[PrimeDiT, Canvas, dict[str, Any]]:
+def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tuple[Network, Canvas, dict[str, Any]]:
     """Read what `save_model` wrote: the model in float32 and eval mode, its canvas, the whole config.
 
     The shapes that the config asks for are compared with those of the file's header before memory is taken for either.
@@ -100,26 +103,34 @@ def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tup
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
     model.load_state_dict(weights, assign=True)
+    model.fill_buffers()
     return model.to(device).eval(), canvas, config
 
 
-def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[PrimeDiT, Canvas]:
+def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[Network, Canvas]:
     """The model of a config with weights that are shapes only, those of an open file of weights, and its canvas."""
     shapes = header(file)
     try:
         canvas = Canvas([_span(entry, file, shapes) for entry in config["canvas"]])
-        architecture = _architecture(config["model"]).resolve()
-        depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-        if architecture.depth != depth:
-            raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
-        with torch.device("meta"), NoInit():
-            model = PrimeDiT(canvas, architecture)
+        model = _empty_network(canvas, config["model"], shapes)
     except RuntimeError as error:  # of torch, on sizes beyond 64 bits
         raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
     check_fit(directory / WEIGHTS, model.state_dict(), shapes)
     return model, canvas
+
+
+def _empty_network(canvas: Canvas, entry: Any, shapes: Mapping[str, Stored]) -> Network:
+    if isinstance(entry, dict) and "family" in entry:
+        with torch.device("meta"), NoInit():
+            return Retrofit(canvas, RetrofitConfig(**entry))
+    architecture = _architecture(entry).resolve()
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    if architecture.depth != depth:
+        raise ValueError(f"model: depth {architecture.depth}, the weights have {depth} blocks")
+    with torch.device("meta"), NoInit():
+        return PrimeDiT(canvas, architecture)
 
 
 def _narrow(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
-from mmprime.engine import BaseDenoiser, Canvas, Condition, DigitQuery, Head, Span
+from mmprime.engine import Canvas, Condition, DigitQuery, Head, Span
 
 from .conditioning import Conditioning, check_names
 from .config import DiTConfig
@@ -33,6 +33,7 @@ from .layers import (
     rms_norm,
     take,
 )
+from .network import Network
 from .rotary import RotaryTables
 
 _ATEN = torch.ops.aten
@@ -52,7 +53,7 @@ _CHECKPOINTING: dict[str, Callable[[], Any] | None] = {
 }
 
 
-class PrimeDiT(nn.Module, BaseDenoiser):
+class PrimeDiT(Network):
     """A denoiser in the engine's sense. `canvas` names the modalities; other canvases may have other lengths.
 
     Raises ValueError on a config that does not fit itself.
@@ -125,10 +126,9 @@ class PrimeDiT(nn.Module, BaseDenoiser):
 
     # ---------------------------------------------------------------- switches
 
-    def compile_blocks(self) -> None:
-        """torch.compile each block in place; names and weights stay as they are."""
-        for block in self.blocks:
-            block.compile()
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.blocks
 
     # ---------------------------------------------------------------- parts
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmprime.codecs.weights import load_plain
 from mmprime.io import read_json
 
 from .layout_names import LAYOUTS, foreign_name, is_left_out
@@ -87,11 +88,7 @@ def _weights(file: Path, layout: str) -> dict[str, Tensor]:
         raise ValueError(
             f"{file}: {layout} is read from .safetensors; docs/data.md says how to convert a {file.suffix}"
         )
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle, zip and torch, by what is wrong
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} holds more than weights, or is damaged, and is not run: {reason}") from error
+    content = load_plain(file)
     for key in ("model", "state_dict"):
         content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

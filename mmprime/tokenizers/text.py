@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PAD, END = "<pad>", "<end>"
-_END_NAMES = (END, "<|endoftext|>", "</s>")
+_END_NAMES = (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "[SEP]")
+_PAD_NAMES = (PAD, "[PAD]", "<|padding|>")
 _LEARNED_AT_ONCE = 1000  # bytes of an unbroken run: the trainer's time grows with the square of its length
 _GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
@@ -152,6 +153,11 @@ class TextTokenizer:
             ids = ids[: length - 1]
         return [*ids, self.end_id] + [self.pad_id] * (length - len(ids) - 1)
 
+    def id_of(self, *words: str) -> int | None:
+        """The id of the first of these entries of the vocabulary that there is."""
+        known = (self._inner.token_to_id(word) for word in words)
+        return next((index for index in known if index is not None), None)
+
     def count_tokens(self, ids: Tensor) -> Tensor:
         """Padded ids (..., L) -> (...): tokens of the text and its end, padding left out."""
         return ids.ne(self.pad_id).sum(-1)
@@ -168,7 +174,7 @@ class TextTokenizer:
 
     def _name_of(self, role: str) -> str:
         """What the vocabulary calls pad or end; its own name where there is none."""
-        words = _END_NAMES if role == END else (role,)
+        words = _END_NAMES if role == END else _PAD_NAMES
         return next((word for word in words if self._inner.token_to_id(word) is not None), role)
 
 

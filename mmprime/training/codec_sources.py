@@ -26,7 +26,7 @@ from mmprime.codecs.cooccurrence import count_vectors, ppmi_vectors
 from mmprime.data import read_index
 from mmprime.data.shards import digest
 from mmprime.engine import MASK_ID, Canvas, Codec, Span, generator_of
-from mmprime.models import PrimeDiT, load_model
+from mmprime.models import Network, PrimeDiT, load_model
 from mmprime.tokenizers import ImageTokenizer, TextTokenizer, load_image_tokenizer
 
 from .config import data_folder, resolve
@@ -104,7 +104,7 @@ def drawn_patches(tokenizer: ImageTokenizer) -> Tensor:
 
 
 @torch.no_grad()
-def confusion(model: PrimeDiT, canvas: Canvas, span: Span, examples: Examples, seed: int) -> Tensor:
+def confusion(model: Network, canvas: Canvas, span: Span, examples: Examples, seed: int) -> Tensor:
     """mass[x, c] = Σ p(c | visible) over masked tokens that are truly x, (C, C).
 
     Of each example a random share of the *tokens* is masked, whole, so that the digits a model has now do not bias it.
@@ -179,6 +179,8 @@ def _decoder(recipe: Recipe) -> Source:
 
 def _head(recipe: Recipe) -> Source:
     model, canvas, config = load_model(resolve(recipe.needs("model")))
+    if not isinstance(model, PrimeDiT):
+        raise ValueError(f"{recipe.model} stands around a network of another library; take source=confusion")
     span = _one(recipe.span, [span.name for span in canvas.spans])
     return {
         "span": span,

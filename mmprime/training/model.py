@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmprime.codecs import load_codec, save_codec
 from mmprime.engine import Canvas, Codec, Span
-from mmprime.models import DiTConfig, PrimeDiT, choose_trained, transplant
+from mmprime.models import DiTConfig, Network, PrimeDiT, Retrofit, choose_trained, transplant
 
 from .codec_sources import neighbour_vectors
 from .config import ConfigError, nearest, resolve
@@ -130,7 +130,7 @@ def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> 
 
 def build_model(
     canvas: Canvas, config: ModelConfig, num_classes: int | None = None, start: Pretrained | None = None
-) -> PrimeDiT:
+) -> Network:
     """A PrimeDiT with random weights from torch's global generator, or those of ``start``; what of them is not
     trained by ``config.train`` needs no gradient.
 
@@ -143,10 +143,27 @@ def build_model(
     given = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in known}
     values: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, bool) or value}
     try:
+        if start is not None and isinstance(start.model, Retrofit):
+            return _retrofit(canvas, config, start.model, start.name)
         model = PrimeDiT(canvas, DiTConfig(**values, num_classes=num_classes))
         if start is not None:
+            assert isinstance(start.model, PrimeDiT)
             transplant(model, start.model)
             choose_trained(model, config.train, config.lora_rank, config.lora_alpha)
         return model
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+
+
+def _retrofit(canvas: Canvas, config: ModelConfig, start: Retrofit, name: str) -> Network:
+    """The network of another library on the canvas. Raises ValueError on options of a network of ours."""
+    default, free = ModelConfig(), {"init", "train", "lora_rank", "lora_alpha", "codec", "preset"}
+    if given := [
+        f.name for f in fields(default) if f.name not in free and getattr(config, f.name) != getattr(default, f.name)
+    ]:
+        raise ValueError(
+            f"{given[0]}={getattr(config, given[0])} says nothing about the network of {name}; leave it out"
+        )
+    model = start.on_canvas(canvas)
+    choose_trained(model, config.train, config.lora_rank, config.lora_alpha)
+    return model

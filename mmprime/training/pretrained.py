@@ -13,11 +13,12 @@ from typing import Any
 from mmprime.engine import Canvas, Codec
 from mmprime.generation.hub import find_folder
 from mmprime.generation.model_folder import recorded_fingerprints
-from mmprime.models import PrimeDiT, check_codes, load_model
+from mmprime.io import read_json
+from mmprime.models import Network, check_codes, load_model
 
 from .config import ConfigError, resolve
 from .corpus import Corpus
-from .schema import ModelConfig
+from .schema import DataConfig, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Pretrained:
 
     name: str
     folder: Path
-    model: PrimeDiT
+    model: Network
     config: dict[str, Any]
 
     def codec(self, span: str) -> Codec:
@@ -47,7 +48,7 @@ class Pretrained:
                     f"something else: encode the data with the {span} tokenizer of {self.name}, or leave out init"
                 )
 
-    def notices(self, canvas: Canvas, corpus: Corpus, model: PrimeDiT, train: str) -> list[str]:
+    def notices(self, canvas: Canvas, corpus: Corpus, model: Network, train: str) -> list[str]:
         """Lines for the start of a run: what is trained, and what is not as it was."""
         sizes = [weight.numel() for weight in model.parameters()]
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -68,6 +69,21 @@ class Pretrained:
                 f"classes {corpus.classes[:4]} take over those of {self.name}, {classes[:4]}, by their numbers"
             )
         return lines
+
+
+def take_tokenizer(data: DataConfig, init: str) -> None:
+    """Name the text tokenizer of the model to start from, where there is text and ``data.text_tokenizer`` is empty.
+
+    Raises ConfigError for an init that cannot be read.
+    """
+    if not init or data.text_tokenizer or not data.text_length:
+        return
+    try:
+        folder = find_folder(str(resolve(init)))
+        name = read_json(folder / "config.json").get("tokenizers", {}).get("text")
+    except ValueError as error:
+        raise ConfigError(f"model.init={init}: {error}") from error
+    data.text_tokenizer = str(folder / name) if isinstance(name, str) else ""
 
 
 def read_start(config: ModelConfig, corpus: Corpus | None = None) -> Pretrained | None:

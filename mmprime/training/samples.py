@@ -16,7 +16,7 @@ from mmprime.generation.defaults import default_sampling
 from mmprime.generation.images import save_picture, sheet
 from mmprime.generation.sampling import SamplingConfig, sample_rows
 from mmprime.io import whole_file, write_text
-from mmprime.models import PrimeDiT
+from mmprime.models import Network
 from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
 
 from .config import ConfigError
@@ -67,7 +67,7 @@ class SampleWriter:
     image: Path | None  # a tokenizer's folder
 
     def write(
-        self, model: PrimeDiT, rows: Rows, captions: list[str], stem: Path, seed: int, world: World = ALONE
+        self, model: Network, rows: Rows, captions: list[str], stem: Path, seed: int, world: World = ALONE
     ) -> None:
         """``stem.png`` (or ``.safetensors``) and ``stem.txt``: each span sampled, given the others of `rows`. Processes
         share the rows; the first of them writes."""
@@ -87,7 +87,7 @@ class SampleWriter:
             lines = [text + (f"    (truth: {real})" if real else "") for text, real in zip(texts, truth)]
             write_text(stem.with_suffix(".txt"), "\n\n".join(lines) + "\n")
 
-    def sample(self, model: PrimeDiT, rows: Rows, name: str, seed: int, world: World = ALONE) -> Tensor:
+    def sample(self, model: Network, rows: Rows, name: str, seed: int, world: World = ALONE) -> Tensor:
         """Codes (n, L), or digits, of a span, with the other spans as they are in `rows`."""
         y = rows.y.masked_fill(self.canvas.mask(name).to(rows.y.device), MASK_ID)
         parts = torch.arange(len(y)).split(-(-len(y) // world.size))

@@ -27,7 +27,7 @@ from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.generation.saving import write_model_folder
 from mmprime.io import read_json
-from mmprime.models import PrimeDiT, without_adapters
+from mmprime.models import Network, without_adapters
 from mmprime.tokenizers import load_image_tokenizer
 
 from ..conditions import Conditions
@@ -36,7 +36,7 @@ from ..corpus import Corpus, load_corpus, without_validation
 from ..examples import Examples
 from ..model import build_canvas, build_model, codec_origin
 from ..objective import Objective, maskings_of, start_objective
-from ..pretrained import Pretrained, read_start
+from ..pretrained import Pretrained, read_start, take_tokenizer
 from ..samples import SampleWriter, sampling_configs
 from ..schema import CodecConfig, DiffusionConfig
 from ..streams import StreamedExamples
@@ -56,7 +56,7 @@ class DiffusionTask(Task):
         config: DiffusionConfig,
         corpus: Corpus,
         canvas: Canvas,
-        model: PrimeDiT,
+        model: Network,
         device: torch.device | str = "cpu",
         start: Pretrained | None = None,
     ) -> None:
@@ -76,8 +76,10 @@ class DiffusionTask(Task):
         self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
+        self.base = ""
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         if start is not None:
+            self.base = str(start.config.get("base", ""))
             self.notices = [*corpus.notices, *start.notices(canvas, corpus, model, config.model.train)]
             self.codecs |= {name: origin for name, origin in start.codec_origins().items() if name not in codecs}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
@@ -99,6 +101,7 @@ class DiffusionTask(Task):
         cls, config: DiffusionConfig, device: torch.device | str = "cpu", cache: Path | None = None
     ) -> DiffusionTask:
         """Load the data, build codecs and model. Raises ConfigError for what does not fit."""
+        take_tokenizer(config.data, config.model.init)
         corpus = load_corpus(config.data, config.run.seed, config.train)
         start = read_start(config.model, corpus)
         canvas = build_canvas(corpus, config.model.codec, config.data.image_tokenizer, cache, start)
@@ -106,10 +109,10 @@ class DiffusionTask(Task):
         return cls(config, corpus, canvas, model, device, start)
 
     @property
-    def model(self) -> PrimeDiT:
+    def model(self) -> Network:
         """The denoiser among the modules."""
         model = self.modules["model"] if isinstance(self.modules, nn.ModuleDict) else self.modules
-        assert isinstance(model, PrimeDiT)
+        assert isinstance(model, Network)
         return model
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -119,12 +122,12 @@ class DiffusionTask(Task):
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Of the trunk, where it is trained; embeddings, heads, modulation and adapters stay with AdamW."""
-        matrices = [(name, p) for name, p in self.model.blocks.named_parameters() if p.ndim == 2 and p.requires_grad]
+        matrices = [(name, p) for name, p in self.model.layers.named_parameters() if p.ndim == 2 and p.requires_grad]
         return [p for name, p in matrices if "modulation" not in name and "lora_" not in name]
 
     def layers(self) -> list[nn.Module]:
         """The blocks of the trunk."""
-        return list(self.model.blocks)
+        return list(self.model.layers)
 
     def unequal_passes(self) -> str:
         """Where a kind of objective may get no example of a batch, or powers are learned."""
@@ -240,6 +243,7 @@ class DiffusionTask(Task):
             classes=tuple(self.corpus.classes),
             codecs=self.codecs,
             training_data=describe_data(resolve(self.config.data.path)),
+            base=self.base,
             training=read_json(training) if training.is_file() else {},
             name=Path(self.config.run.dir).name,
         )

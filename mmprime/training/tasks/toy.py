@@ -36,7 +36,7 @@ from mmprime.engine import (
     sample,
 )
 from mmprime.io import write_text
-from mmprime.models import PrimeDiT, save_model, without_adapters
+from mmprime.models import Network, save_model, without_adapters
 
 from ..config import ConfigError
 from ..model import build_model, plain_codec
@@ -79,7 +79,7 @@ class ToyTask(Task):
     """
 
     name = "toy"
-    modules: PrimeDiT
+    modules: Network
     best_metric = "bound"
     reaches_all = True
 
@@ -110,7 +110,7 @@ class ToyTask(Task):
         return {"model": [p for p in self.modules.parameters() if p.requires_grad]}
 
     def layers(self) -> list[nn.Module]:
-        return list(self.modules.blocks)
+        return list(self.modules.layers)
 
     def unequal_passes(self) -> str:
         return self.objective.unequal_passes(self.config.train.batch)
