@@ -1,4 +1,4 @@
-"""A page in the browser: what it takes (`limits`), what it does (`requests`), what it shows (`views`), its widgets (`app`).
+"""A page in the browser: its `limits`, its `requests` (`rules`, `growth`), its `views` and its widgets (`app`).
 
 Only `app` needs gradio.
 """

@@ -1,4 +1,4 @@
-"""One example as it grows, step by step: a rollout that is paused after every step and resumed by whoever asks for more.
+"""One example as it grows: a rollout that is paused after every step, and resumed by whoever asks for more.
 
 Left as it is, it ends in the sample of an unbroken run, bit for bit (`Pipeline.resume`), at the same number of passes.
 """
@@ -44,6 +44,13 @@ class Growth:
     def steps(self) -> int:
         """Steps that are done."""
         return len(self.frames)
+
+    def picture(self, step: int = 0) -> Tensor:
+        """(3, H, W) after a step from 1 on, 0: the last. Raises TypeError on a text."""
+        frame = self.frames[step - 1]
+        if isinstance(frame, str):
+            raise TypeError(f"{frame!r} is a text, not a picture")
+        return frame
 
 
 def grow(

@@ -1,4 +1,4 @@
-"""What a page takes from strangers: limits on texts, numbers and pictures. Every error is one sentence with the way out."""
+"""What a page takes from strangers: limits on texts, numbers, pictures; each error is a sentence with the way out."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,12 @@ from mmprime.generation.images import to_picture
 from mmprime.generation.trace import reveal_maps
 
 from .growth import Growth
+from .limits import opacity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIDE = 512  # pixels of a picture on the page
+SIDE = 384  # pixels of a picture on the page
 UNKNOWN = (0.91, 0.91, 0.91)
 RAMP = ((0.20, 0.10, 0.35), (0.16, 0.45, 0.62), (0.35, 0.75, 0.50), (0.98, 0.90, 0.30))  # low to high
 
@@ -62,3 +64,8 @@ def status_line(growth: Growth, *notes: str | None) -> str:
     numbers = f"{growth.known:.0%} known; {growth.passes} passes, {growth.seconds:.2f} s"
     about = "; ".join(note for note in notes if note)
     return f"{state} · step {growth.steps} · {numbers}" + (f" · {about}" if about else "")
+
+
+def is_brushed(layers: Sequence[Image] | None) -> bool:
+    """Whether anything is painted on the layers of a brush."""
+    return any(bool(opacity(layer).any()) for layer in layers or ())
