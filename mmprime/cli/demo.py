@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import console
@@ -72,21 +73,21 @@ def demo(options: argparse.Namespace) -> None:
 
 def show_page(options: argparse.Namespace) -> None:
     """The page, until Ctrl-C. Raises ValueError for what is missing, and on two models of one name."""
-    from .page.app import require_gradio, served
-
-    require_gradio()
     folders = options.models or SHIPPED
     for folder in folders:
         console.require_model(folder)
-    if options.port >= 2**16:
-        raise ValueError(f"--port {options.port}: ports end at {2**16 - 1}")
-    from mmprime.generation.pipeline import from_pretrained
-
-    from .page.requests import PageRequests
-
     names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--models: two folders are called {twice[0]!r}; rename one, for the page tells them by name")
+    if options.port >= 2**16:
+        raise ValueError(f"--port {options.port}: ports end at {2**16 - 1}")
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs gradio; pip install 'mmprime[demo]'")
+    from mmprime.generation.pipeline import from_pretrained
+
+    from .page.app import served
+    from .page.requests import PageRequests
+
     desk = PageRequests({name: from_pretrained(folder) for name, folder in zip(names, folders)})
     with served(desk, options.host, options.port) as address:
         print(f"page at {address} (Ctrl-C ends it)", flush=True)

@@ -6,6 +6,7 @@ own, which goes when the page ends; no other file is served, and nothing is aske
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import gradio as gr
 import torch
 
 from mmprime.cli.errors import explain
@@ -37,17 +39,16 @@ _GAPS = "The ___ of the Union is ___."
 
 def build(desk: PageRequests) -> Any:
     """The page as gradio.Blocks."""
-    gr = require_gradio()
     with gr.Blocks(title="mmprime", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         gr.Markdown("# mmprime\nMasked diffusion over the digits of tokens: watch a canvas become known.")
         if desk.names("image"):
             with gr.Tab("Picture"):
-                _picture_tab(gr, desk)
+                _picture_tab(desk)
             with gr.Tab("Side by side"):
-                _compare_tab(gr, desk)
+                _compare_tab(desk)
         if desk.names("text"):
             with gr.Tab("Text"):
-                _text_tab(gr, desk)
+                _text_tab(desk)
     return page.queue(max_size=desk.limits.waiting, default_concurrency_limit=1)
 
 
@@ -56,7 +57,7 @@ def served(desk: PageRequests, host: str = "127.0.0.1", port: int | None = None)
     """The address of the page, as long as the context lasts. Raises ValueError where the port is taken."""
     with tempfile.TemporaryDirectory(prefix="mmprime-page-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
-        theme = require_gradio().themes.Soft(font=("system-ui", "sans-serif"), font_mono=("monospace",))  # none fetched
+        theme = gr.themes.Soft(font=("system-ui", "sans-serif"), font_mono=("monospace",))  # none fetched
         page = build(desk)
         try:
             _, address, _ = page.launch(
@@ -72,24 +73,15 @@ def served(desk: PageRequests, host: str = "127.0.0.1", port: int | None = None)
             page.close(verbose=False)
 
 
-def require_gradio() -> Any:
-    """The module. Raises ValueError where it is missing."""
-    try:
-        import gradio
-    except ModuleNotFoundError as error:
-        raise ValueError("the page needs gradio; pip install 'mmprime[demo]'") from error
-    return gradio
-
-
 # ---------------------------------------------------------------- tabs
 
 
-def _picture_tab(gr: Any, desk: PageRequests) -> None:
+def _picture_tab(desk: PageRequests) -> None:
     growth, picture = gr.State(time_to_live=_KEPT), gr.State(time_to_live=_KEPT)
     with gr.Row():
         with gr.Column(scale=2):
             prompt = gr.Textbox("red apple", label="Prompt", max_lines=2, elem_id="prompt")
-            how = _sampling(gr, desk, "image")
+            how = _sampling(desk, "image")
             with gr.Row():
                 paint = gr.Button("Draw", variant="primary", elem_id="draw")
                 pause = gr.Button("Pause", elem_id="pause")
@@ -169,26 +161,26 @@ def _picture_tab(gr: Any, desk: PageRequests) -> None:
 
     live_parts, look_parts = [growth, picture, canvas, status], [brush, step, then, rank, entropy, legend]
     runs = [
-        paint.click(_plain(gr, painting), [prompt, *how], live_parts, **_WORK),
-        repaint.click(_plain(gr, repainting), [picture, brush, rule, prompt, *how], live_parts, **_WORK),
-        resume.click(_plain(gr, resuming), [growth, picture, brush, prompt], live_parts, **_WORK),
+        paint.click(_plain(painting), [prompt, *how], live_parts, **_WORK),
+        repaint.click(_plain(repainting), [picture, brush, rule, prompt, *how], live_parts, **_WORK),
+        resume.click(_plain(resuming), [growth, picture, brush, prompt], live_parts, **_WORK),
     ]
     for run in runs:
-        run.success(_plain(gr, stood), [growth, picture], look_parts, **_EVENT)
+        run.success(_plain(stood), [growth, picture], look_parts, **_EVENT)
     stopped = pause.click(None, cancels=runs, queue=False, **_EVENT)
-    stopped.then(_plain(gr, stood), [growth, picture], look_parts, queue=False, **_EVENT)
-    file.upload(_plain(gr, opened), [file, how[0]], [*live_parts, brush], **_WORK)
-    step.release(_plain(gr, looked), [growth, step], look_parts[2:], queue=False, **_EVENT)
-    read.click(_plain(gr, captions), [picture, readings, *how], caption, **_WORK)
+    stopped.then(_plain(stood), [growth, picture], look_parts, queue=False, **_EVENT)
+    file.upload(_plain(opened), [file, how[0]], [*live_parts, brush], **_WORK)
+    step.release(_plain(looked), [growth, step], look_parts[2:], queue=False, **_EVENT)
+    read.click(_plain(captions), [picture, readings, *how], caption, **_WORK)
 
 
-def _compare_tab(gr: Any, desk: PageRequests) -> None:
+def _compare_tab(desk: PageRequests) -> None:
     prompt = gr.Textbox("red heart", label="Prompt", max_lines=2, elem_id="both-prompt")
     sides = []
     with gr.Row():
         for name, plan in (("A", "token_synchronous"), ("B", OF_MODEL)):
             with gr.Column():
-                how = _sampling(gr, desk, "image", plan)
+                how = _sampling(desk, "image", plan)
                 image = gr.Image(label=name, **_PICTURE, elem_id=f"side-{name}", height=SIDE - 40)
                 status = gr.Textbox(label=f"Run {name}", interactive=False, elem_id=f"status-{name}")
                 sides.append((how, image, status))
@@ -200,13 +192,13 @@ def _compare_tab(gr: Any, desk: PageRequests) -> None:
         for pair in desk.compare(text, a, b):
             yield tuple(part for each in pair for part in (views.enlarged(each.picture()), views.status_line(each)))
 
-    run.click(_plain(gr, comparing), [prompt, *first, *second], [*out_a, *out_b], **_WORK)
+    run.click(_plain(comparing), [prompt, *first, *second], [*out_a, *out_b], **_WORK)
 
 
-def _text_tab(gr: Any, desk: PageRequests) -> None:
+def _text_tab(desk: PageRequests) -> None:
     text = gr.Textbox(_GAPS, label="Text with gaps, ___", lines=3, elem_id="gaps")
     width = gr.Slider(1, desk.limits.blank_tokens, 4, step=1, label="Tokens of a gap")
-    how = _sampling(gr, desk, "text")
+    how = _sampling(desk, "text")
     run = gr.Button("Fill", variant="primary", elem_id="fill")
     filled = gr.Textbox(label="Filled", interactive=False, lines=3, elem_id="filled")
     status = gr.Textbox(label="Run", interactive=False, elem_id="text-status")
@@ -216,15 +208,13 @@ def _text_tab(gr: Any, desk: PageRequests) -> None:
         for each in desk.fill(written, tokens, asked):
             yield str(each.frames[-1]), views.status_line(each, desk.notes(asked))
 
-    run.click(
-        _plain(gr, filling), [text, width, *how], [filled, status], api_visibility="private", show_progress="minimal"
-    )
+    run.click(_plain(filling), [text, width, *how], [filled, status], api_visibility="private", show_progress="minimal")
 
 
 # ---------------------------------------------------------------- parts
 
 
-def _sampling(gr: Any, desk: PageRequests, span: str, plan: str = OF_MODEL) -> list[Any]:
+def _sampling(desk: PageRequests, span: str, plan: str = OF_MODEL) -> list[Any]:
     """The widgets of an `Asked`, in its order."""
     limits, names = desk.limits, desk.names(span)
     config = desk.pipes[names[0]].config_for(span)
@@ -241,9 +231,8 @@ def _sampling(gr: Any, desk: PageRequests, span: str, plan: str = OF_MODEL) -> l
     return [model, sampler, steps, guidance, temperature, seed]
 
 
-def _plain(gr: Any, work: Callable[..., Any]) -> Callable[..., Any]:
+def _plain(work: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, step by step or at once, with every error as its one line in the page's own box."""
-    import inspect
 
     def refused(error: Exception) -> Any:
         return gr.Error(explain(error).line, print_exception=False)
