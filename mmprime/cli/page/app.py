@@ -18,6 +18,8 @@ import gradio as gr
 import torch
 
 from mmprime.cli.errors import explain
+from mmprime.engine import Guidance
+from mmprime.generation.defaults import IMAGE_GUIDANCE, STEPS
 
 from . import views
 from .growth import Growth
@@ -170,7 +172,7 @@ def _picture_tab(desk: PageRequests) -> None:
     stopped = pause.click(None, cancels=runs, queue=False, **_EVENT)
     stopped.then(_plain(stood), [growth, picture], look_parts, queue=False, **_EVENT)
     file.upload(_plain(opened), [file, how[0]], [*live_parts, brush], **_WORK)
-    step.release(_plain(looked), [growth, step], look_parts[2:], queue=False, **_EVENT)
+    step.input(_plain(looked), [growth, step], look_parts[2:], queue=False, trigger_mode="always_last", **_EVENT)
     read.click(_plain(captions), [picture, readings, *how], caption, **_WORK)
 
 
@@ -216,18 +218,19 @@ def _text_tab(desk: PageRequests) -> None:
 
 def _sampling(desk: PageRequests, span: str, plan: str = OF_MODEL) -> list[Any]:
     """The widgets of an `Asked`, in its order."""
-    limits, names = desk.limits, desk.names(span)
+    limits, names, small = desk.limits, desk.names(span), {"min_width": 120}
     config = desk.pipes[names[0]].config_for(span)
+    scale = IMAGE_GUIDANCE if plan != OF_MODEL else Guidance.of(config.guidance).scale
     with gr.Row():
-        model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, min_width=120)
-        sampler = gr.Dropdown(list(PLANS), value=plan, label="Sampler", min_width=160, elem_classes="sampler")
+        model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, **small)
+        sampler = gr.Dropdown(list(PLANS), value=plan, label="Sampler", elem_classes="sampler", **small)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
     with gr.Row():
-        steps = gr.Slider(1, limits.steps, min(config.steps or 16, limits.steps), step=1, label="Steps", min_width=120)
-        guidance = gr.Slider(
-            0, limits.guidance, 3 if plan != OF_MODEL else 0, step=0.5, label="Guidance", min_width=120
-        )
-        temperature = gr.Slider(0, limits.temperature, 1, step=0.1, label="Temperature", min_width=120)
+        most, usual = limits.steps, min(config.steps or STEPS, limits.steps)
+        steps = gr.Slider(1, most, usual, step=1, label="Steps", elem_classes="steps", **small)
+        start = float(scale) if isinstance(scale, int | float) else 0.0
+        guidance = gr.Slider(0, limits.guidance, start, step=0.5, label="Guidance", elem_classes="guidance", **small)
+        temperature = gr.Slider(0, limits.temperature, 1, step=0.1, label="Temperature", **small)
     return [model, sampler, steps, guidance, temperature, seed]
 
 

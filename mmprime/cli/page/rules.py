@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmprime.engine import Canvas, Region
 from mmprime.engine.samplers import Regions
+from mmprime.generation.defaults import STEPS
 from mmprime.generation.images import code_mask
 from mmprime.generation.sampling import SamplingConfig
 
@@ -35,7 +36,7 @@ def ruled(rule: str, brushed: Tensor, canvas: Canvas, config: SamplingConfig) ->
         raise ValueError(f"all of the picture is brushed, so {rule!r} leaves no rest; brush less")
     if rule == FREEZE:
         return ~brushed, config
-    steps = config.steps or 16
+    steps = config.steps or STEPS
     if steps < 2:
         raise ValueError(f"the rule {rule!r} cuts the run into two halves; give at least 2 steps")
     parts = _parts(rule, code_mask(canvas, brushed), canvas)

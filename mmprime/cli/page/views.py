@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +23,12 @@ SIDE = 384  # pixels of a picture on the page
 UNKNOWN = (0.91, 0.91, 0.91)
 RAMP = ((0.20, 0.10, 0.35), (0.16, 0.45, 0.62), (0.35, 0.75, 0.50), (0.98, 0.90, 0.30))  # low to high
 
+_NUMBERS = count()
+
 
 def enlarged(image: Tensor) -> Image:
     """(3, H, W) as a picture of about `SIDE` pixels, each pixel a square."""
-    return to_picture(image, max(1, SIDE // image.shape[-1]))
+    return _numbered(to_picture(image, max(1, SIDE // image.shape[-1])))
 
 
 def heat_map(values: Tensor, most: float) -> Image:
@@ -38,7 +41,14 @@ def heat_map(values: Tensor, most: float) -> Image:
     scale = max(1, SIDE // (2 * values.shape[-1]))
     cells = colours.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     gap = torch.ones(cells.shape[1], max(1, scale // 4), 3)
-    return to_picture(torch.cat([part for cell in cells for part in (cell, gap)][:-1], 1).permute(2, 0, 1))
+    return _numbered(to_picture(torch.cat([part for cell in cells for part in (cell, gap)][:-1], 1).permute(2, 0, 1)))
+
+
+def _numbered(picture: Image) -> Image:
+    """The same picture with a number beside its pixels: a file of the page is called by its content, and another one of
+    the same content would be written over it while it is read."""
+    picture.info["number"] = str(next(_NUMBERS))
+    return picture
 
 
 def maps(growth: Growth, canvas: Canvas, step: int) -> tuple[Image, Image]:
