@@ -112,7 +112,7 @@ class Visitor:
 
     def complaints(self) -> list[str]:
         """The sentences of the boxes that say what cannot be done."""
-        return [box.inner_text() for box in self.page.locator(".toast-text").all()]
+        return [box.inner_text() for box in self.page.locator(".toast-body").all()]
 
     def screenshot(self) -> Image.Image:
         return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")

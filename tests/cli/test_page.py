@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from pipeline_world import write_picture, write_text_image_model, write_text_model
 from tools_world import here, model, run, text_model
@@ -302,3 +304,20 @@ def test_the_page_without_gradio(
         assert run(demo, ["--page", *arguments]) == 2
         assert sentence in capsys.readouterr().err
     assert list(here.iterdir()) == []
+
+
+def test_the_container_starts_the_page() -> None:
+    root = Path(__file__).resolve().parents[2]
+    lines = (root / ".space/Dockerfile").read_text().splitlines()
+    for line in lines:
+        if line.startswith("COPY"):
+            *sources, _ = line.split()[2:]
+            assert all((root / source).exists() for source in sources), line
+    (command,) = (json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD"))
+    assert command[:2] == ["mmprime", "demo"]
+    options = demo.parse(command[2:])
+    front = yaml.safe_load((root / ".space/README.md").read_text().split("---")[1])
+    assert (options.page, options.host, options.port) == (True, "0.0.0.0", front["app_port"])
+    assert f"EXPOSE {options.port}" in lines
+    assert front["sdk"] == "docker"
+    assert len(front["short_description"]) <= 60  # as the hub asks

@@ -151,7 +151,7 @@ def test_gaps_are_filled(guest: Visitor) -> None:
 
 def test_mistakes_are_told_in_a_sentence(guest: Visitor, tmp_path: Path) -> None:
     def told(sentence: str) -> None:
-        guest.page.locator(".toast-text", has_text=sentence).first.wait_for(timeout=60_000)
+        guest.page.locator(".toast-body", has_text=sentence).first.wait_for(timeout=60_000)
 
     guest.write("prompt", "")
     guest.press("draw")
