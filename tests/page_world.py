@@ -114,8 +114,8 @@ class Visitor:
         """The sentences of the boxes that say what cannot be done."""
         return [box.inner_text() for box in self.page.locator(".toast-body").all()]
 
-    def screenshot(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+    def screenshot(self, full_page: bool = False) -> Image.Image:
+        return Image.open(io.BytesIO(self.page.screenshot(full_page=full_page))).convert("RGB")
 
 
 SIDE_ON_SCREEN = 424.0  # pixels of the brush's picture
@@ -143,56 +143,57 @@ def visitor(size: tuple[int, int] = (1280, 1500)) -> Iterator[tuple[Visitor, Any
 
 def save(picture: Image.Image, file: Path, width: int = 900) -> None:
     small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    small.save(file, quality=70, method=6)
+    small.save(file, quality=85, method=6)
 
 
 def make_pictures(folder: Path) -> None:
     """page.webp, a film; page_picture.webp, page_both.webp and page_text.webp."""
     frames: list[tuple[Image.Image, int]] = []
-    with visitor((1180, 980)) as (guest, _):
+    lines = [""]
+    with visitor((1240, 1060)) as (guest, _):
 
-        def look(pause: int = 180) -> None:
-            picture = guest.screenshot().resize((708, 588), Image.Resampling.LANCZOS)
-            if frames and picture.tobytes() == frames[-1][0].tobytes():
-                frames[-1] = (picture, frames[-1][1] + pause // 2)
-            else:
-                frames.append((picture, pause))
+        def film(milliseconds: int) -> None:
+            frames.append((guest.screenshot().resize((744, 636), Image.Resampling.LANCZOS), milliseconds))
+
+        def look() -> None:
+            if (line := guest.read("status")) != lines[-1]:
+                lines.append(line)
+                film(220)
 
         guest.choose(".sampler", "nested")
         guest.number(".guidance", 3)
         guest.number(".steps", 12)
-        look(900)
+        film(1200)
         guest.run("draw", look=look)
         guest.page.wait_for_timeout(1500)
-        look(900)
+        film(1200)
         guest.brush([(0.2, 0.3), (0.5, 0.15), (0.8, 0.3)])
-        look(900)
+        film(1200)
         guest.choose("rule", "coarse until the middle")
         guest.write("prompt", "green apple")
-        look(900)
+        film(1200)
         guest.run("repaint", look=look)
         guest.page.wait_for_timeout(1500)
-        look(2500)
-        guest.page.set_viewport_size({"width": 1180, "height": 1420})
+        film(2500)
         guest.press("read")
         guest.wait("caption", bool)
         guest.number("#scrub", 6)
         guest.page.wait_for_timeout(2500)
-        save(guest.screenshot(), folder / "page_picture.webp")
-        guest.page.set_viewport_size({"width": 1180, "height": 760})
+        save(guest.screenshot(full_page=True), folder / "page_picture.webp")
+        guest.page.set_viewport_size({"width": 1240, "height": 800})
         guest.tab("Side by side")
         guest.run("both", "status-A")
         guest.wait("status-B", lambda text: text.startswith("done"))
         guest.page.wait_for_timeout(1000)
         save(guest.screenshot(), folder / "page_both.webp")
         guest.tab("Text")
-        guest.page.set_viewport_size({"width": 1180, "height": 700})
+        guest.page.set_viewport_size({"width": 1240, "height": 880})
         guest.run("fill", "text-status")
         save(guest.screenshot(), folder / "page_text.webp")
     (first, _), *rest = frames
     first.save(
         folder / "page.webp", save_all=True, append_images=[picture for picture, _ in rest],
-        duration=[duration for _, duration in frames], loop=0, quality=55, method=4,
+        duration=[duration for _, duration in frames], loop=0, quality=75, method=6,
     )  # fmt: skip
     for file in sorted(folder.glob("page*.webp")):
         print(f"{file.name}: {file.stat().st_size:,} bytes")

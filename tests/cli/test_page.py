@@ -26,7 +26,6 @@ from mmprime.cli.page.rules import RULES
 __all__ = ["here", "model", "text_model"]  # fixtures
 
 HOW = Asked("pictures", "nested", steps=6, guidance=2.0, seed=3)
-SIDE = 32
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +192,8 @@ def test_other_requests_that_are_refused(desk: PageRequests) -> None:
             desk.repaint(image, whole, rule, "red", replace(HOW, steps=steps))
     with pytest.raises(ValueError, match="the number of readings must be a whole number from 1 to 16, not '99'"):
         desk.caption(image, 99, HOW)
+    with pytest.raises(ValueError, match="the picture has 64 x 64 pixels, the model 'pictures' takes 32 x 32; draw"):
+        desk.caption(torch.zeros(3, 64, 64), 2, HOW)
     for text, width, sentence in (
         ("no gap", 2, "the text has no gap to fill; write ___"),
         ("a" * 40 + "___", 2, "the text has 42 tokens with its blanks, the model holds 24"),

@@ -36,12 +36,12 @@ _CSS = ".maps [data-testid=block-label] {position: static}"
 _PICTURE = {"interactive": False, "format": "png", "buttons": []}
 _EVENT = {"api_visibility": "private", "show_progress": "minimal"}
 _WORK = {**_EVENT, "concurrency_id": "model"}  # one at a time, whatever is asked
-_GAPS = "The ___ of the Union is ___."
+_GAPS = "The people of the United States ___ their government."
 
 
 def build(desk: PageRequests) -> Any:
     """The page as gradio.Blocks."""
-    with gr.Blocks(title="mmprime", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
+    with gr.Blocks(title="mmprime", analytics_enabled=False, delete_cache=(_KEPT, _KEPT), fill_width=True) as page:
         gr.Markdown("# mmprime\nMasked diffusion over the digits of tokens: watch a canvas become known.")
         if desk.names("image"):
             with gr.Tab("Picture"):
@@ -85,9 +85,9 @@ def _picture_tab(desk: PageRequests) -> None:
             prompt = gr.Textbox("red apple", label="Prompt", max_lines=2, elem_id="prompt")
             how = _sampling(desk, "image")
             with gr.Row():
-                paint = gr.Button("Draw", variant="primary", elem_id="draw")
-                pause = gr.Button("Pause", elem_id="pause")
-                resume = gr.Button("Go on", elem_id="go-on")
+                paint = gr.Button("Draw", variant="primary", elem_id="draw", min_width=80)
+                pause = gr.Button("Pause", elem_id="pause", min_width=80)
+                resume = gr.Button("Go on", elem_id="go-on", min_width=80)
         with gr.Column(scale=2):
             canvas = gr.Image(label="Canvas", **_PICTURE, elem_id="canvas", height=SIDE - 40)
             status = gr.Textbox(label="Run", interactive=False, elem_id="status")
@@ -199,7 +199,7 @@ def _compare_tab(desk: PageRequests) -> None:
 
 def _text_tab(desk: PageRequests) -> None:
     text = gr.Textbox(_GAPS, label="Text with gaps, ___", lines=3, elem_id="gaps")
-    width = gr.Slider(1, desk.limits.blank_tokens, 4, step=1, label="Tokens of a gap")
+    width = gr.Slider(1, desk.limits.blank_tokens, 2, step=1, label="Tokens of a gap")
     how = _sampling(desk, "text")
     run = gr.Button("Fill", variant="primary", elem_id="fill")
     filled = gr.Textbox(label="Filled", interactive=False, lines=3, elem_id="filled")
@@ -207,10 +207,11 @@ def _text_tab(desk: PageRequests) -> None:
 
     def filling(written: str, tokens: float, *sampling: Any) -> Iterator[tuple[str, str]]:
         asked = Asked(*sampling)
+        note = desk.notes(asked)
         for each in desk.fill(written, tokens, asked):
-            yield str(each.frames[-1]), views.status_line(each, desk.notes(asked))
+            yield str(each.frames[-1]), views.status_line(each, note)
 
-    run.click(_plain(filling), [text, width, *how], [filled, status], api_visibility="private", show_progress="minimal")
+    run.click(_plain(filling), [text, width, *how], [filled, status], **_WORK)
 
 
 # ---------------------------------------------------------------- parts

@@ -65,6 +65,7 @@ class PageRequests:
     def repaint(self, image: Tensor, brushed: Tensor, rule: str, prompt: str, asked: Asked) -> Iterator[Growth]:
         """A picture (3, H, W) drawn again by a rule for the codes (h, w) that are brushed."""
         pipe, config = self._sampling("image", asked)
+        self._fits(image, asked.model)
         codes, config = ruled(rule, brushed, pipe.canvas, config)
         prompt = self._prompt(pipe, prompt)
         return grow(pipe, asked.model, lambda each: pipe.inpaint(image, codes, prompt, 1, each), config)
@@ -89,6 +90,7 @@ class PageRequests:
     def caption(self, image: Tensor, readings: float, asked: Asked) -> tuple[list[tuple[str, float]], str]:
         """Captions read from a picture with their nats, the one that fits best first; and what it cost, in words."""
         pipe, config = self._sampling("text", asked, of="image")
+        self._fits(image, asked.model)
         count = self.limits.whole(readings, self.limits.readings, "the number of readings")
         texts = pipe.caption(image[None], count, config)
         nats = dict(sorted(zip(texts.texts, pipe.caption_nats(texts).tolist()), key=lambda each: -each[1]))
@@ -122,6 +124,14 @@ class PageRequests:
         tokenizer = self._pipe("image", model).image_tokenizer
         assert tokenizer is not None
         return tokenizer.image_size
+
+    def _fits(self, image: Tensor, model: str) -> None:
+        side, given = self._side(model), image.shape[-1]
+        if given != side:
+            raise ValueError(
+                f"the picture has {given} x {given} pixels, the model {model!r} takes {side} x {side}; "
+                "draw or open one with it"
+            )
 
     def _pipe(self, span: str, model: str) -> Pipeline:
         known = self.names(span)
