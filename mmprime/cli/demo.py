@@ -41,7 +41,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     page.add_argument(
         "--page", action="store_true", help="show one until Ctrl-C; of the rest of the options none counts"
     )
-    page.add_argument("--models", nargs="+", metavar="DIR", help="models of the page (default: those that ship)")
+    page.add_argument(
+        "--models",
+        nargs="+",
+        metavar="DIR",
+        help="models of the page, folders or names on the hub (default: those that ship)",
+    )
     page.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)"
     )
@@ -73,10 +78,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def show_page(options: argparse.Namespace) -> None:
     """The page, until Ctrl-C. Raises ValueError for what is missing, and on two models of one name."""
-    folders = options.models or SHIPPED
-    for folder in folders:
-        console.require_model(folder)
-    names = [os.path.basename(os.path.abspath(folder)) for folder in folders]
+    asked = options.models or SHIPPED
+    names = [os.path.basename(os.path.abspath(name)) for name in asked]
+    folders = [console.model_folder(name) for name in asked]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--models: two folders are called {twice[0]!r}; rename one, for the page tells them by name")
     if options.port >= 2**16:
