@@ -1,6 +1,7 @@
 """Show the shipped model at work: six prompts on one sheet, one caption read from a picture, one bound on real data.
 
     mmprime demo [--out out/demo.png]
+    mmprime demo --page [--models DIR ...]     the same by hand, in the browser (needs the extra `demo`; docs/page.md)
 
 Exit codes: 0 done, 2 a model or data that is missing or does not fit (one line); all of them: docs/commands.md.
 """
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import console
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from mmprime.generation.pipeline import Pipeline
 
 PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
+SHIPPED = (console.DEFAULT_MODEL, str(console.ROOT / "assets/models/sotu"))  # of the page
 READ, READINGS = "banana", 8  # the caption of the drawing that is read back, from as many readings
 
 
@@ -33,11 +37,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=console.positive, help="of the six pictures (default: the model folder's)")
     parser.add_argument("--limit", type=console.positive, default=128, help="examples for the bound")
     parser.add_argument("--seed", type=console.whole, default=0)
+    page = parser.add_argument_group("a page in the browser")
+    page.add_argument(
+        "--page", action="store_true", help="show one until Ctrl-C; of the rest of the options none counts"
+    )
+    page.add_argument(
+        "--models",
+        nargs="+",
+        metavar="DIR",
+        help="models of the page, folders or names on the hub (default: those that ship)",
+    )
+    page.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine alone)"
+    )
+    page.add_argument("--port", type=console.positive, default=7860, help="port to listen at (default 7860)")
     return parser.parse_args(arguments)
 
 
 def demo(options: argparse.Namespace) -> None:
     """Run the three parts. Raises ValueError for what is missing."""
+    if options.page:
+        show_page(options)
+        return
     start = time.perf_counter()
     options.model = console.model_folder(options.model)
     console.require_path(options.images, "--images")
@@ -53,6 +74,28 @@ def demo(options: argparse.Namespace) -> None:
     read_caption(pipe, options)
     bound(pipe, options)
     print(f"all in {time.perf_counter() - start:.1f} s")
+
+
+def show_page(options: argparse.Namespace) -> None:
+    """The page, until Ctrl-C. Raises ValueError for what is missing, and on two models of one name."""
+    asked = options.models or SHIPPED
+    names = [os.path.basename(os.path.abspath(name)) for name in asked]
+    folders = [console.model_folder(name) for name in asked]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--models: two folders are called {twice[0]!r}; rename one, for the page tells them by name")
+    if options.port >= 2**16:
+        raise ValueError(f"--port {options.port}: ports end at {2**16 - 1}")
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs gradio; pip install 'mmprime[demo]'")
+    from mmprime.generation.pipeline import from_pretrained
+
+    from .page.app import served
+    from .page.requests import PageRequests
+
+    desk = PageRequests({name: from_pretrained(folder) for name, folder in zip(names, folders)})
+    with served(desk, options.host, options.port) as address:
+        print(f"page at {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
 
 
 def make_sheet(pipe: Pipeline, options: argparse.Namespace) -> None:

@@ -51,7 +51,7 @@ class _Chosen(torch.autograd.Function):
         out = [
             torch.bmm(_rows(weight, codes[part]), state[part].to(weight)[:, :, None]) for part in _parts(codes, state)
         ]
-        return torch.cat(out)[:, :, 0] + bias[codes]
+        return torch.cat(out)[:, :, 0] + bias[codes] if out else bias[codes]  # of no row
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -62,6 +62,7 @@ class _Chosen(torch.autograd.Function):
             outer = grad[part, :, None] * state[part, None].to(weight)
             to_weight.index_add_(0, codes[part].flatten(), outer.flatten(0, 1))
         to_bias = torch.zeros_like(bias).index_add_(0, codes.flatten(), grad.flatten().to(bias))
+        to_state = to_state or [state]
         return torch.cat(to_state).to(state), to_weight, to_bias, None
 
 

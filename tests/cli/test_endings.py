@@ -151,6 +151,7 @@ MISSING = [
     ("prepare", "codec", "--data", "absent", "--out", "out"),
     ("prepare", "shards-check", "absent"),
     ("demo", "--model", "absent"),
+    ("demo", "--page", "--models", "absent"),
 ]
 
 

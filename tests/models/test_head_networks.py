@@ -23,7 +23,7 @@ from mmprime.engine import (
     sampler_of,
 )
 from mmprime.models import DiTConfig, PrimeDiT, load_model, save_model
-from mmprime.models.heads import ChainNet, FactoredNet
+from mmprime.models.heads import ChainNet, FactoredNet, SoftmaxNet
 
 RADICES = (2, 5, 3)
 LARGE = Canvas([Span("image", (2, 2), Codec.product((8,) * 12))])
@@ -174,3 +174,13 @@ def test_the_values_of_ordinal_digits_are_embedded_linearly() -> None:
     low, high, middle, masked = embed.content(y)
     assert torch.allclose(middle, low + (high - low) * 3 / 7, atol=1e-5)
     assert bool((masked == 0).all())
+
+
+def test_chosen_codes_of_no_token() -> None:
+    net = filled(SoftmaxNet(8, Codec.base(16, 2)))
+    hidden, codes = torch.zeros(0, 8, requires_grad=True), torch.zeros(0, 3, dtype=torch.int64)
+    logits = net(hidden, codes)
+    assert logits.shape == (0, 3)
+    logits.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.shape == (0, 8)
