@@ -169,6 +169,11 @@ class ObjectiveConfig:
     learned_steps: int = _number(0, "[0, 1e6]")  # the level powers are learned for sampling in so many steps; 0: fixed
     steps: int = _number(16, "[1, 1e6]")
     mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly masked states
+    # joint: instead of mask_power, arccos or truncated_normal[:MEAN:STD:LOW] (1:0.1:0.5) for the share that is masked
+    mask_rate: str = ""
+    soft_targets: dict[str, float] = field(
+        default_factory=dict, metadata=_each("(0, 100]")
+    )  # joint: by span of ordinal digits, σ in steps of a digit of the mass that goes to neighbours of the true value
     noise: float = _number(0.0, "[0, 1]", "0 = none")  # joint: up to this share of the visible digits is wrong
     noise_levels: list[int] = field(default_factory=list, metadata=_each("[0, 64)"))  # that may be wrong; empty: all
 
@@ -196,6 +201,7 @@ class SamplesConfig:
     steps: int = _number(16, "[1, 1e6]")
     temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
     guidance: float = _number(0.0, "[0, 1e3]", "0 = none")
+    guidance_schedule: str = "linear"  # constant, linear, power_cosine[:POWER] or interval:LO:HI; see Guidance
 
 
 @dataclass

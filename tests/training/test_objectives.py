@@ -52,6 +52,17 @@ def test_noise_is_an_option_of_the_joint_loss() -> None:
         Objective(config, canvas)
 
 
+def test_soft_targets_and_a_mask_rate_are_options_of_the_joint_loss() -> None:
+    canvas = Canvas([Span("image", (2, 2), Codec.product((2, 3, 4)))])
+    model, canvas, y0 = world(5, canvas)
+    rows, given = Rows.of(canvas, y0), {"mask_rate": "truncated_normal:0.8:0.2:0.3", "soft_targets": {"image": 0.7}}
+    found = Objective(ObjectiveConfig(**given), canvas)(model, rows, seeded(1))
+    assert torch.equal(found, joint_loss(model, canvas, y0, generator=seeded(1), masking="nested", **given))
+    for name in given:
+        one_less = ObjectiveConfig(**{key: value for key, value in given.items() if key != name})
+        assert not torch.equal(found, Objective(one_less, canvas)(model, rows, seeded(1)))
+
+
 @torch.no_grad()
 def test_a_mixture_and_a_blend_have_the_mean_of_the_weighted_sum() -> None:
     model, canvas, y0 = world(8000)
@@ -123,6 +134,11 @@ def test_masks_and_labels_go_with_their_examples() -> None:
         ({"mixture": {"nested": 1.5, "independent": -0.5}}, "objective.mixture.independent=-0.5"),
         ({"blend": {"joint": 0.5, "other": 0.5}}, "objective.blend.other"),
         ({"blend": {"finite": 0.5, "marginal": 0.5}, "mask_power": 2.0}, "mask_power=2"),
+        ({"kind": "marginal", "mask_rate": "arccos"}, "objective.mask_rate=arccos is for objective.kind=joint"),
+        ({"mask_rate": "arcos"}, "objective.mask_rate=arcos: no mask rate 'arcos'; there are arccos"),
+        ({"mask_rate": "arccos", "mask_power": 2.0}, "mask_power=2 and mask_rate='arccos'"),
+        ({"kind": "finite", "soft_targets": {"image": 1.0}}, "soft_targets={'image': 1.0} is for objective.kind=joint"),
+        ({"soft_targets": {"pixels": 1.0}}, r"soft_targets={'pixels': 1.0}: no span 'pixels' .*'text', 'image'"),
         ({"noise_levels": [1]}, r"objective.noise_levels=\[1\] without objective.noise"),
         ({"noise": 0.3, "noise_levels": [3]}, "objective.noise=0.3: digit level 3 is none of 0 to 2"),
         ({"blend": {"joint": 0.5, "marginal": 0.5}, "independent": True}, "kind=marginal .*independent_times=false"),
