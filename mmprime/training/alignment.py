@@ -78,7 +78,7 @@ class Alignment(nn.Module):
             handle.remove()
 
     def forward(self, seen: list[Tensor], features: Tensor, absent: Tensor) -> Tensor:
-        """One pass of states (B, L, D), features (B, l, F), absent (B, N) -> the mean distance () of the examples with an
+        """One pass of states (B, L, D), features (B, l, F), absent (B, N) -> the mean distance () of those with an
         image."""
         (states,) = seen
         here = ~absent[:, self.image.to(absent.device)].any(-1)
