@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusion_world import corpus, task
 from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, DigitNoise, Rows, Schedule, Span, joint_loss, nelbo
 from mmprime.engine.masking import IndependentMasking
 from mmprime.training.config import ConfigError
+from mmprime.training.model import build_canvas, build_model
 from mmprime.training.objective import Objective, masking_process, maskings_of, start_objective
-from mmprime.training.schema import ObjectiveConfig
+from mmprime.training.schema import CodecConfig, ObjectiveConfig
+from mmprime.training.tasks.diffusion import DiffusionTask
+from mmprime.training.trainer import Trainer
 
 LEVELS = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
 
@@ -61,6 +67,28 @@ def test_soft_targets_and_a_mask_rate_are_options_of_the_joint_loss() -> None:
     for name in given:
         one_less = ObjectiveConfig(**{key: value for key, value in given.items() if key != name})
         assert not torch.equal(found, Objective(one_less, canvas)(model, rows, seeded(1)))
+
+
+def test_soft_targets_and_a_mask_rate_train_and_validation_is_that_of_a_run_without(tmp_path) -> None:
+    """Twenty steps on codes of two digits."""
+    config, data = task(tmp_path).config, corpus()
+    data.validation["val"] = data.validation["val"].subset(8, 0)
+    config.train = replace(config.train, steps=20, samples_every=0, save_every=0, validate_every=0)
+    config.model = replace(config.model, span_heads={"image": "factored"})
+    codecs = {"image": CodecConfig(kind="mixed_radix", radices=[4, 8]), "text": CodecConfig(kind="base", digits=1)}
+    torch.manual_seed(0)
+    canvas = build_canvas(data, codecs)
+    model = build_model(canvas, config.model)
+    goal = ObjectiveConfig(masking="independent", soft_targets={"image": 0.3}, mask_rate="truncated_normal:0.8:0.3:0.1")
+    built = DiffusionTask(replace(config, objective=goal), data, canvas, model)
+    plain = DiffusionTask(replace(config, objective=ObjectiveConfig(masking="independent")), data, canvas, model)
+    with torch.no_grad():
+        before = plain.validate(seeded(0))
+    Trainer(built, built.config).run()
+    with torch.no_grad():
+        after = plain.validate(seeded(0))
+        assert built.validate(seeded(0)) == after
+    assert after[built.best_metric] < before[built.best_metric] - 0.05
 
 
 @torch.no_grad()
