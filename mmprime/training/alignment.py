@@ -35,7 +35,7 @@ from .schema import DiffusionConfig
 _BATCH = 64
 
 
-class Alignment(nn.Module):
+class FeatureAlignment(nn.Module):
     """The projection and the term of the loss. steps: of the training that have it; grid: where the image's tokens are.
 
     Raises ConfigError where features and canvas do not fit, or the objective has several parts.
@@ -61,7 +61,7 @@ class Alignment(nn.Module):
         self.project = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, features.shape[2]))
 
     @classmethod
-    def of(cls, config: DiffusionConfig, canvas: Canvas, model: PrimeDiT, examples: object) -> Alignment | None:
+    def of(cls, config: DiffusionConfig, canvas: Canvas, model: PrimeDiT, examples: object) -> FeatureAlignment | None:
         """As ``objective.align`` asks, to the features of the examples; None where it does not."""
         if not config.objective.align:
             return None

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmprime.cli import prepare
 from mmprime.data import CodeDataset, ImageDataset, prepare_folder
-from mmprime.training.alignment import Alignment, picture_features, read_features, save_features
+from mmprime.training.alignment import FeatureAlignment, picture_features, read_features, save_features
 from mmprime.training.code_examples import code_examples
 from mmprime.training.config import ConfigError
 from mmprime.training.schema import ConditionsConfig, DataConfig, ObjectiveConfig
@@ -110,7 +110,7 @@ def test_what_alignment_cannot_do_is_said_before_training(tmp_path) -> None:
     ):
         config = replace(built.config, objective=ObjectiveConfig(align=2.0, **options))
         with pytest.raises(ConfigError, match=said):
-            Alignment(config, built.canvas, built.model, found)
+            FeatureAlignment(config, built.canvas, built.model, found)
 
 
 def test_the_features_of_a_picture_are_found_by_its_key(tmp_path) -> None:

@@ -31,7 +31,7 @@ from mmprime.io import read_json, sha256
 from mmprime.models import PrimeDiT, without_adapters
 from mmprime.tokenizers import load_image_tokenizer
 
-from ..alignment import Alignment
+from ..alignment import FeatureAlignment
 from ..conditions import Conditions
 from ..config import resolve
 from ..corpus import Corpus, load_corpus, without_validation
@@ -86,7 +86,7 @@ class DiffusionTask(Task):
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, canvas, apart)
         more: dict[str, nn.Module] = {} if self.objective.learned is None else {"powers": self.objective.learned}
-        self.alignment = Alignment.of(config, canvas, model, corpus.train)
+        self.alignment = FeatureAlignment.of(config, canvas, model, corpus.train)
         if self.alignment is not None:
             more["align"], self.reaches_all = self.alignment, False
         if more:
