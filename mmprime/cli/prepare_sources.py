@@ -59,9 +59,9 @@ def features(options: argparse.Namespace) -> None:
     from mmprime.training.alignment import picture_features, save_features
 
     data, grid = ImageDataset.load(options.images, options.split), (options.grid, options.grid)
-    found = picture_features(data.images, options.weights, options.model, grid, options.size or 0)
-    save_features(options.out, found, data.keys)
-    print(f"{options.out}: {len(found):,} pictures, {found.shape[1]} vectors of {found.shape[2]} numbers each")
+    vectors = picture_features(data.images, options.weights, options.model, grid, options.size or 0)
+    save_features(options.out, vectors, data.keys)
+    print(f"{options.out}: {len(vectors):,} pictures, {vectors.shape[1]} vectors of {vectors.shape[2]} numbers each")
 
 
 def fashion_mnist(options: argparse.Namespace) -> None:

@@ -107,8 +107,8 @@ def picture_features(images: Tensor, weights: str | Path, model: str, grid: tupl
         pixels = part.float() / 255
         if side != pixels.shape[-1]:
             pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-        found = functional.adaptive_avg_pool2d(network((pixels - 0.5) / 0.5)[-1], grid)
-        parts.append(found.flatten(2).transpose(1, 2).half())
+        pooled = functional.adaptive_avg_pool2d(network((pixels - 0.5) / 0.5)[-1], grid)
+        parts.append(pooled.flatten(2).transpose(1, 2).half())
     return torch.cat(parts)
 
 
