@@ -15,7 +15,7 @@ from typing import Any
 
 from . import console
 from .console import Parser, positive
-from .prepare_sources import emoji, fashion_mnist, image_folder, print_index, scenes, sotu, text, views
+from .prepare_sources import emoji, fashion_mnist, features, image_folder, print_index, scenes, sotu, text, views
 
 
 class _Command(Parser):
@@ -134,6 +134,15 @@ def parser() -> argparse.ArgumentParser:
     sub.licence()
     sub.split_fraction()
     sub.out()
+
+    sub = add("features", features, "Features of pictures by a frozen network, one vector a token: objective.align.")
+    sub.folder("--images", "image dataset folder that the codes were made of")
+    sub.add_argument("--split", default="train", help="split that is trained on (default train)")
+    sub.add_argument("--model", required=True, metavar="NAME", help="a convolutional classifier of timm")
+    sub.add_argument("--weights", type=console.existing, required=True, metavar="FILE", help="its weights")
+    sub.number("--grid", 8, "tokens a side of a picture (default 8)")
+    sub.number("--size", None, "pixels a side that the network sees (default: those of the pictures)")
+    sub.out("safetensors file to write", console.out_file)
 
     sub = add("tokens", tokens, "Tokenise a text dataset once, into rows that training streams.")
     sub.folder("--data", "text dataset folder")

@@ -53,6 +53,17 @@ def image_folder(options: argparse.Namespace) -> None:
     print_index(index, options.out)
 
 
+def features(options: argparse.Namespace) -> None:
+    """Features of pictures."""
+    from mmprime.data import ImageDataset
+    from mmprime.training.alignment import picture_features, save_features
+
+    data, grid = ImageDataset.load(options.images, options.split), (options.grid, options.grid)
+    vectors = picture_features(data.images, options.weights, options.model, grid, options.size or 0)
+    save_features(options.out, vectors, data.keys)
+    print(f"{options.out}: {len(vectors):,} pictures, {vectors.shape[1]} vectors of {vectors.shape[2]} numbers each")
+
+
 def fashion_mnist(options: argparse.Namespace) -> None:
     """Shard Fashion-MNIST."""
     from mmprime.data.sources.fashion import prepare_fashion

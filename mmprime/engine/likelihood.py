@@ -16,6 +16,7 @@ arXiv 2502.09992 (count estimator).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
@@ -26,6 +27,7 @@ from .canvas import Canvas
 from .codec import MASK_ID
 from .denoiser import Condition, Denoiser, completed, digits_apart, reveal_nats, visible_nats
 from .exact import exact_nelbo
+from .mask_rate import masked_share
 from .masking import Masking, Reveals, TokenMasking, mask_by_count, masking_of
 from .noise import DigitNoise
 from .order import Order
@@ -33,6 +35,7 @@ from .plan import Plan
 from .rng import generators, strata
 from .rows import Rows
 from .samplers.base import Planned, Start
+from .soft_targets import SoftTargets
 
 
 class Nelbo:
@@ -95,14 +98,17 @@ class JointOptions(TypedDict, total=False):
     independent_spans: each span is masked by a time of its own, as for models that must also see one modality whole
     while the other is still masked. mask_power p masks the share 1 - (1 - u)^p, u uniform: p > 1 trains more on nearly
     masked states, where a condition matters most; the optimum is the same for every p, since what is masked never
-    depends on the data. noise: some visible digits that are not given are wrong, and the loss also counts -log p of the
-    true value of each that may be, replaced or not, once: counted at the replaced alone, the optimum would hold every
-    visible value to be wrong.
+    depends on the data. mask_rate: another distribution of that share (`masked_share`). noise: some visible digits that
+    are not given are wrong, and the loss also counts -log p of the true value of each that may be, replaced or not,
+    once: counted at the replaced alone, the optimum would hold every visible value to be wrong. soft_targets: σ of some
+    spans, whose masked digits are counted by `SoftTargets`.
     """
 
     independent_spans: bool
     mask_power: float
+    mask_rate: str
     noise: DigitNoise | None
+    soft_targets: Mapping[str, float]
 
 
 def joint_loss(
@@ -116,23 +122,22 @@ def joint_loss(
 ) -> Tensor:
     """The joint training loss (B,): Σ over tokens with something masked of (n/m) · -log p(all its masked digits | y_t).
 
-    Not a bound for S > 1, and none for any S with noise. Of the masking's schedule only the order of reveals matters:
-    the m sub-tokens that it reveals last are masked, and a token weighs n/m (any positive weight is proper; w(t) would
-    have infinite variance). A head that chains digits is trained on all the sets of known digits it may meet: where the
-    masking reveals any subset, a digit sees each earlier masked one with a chance of its token, 0 for half of them and
-    uniform for the others; else all. options: see `JointOptions`. Raises ValueError on a mask_power <= 0, noise that
-    does not fit the canvas, and as `nelbo`.
+    Not a bound for S > 1, and none for any S with noise or soft targets. Of the masking's schedule only the order of
+    reveals matters: the m sub-tokens that it reveals last are masked, and a token weighs n/m (any positive weight is
+    proper; w(t) would have infinite variance). A head that chains digits is trained on all the sets of known digits it
+    may meet: where the masking reveals any subset, a digit sees each earlier masked one with a chance of its token, 0
+    for half of them and uniform for the others; else all. options: see `JointOptions`. Raises ValueError on a
+    mask_power <= 0, a mask_rate that there is not, noise or soft targets that do not fit, and as `nelbo`.
     """
-    mask_power, noise = options.get("mask_power", 1.0), options.get("noise")
-    if not mask_power > 0:
-        raise ValueError(f"mask_power must be > 0, got {mask_power}")
+    noise = options.get("noise")
     rows, process = Rows.of(canvas, y0, given), masking_of(masking)
     process.check(canvas)
     groups = [canvas.mask(s.name) for s in canvas.spans] if options.get("independent_spans") else [canvas.mask()]
     order = _random_order(canvas, rows, process, generator)
     if process.schedule is not None:
         order = order.in_time(process.schedule)
-    share = 1 - (1 - strata(len(rows), len(groups), generator, rows.y.device)) ** mask_power
+    u = strata(len(rows), len(groups), generator, rows.y.device)
+    share = masked_share(u, options.get("mask_rate", ""), options.get("mask_power", 1.0))
     masked, weight = mask_by_count(order, share, groups)
     y_t = torch.where(masked | rows.absent, MASK_ID, rows.y)
     chains = any(completed(denoiser).head(span).chains for span in canvas.spans)
@@ -144,7 +149,11 @@ def joint_loss(
         y_t = noise.apply(canvas, y_t, visible, generator)
         hidden = denoiser(y_t, canvas, rows.cond)
     whole = TokenMasking().next_reveals(canvas, rows.y, y_t, masked, weight)
-    loss = _weighed(denoiser, canvas, y_t, whole, rows.cond, known, hidden)
+    counted: Denoiser = denoiser
+    if soft := options.get("soft_targets"):
+        counted = SoftTargets(denoiser, soft)
+        counted.check(canvas)
+    loss = _weighed(counted, canvas, y_t, whole, rows.cond, known, hidden)
     return loss if hidden is None else loss + visible_nats(denoiser, canvas, y_t, rows.y, visible, hidden)
 
 

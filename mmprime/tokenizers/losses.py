@@ -27,11 +27,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path, model: str = "tf_efficientnet_lite0", levels: int = 4) -> None:
         super().__init__()
-        import timm
-
-        self.features = timm.create_model(model, features_only=True, out_indices=tuple(range(levels)))
-        _load_matched(self.features, _read_weights(Path(weights)), f"{weights} for {model}")
-        self.features.requires_grad_(False).eval()
+        self.features = feature_network(weights, model, levels)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Scalar; gradients reach ``images`` only."""
@@ -47,6 +43,18 @@ class PerceptualLoss(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         return [functional.normalize(m, dim=1) for m in self.features((images - 0.5) / 0.5)]
+
+
+def feature_network(weights: str | Path, model: str, levels: int) -> nn.Module:
+    """The classifier ``model`` of timm, frozen: pictures (B, 3, H, W) in [-1, 1] -> its first ``levels`` feature maps.
+
+    Raises ValueError if the weights do not fit the architecture.
+    """
+    import timm
+
+    network: nn.Module = timm.create_model(model, features_only=True, out_indices=tuple(range(levels)))
+    _load_matched(network, _read_weights(Path(weights)), f"{weights} for {model}")
+    return network.requires_grad_(False).eval()
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -8,6 +8,7 @@ from mmprime.data import CodeDataset
 from mmprime.data.phrasings import phrasings
 from mmprime.tokenizers import TextTokenizer
 
+from .alignment import read_features
 from .config import ConfigError
 from .examples import Alternatives, Examples
 from .schema import DataConfig
@@ -18,14 +19,14 @@ def code_examples(
 ) -> Examples:
     """The examples a run with ``config`` learns from: of text those with a caption, tokenised.
 
-    Raises ConfigError where captions or labels are asked for and there are none.
+    Raises ConfigError where captions, labels or features are asked for and there are none.
     """
-    codes, captions, labels = {"image": dataset.tokens}, dataset.captions, dataset.labels
+    codes, captions, labels, keys = {"image": dataset.tokens}, dataset.captions, dataset.labels, dataset.keys
     text_tokens = alternatives = None
     if tokenizer is not None:
         pick = _captioned(dataset, config)
         more = [dataset.more_captions[i] for i in pick] if dataset.more_captions else []
-        captions = [captions[i] for i in pick]
+        captions, keys = [captions[i] for i in pick], [keys[i] for i in pick]
         labels = None if labels is None else labels[pick]
         texts = [[caption, *rest] for caption, rest in zip(captions, more or [[]] * len(pick))]
         if config.phrasings:
@@ -44,7 +45,9 @@ def code_examples(
         if labels is None or num_classes is None:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
         labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
-    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives)
+    train = config.features and dataset.splits[:1] == [config.train_split]
+    features = read_features(config.features, keys) if train else None
+    return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives, features)
 
 
 def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:

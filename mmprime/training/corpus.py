@@ -129,6 +129,8 @@ def _load_codes(plan: StreamPlan) -> Corpus:
     _check_image_tokenizer(config, index["tokenizer_fingerprint"])
     tokenizer = _tokenizer(config) if config.text_length else None
     streamed = plan.wanted(8 * math.prod(grid))
+    if streamed and config.features:
+        raise ConfigError(f"data.features={config.features}: they are for data in memory; set data.stream=false")
     in_memory = [*([] if streamed else [config.train_split]), *(config.validation or ())]
     sets = {name: CodeDataset.load(data_folder(config.path), name) for name in in_memory}
     examples = {name: code_examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}

@@ -48,6 +48,7 @@ class Examples:
 
     ``text_tokens`` (n,): tokens of the text with its end, where padding follows; None: the text span holds no padding.
     Where an example has several captions, text and tokens are those of the first; ``alternatives`` are all.
+    ``features`` (n, l, F): of a frozen network, one vector a token of the image, where a training is aligned to them.
     """
 
     codes: dict[str, Tensor]
@@ -55,6 +56,7 @@ class Examples:
     captions: list[str] = field(default_factory=list)
     text_tokens: Tensor | None = None
     alternatives: Alternatives | None = None
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.codes.values())))
@@ -66,10 +68,12 @@ class Examples:
 
     def at(self, chosen: Tensor) -> Examples:
         """The examples of these numbers."""
-        labels, tokens = (None if x is None else x[chosen] for x in (self.labels, self.text_tokens))
+        of_each = self.labels, self.text_tokens, self.features
+        labels, tokens, features = (None if x is None else x[chosen] for x in of_each)
         captions = [self.captions[i] for i in chosen.tolist()] if self.captions else []
         alternatives = None if self.alternatives is None else self.alternatives.at(chosen)
-        return Examples({name: x[chosen] for name, x in self.codes.items()}, labels, captions, tokens, alternatives)
+        codes = {name: x[chosen] for name, x in self.codes.items()}
+        return Examples(codes, labels, captions, tokens, alternatives, features)
 
     def sample(self, chosen: Tensor, generator: torch.Generator) -> Examples:
         """The examples of these numbers, each with one of its captions, drawn by ``generator``."""
@@ -79,7 +83,7 @@ class Examples:
         several, rows = picked.alternatives, picked.alternatives.sample(generator)
         captions = [several.captions[row] for row in rows.tolist()]
         codes = {**picked.codes, "text": several.rows[rows]}
-        return Examples(codes, picked.labels, captions, several.tokens[rows], several)
+        return Examples(codes, picked.labels, captions, several.tokens[rows], several, picked.features)
 
     def first_captions(self, where: Tensor) -> Examples:
         """The same with each example's first caption where ``where`` (n,) says so."""

@@ -29,6 +29,7 @@ from mmprime.engine import (
     Schedule,
     joint_loss,
     learned_powers_loss,
+    masked_share,
     masking_of,
     nelbo,
 )
@@ -89,11 +90,8 @@ class Objective:
         self.pairs = [(kind, maskings[name]) for kind, name in itertools.product(kinds, shares)]
         products = [kinds[kind] * shares[name] for kind, name in itertools.product(kinds, shares)]
         self.shares = torch.tensor(products, dtype=torch.float64)
-        if "joint" not in kinds and config.mask_power != 1:
-            raise ConfigError(f"objective.mask_power={config.mask_power} is for objective.kind=joint")
-        self.joint: JointOptions = {"independent_spans": independent_spans, "mask_power": config.mask_power}
-        if config.noise or config.noise_levels:
-            self.joint["noise"] = _noise(config, canvas, kinds)
+        self.joint = _joint_options(config, canvas, kinds)
+        self.joint["independent_spans"] = independent_spans
         if independent_spans and (bounds := [kind for kind in kinds if kind != "joint"]):
             raise ConfigError(
                 f"objective.kind={bounds[0]} gives all spans one time; set conditions.independent_times=false"
@@ -141,18 +139,32 @@ class Objective:
         return nelbo(denoiser, self.canvas, rows, steps, masking, generator=generator)
 
 
-def _noise(config: ObjectiveConfig, canvas: Canvas, kinds: Mapping[str, float]) -> DigitNoise:
-    said = f"objective.noise={config.noise:g}"
-    if "joint" not in kinds:
+def _joint_options(config: ObjectiveConfig, canvas: Canvas, kinds: Mapping[str, float]) -> JointOptions:
+    """Those of ``objective`` that the joint loss alone has. Raises ConfigError where it is not minimised, or on a value
+    that it cannot have."""
+    standard, names = ObjectiveConfig(), ("mask_power", "mask_rate", "soft_targets", "noise")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(standard, name)}
+    if given and "joint" not in kinds:
+        said = ", ".join(f"objective.{name}={_short(value)}" for name, value in given.items())
         raise ConfigError(f"{said} is for objective.kind=joint")
-    if not config.noise:
+    if config.noise_levels and not config.noise:
         raise ConfigError(f"objective.noise_levels={list(config.noise_levels)} without objective.noise; set both")
+    options: JointOptions = {"mask_power": config.mask_power, "mask_rate": config.mask_rate}
+    name = "mask_rate"
     try:
-        noise = DigitNoise(config.noise, tuple(config.noise_levels))
-        noise.check(canvas)
+        masked_share(torch.zeros(1, dtype=torch.float64), config.mask_rate, config.mask_power)
+        if name := "soft_targets" if config.soft_targets else "":
+            options["soft_targets"] = {canvas.span(key).name: sigma for key, sigma in config.soft_targets.items()}
+        if name := "noise" if config.noise else "":
+            noise = options["noise"] = DigitNoise(config.noise, tuple(config.noise_levels))
+            noise.check(canvas)
     except ValueError as error:
-        raise ConfigError(f"{said}: {error}") from error
-    return noise
+        raise ConfigError(f"objective.{name}={_short(getattr(config, name))}: {error}") from error
+    return options
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def start_objective(

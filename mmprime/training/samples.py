@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmprime.engine import MASK_ID, Canvas, Rows, mix, sampler_of
+from mmprime.engine import MASK_ID, Canvas, Guidance, Rows, mix, sampler_of
 from mmprime.engine.samplers import sampler_from_words, with_steps
 from mmprime.generation.defaults import default_sampling
 from mmprime.generation.images import save_picture, sheet
@@ -44,6 +44,10 @@ def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, Sampl
             named[canvas.span(name).name] = with_steps(sampler_from_words(words.split()), samples.steps)
         except ValueError as error:
             raise ConfigError(f"samples.spans.{name}={words}: {error}") from error
+    try:
+        guidance = Guidance(samples.guidance, samples.guidance_schedule)
+    except ValueError as error:
+        raise ConfigError(f"samples.guidance_schedule={samples.guidance_schedule}: {error}") from error
     by_class = config.data.labels and shares.label_dropout > 0
     left_out = {"image": by_class or shares.text_absent > 0, "text": shares.image_absent > 0}
     configs = {}
@@ -51,7 +55,7 @@ def sampling_configs(config: DiffusionConfig, canvas: Canvas) -> dict[str, Sampl
         configs[name] = SamplingConfig(
             named.get(name) or sampler or default.sampler,
             samples.steps,
-            samples.guidance if left_out.get(name) else None,
+            guidance if guidance and left_out.get(name) else None,
             samples.temperature,
         )
     return configs

@@ -89,6 +89,7 @@ class DataConfig:
     validate_examples: int = _number(256, "[2, 1e9]")  # of each validation split, a fixed random subset
     text_tokenizer: str = _path()  # empty: that of model.init
     image_tokenizer: str = _path()  # only to draw samples and for code-book clusters
+    features: str = _path()  # of the training pictures, by mmprime prepare features; for objective.align
     text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
     phrasings: bool = False  # a caption that is given is worded as people write it (mmprime.data.phrasings)
     labels: bool = False  # condition on class labels
@@ -169,7 +170,14 @@ class ObjectiveConfig:
     learned_steps: int = _number(0, "[0, 1e6]")  # the level powers are learned for sampling in so many steps; 0: fixed
     steps: int = _number(16, "[1, 1e6]")
     mask_power: float = _number(1.0, "(0, 1000]")  # joint: p > 1 trains more on nearly masked states
+    # joint: instead of mask_power, arccos or truncated_normal[:MEAN:STD:LOW] (1:0.1:0.5) for the share that is masked
+    mask_rate: str = ""
+    soft_targets: dict[str, float] = field(
+        default_factory=dict, metadata=_each("(0, 100]")
+    )  # joint: by span of ordinal digits, σ in steps of a digit of the mass that goes to neighbours of the true value
     noise: float = _number(0.0, "[0, 1]", "0 = none")  # joint: up to this share of the visible digits is wrong
+    align: float = _number(0.0, "[0, 1e6]", "0 = none")  # weight of middle features against data.features; needs codes
+    align_share: float = _number(0.4, "(0, 1]")  # of train.steps that have it, the first ones
     noise_levels: list[int] = field(default_factory=list, metadata=_each("[0, 64)"))  # that may be wrong; empty: all
 
 
@@ -196,6 +204,7 @@ class SamplesConfig:
     steps: int = _number(16, "[1, 1e6]")
     temperature: float = _number(1.0, "[0, 1e3]", "0 = greedy")
     guidance: float = _number(0.0, "[0, 1e3]", "0 = none")
+    guidance_schedule: str = "linear"  # constant, linear, power_cosine[:POWER] or interval:LO:HI; see Guidance
 
 
 @dataclass

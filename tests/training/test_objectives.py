@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusion_world import corpus, task
 from model_world import make_canvas, make_model
 
 from mmprime.engine import Canvas, Codec, DigitNoise, Rows, Schedule, Span, joint_loss, nelbo
 from mmprime.engine.masking import IndependentMasking
 from mmprime.training.config import ConfigError
+from mmprime.training.model import build_canvas, build_model
 from mmprime.training.objective import Objective, masking_process, maskings_of, start_objective
-from mmprime.training.schema import ObjectiveConfig
+from mmprime.training.schema import CodecConfig, ObjectiveConfig
+from mmprime.training.tasks.diffusion import DiffusionTask
+from mmprime.training.trainer import Trainer
 
 LEVELS = Canvas([Span("text", 3, Codec.base(7, 1)), Span("image", (2, 2), Codec.mixed_radix((2, 3, 4)))])
 
@@ -50,6 +56,39 @@ def test_noise_is_an_option_of_the_joint_loss() -> None:
     config = ObjectiveConfig(noise=0.5, noise_levels=[1, 2], blend={"marginal": 1.0})
     with pytest.raises(ConfigError, match=r"objective.noise=0.5 is for objective.kind=joint"):
         Objective(config, canvas)
+
+
+def test_soft_targets_and_a_mask_rate_are_options_of_the_joint_loss() -> None:
+    canvas = Canvas([Span("image", (2, 2), Codec.product((2, 3, 4)))])
+    model, canvas, y0 = world(5, canvas)
+    rows, given = Rows.of(canvas, y0), {"mask_rate": "truncated_normal:0.8:0.2:0.3", "soft_targets": {"image": 0.7}}
+    found = Objective(ObjectiveConfig(**given), canvas)(model, rows, seeded(1))
+    assert torch.equal(found, joint_loss(model, canvas, y0, generator=seeded(1), masking="nested", **given))
+    for name in given:
+        one_less = ObjectiveConfig(**{key: value for key, value in given.items() if key != name})
+        assert not torch.equal(found, Objective(one_less, canvas)(model, rows, seeded(1)))
+
+
+def test_soft_targets_and_a_mask_rate_train_and_validation_is_that_of_a_run_without(tmp_path) -> None:
+    """Twenty steps on codes of two digits."""
+    config, data = task(tmp_path).config, corpus()
+    data.validation["val"] = data.validation["val"].subset(8, 0)
+    config.train = replace(config.train, steps=20, samples_every=0, save_every=0, validate_every=0)
+    config.model = replace(config.model, span_heads={"image": "factored"})
+    codecs = {"image": CodecConfig(kind="mixed_radix", radices=[4, 8]), "text": CodecConfig(kind="base", digits=1)}
+    torch.manual_seed(0)
+    canvas = build_canvas(data, codecs)
+    model = build_model(canvas, config.model)
+    goal = ObjectiveConfig(masking="independent", soft_targets={"image": 0.3}, mask_rate="truncated_normal:0.8:0.3:0.1")
+    built = DiffusionTask(replace(config, objective=goal), data, canvas, model)
+    plain = DiffusionTask(replace(config, objective=ObjectiveConfig(masking="independent")), data, canvas, model)
+    with torch.no_grad():
+        before = plain.validate(seeded(0))
+    Trainer(built, built.config).run()
+    with torch.no_grad():
+        after = plain.validate(seeded(0))
+        assert built.validate(seeded(0)) == after
+    assert after[built.best_metric] < before[built.best_metric] - 0.05
 
 
 @torch.no_grad()
@@ -123,6 +162,11 @@ def test_masks_and_labels_go_with_their_examples() -> None:
         ({"mixture": {"nested": 1.5, "independent": -0.5}}, "objective.mixture.independent=-0.5"),
         ({"blend": {"joint": 0.5, "other": 0.5}}, "objective.blend.other"),
         ({"blend": {"finite": 0.5, "marginal": 0.5}, "mask_power": 2.0}, "mask_power=2"),
+        ({"kind": "marginal", "mask_rate": "arccos"}, "objective.mask_rate=arccos is for objective.kind=joint"),
+        ({"mask_rate": "arcos"}, "objective.mask_rate=arcos: no mask rate 'arcos'; there are arccos"),
+        ({"mask_rate": "arccos", "mask_power": 2.0}, "mask_power=2 and mask_rate='arccos'"),
+        ({"kind": "finite", "soft_targets": {"image": 1.0}}, "soft_targets={'image': 1.0} is for objective.kind=joint"),
+        ({"soft_targets": {"pixels": 1.0}}, r"soft_targets={'pixels': 1.0}: no span 'pixels' .*'text', 'image'"),
         ({"noise_levels": [1]}, r"objective.noise_levels=\[1\] without objective.noise"),
         ({"noise": 0.3, "noise_levels": [3]}, "objective.noise=0.3: digit level 3 is none of 0 to 2"),
         ({"blend": {"joint": 0.5, "marginal": 0.5}, "independent": True}, "kind=marginal .*independent_times=false"),

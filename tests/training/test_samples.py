@@ -42,3 +42,13 @@ def test_a_span_may_have_a_sampler_of_its_own() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             sampling_configs(config_of("emoji_t2i", override), canvas)
+
+
+def test_guidance_has_the_schedule_of_the_config_where_the_condition_was_left_out() -> None:
+    canvas = load_model(ROOT / "assets/models/emoji_t2i")[1]
+    late = "samples.guidance_schedule=interval:0.5:1"
+    overrides = ("samples.guidance=2", late, "conditions.text_absent=0.1", "conditions.image_absent=0")
+    configs = sampling_configs(config_of("emoji_t2i", *overrides), canvas)
+    assert (str(configs["image"].guidance), configs["text"].guidance) == ("2 interval:0.5:1", None)
+    with pytest.raises(ConfigError, match=r"samples\.guidance_schedule=late: no guidance schedule 'late'"):
+        sampling_configs(config_of("emoji_t2i", "samples.guidance_schedule=late"), canvas)

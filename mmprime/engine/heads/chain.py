@@ -37,12 +37,14 @@ from .base import (
 
 @dataclass(frozen=True)
 class ChainHead(Head):
-    """The digits revealed at one step of a token one after another. rounds: k >= 1, None for one round a digit.
+    """The digits revealed at one step of a token one after another. rounds: k >= 1, None for one round a digit. sigma:
+    the width of soft targets (`SoftTargets`) in `nats`, 0 for the true values alone.
 
     Raises ValueError on rounds < 1.
     """
 
     rounds: int | None = None
+    sigma: float = 0.0
     name: ClassVar[str] = "chain"
     chains: ClassVar[bool] = True
 
@@ -88,11 +90,21 @@ class ChainHead(Head):
         before = seen[state, token] & (rounds < rounds[level, None])
         context = torch.where(before, aim[state, token], tokens.visible[token])
         log_p = self.log_probs(network, tokens, DigitQuery(token, level, context))
-        nats = -log_p.gather(1, aim[state, token, level][:, None])[:, 0]
+        nats = self._digit_nats(log_p, aim[state, token, level], tokens.span, level)
         total = nats.new_zeros(aim.shape[0] * len(tokens)).index_add(0, state * len(tokens) + token, nats)
         total = total.view(aim.shape[:2])
         never = ((aim != tokens.visible) & (tokens.visible >= 0)).any(-1)  # the aim contradicts what is visible
         return total.masked_fill(never, torch.inf) if bool(never.any()) else total
+
+    def _digit_nats(self, log_p: Tensor, true: Tensor, span: Span, level: Tensor) -> Tensor:
+        """log p (R, K) of the values of digits -> -log p (R,) of their true values, or of soft targets."""
+        if not self.sigma:
+            return -log_p.gather(1, true[:, None])[:, 0]
+        value = torch.arange(log_p.shape[1], device=log_p.device)
+        weight = -(value - true[:, None]).double().square() / (2 * self.sigma**2)
+        radix = torch.tensor(span.codec.radices, device=log_p.device)[level]
+        q = weight.masked_fill(value >= radix[:, None], -torch.inf).softmax(-1).to(log_p)
+        return -(q * log_p.masked_fill(q == 0, 0.0)).sum(-1)
 
     def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Exactly the digits asked for are drawn. Temperature and top_p apply to each digit in turn.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from mmprime.generation.model_folder import TRAINING, ModelCard, describe_data
 from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.generation.saving import write_model_folder
-from mmprime.io import read_json
+from mmprime.io import read_json, sha256
 from mmprime.models import Network, without_adapters
 from mmprime.tokenizers import load_image_tokenizer
 
+from ..alignment import FeatureAlignment
 from ..conditions import Conditions
 from ..config import resolve
 from ..corpus import Corpus, load_corpus, without_validation
@@ -85,8 +87,12 @@ class DiffusionTask(Task):
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
         apart = config.conditions.independent_times and len(canvas.spans) > 1
         self.objective = Objective(config.objective, canvas, apart)
-        if (learned := self.objective.learned) is not None:
-            self.modules = nn.ModuleDict({"model": model, "powers": learned.to(self.device)})
+        more: dict[str, nn.Module] = {} if self.objective.learned is None else {"powers": self.objective.learned}
+        self.alignment = FeatureAlignment.of(config, canvas, model, corpus.train)
+        if self.alignment is not None:
+            more["align"], self.reaches_all = self.alignment, False
+        if more:
+            self.modules = nn.ModuleDict({"model": model, **more}).to(self.device)
         self.start_steps, self.start = start_objective(config.objective, canvas, config.train.steps, apart)
         tokenizer = config.data.image_tokenizer
         self.samples = SampleWriter(
@@ -117,7 +123,8 @@ class DiffusionTask(Task):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         learned = self.objective.learned
-        groups = {"model": [p for p in self.model.parameters() if p.requires_grad]}
+        aligned = () if self.alignment is None else self.alignment.parameters()
+        groups = {"model": [p for p in (*self.model.parameters(), *aligned) if p.requires_grad]}
         return groups if learned is None else groups | {"powers": [learned.log_powers]}
 
     def hidden_matrices(self) -> list[nn.Parameter]:
@@ -133,6 +140,8 @@ class DiffusionTask(Task):
         """Where a kind of objective may get no example of a batch, or powers are learned."""
         if self.objective.learned is not None:
             return f"objective.learned_steps={self.config.objective.learned_steps} needs run.parallel=ddp"
+        if self.alignment is not None:
+            return f"objective.align={self.config.objective.align:g} needs run.parallel=ddp"
         return self.objective.unequal_passes(self.config.train.batch)
 
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
@@ -144,10 +153,17 @@ class DiffusionTask(Task):
         given, absent = (m[mode].to(self.device) for m in (self.conditions.given, self.conditions.absent))
         rows = Rows(batch.y(self.canvas).to(self.device), given, absent, cond)
         objective = self.objective if self.start is None or step >= self.start_steps else self.start
-        nats = objective(self.model, rows, generator)
+        aligned = self.alignment if self.alignment is not None and step < self.alignment.steps else None
+        watched: AbstractContextManager[list[Tensor]] = nullcontext([])
+        with watched if aligned is None else aligned.watch(self.model) as seen:
+            nats = objective(self.model, rows, generator)
         per_position = nats / self.conditions.tokens[mode].to(nats)
+        loss, extra = per_position.mean(), {}
+        if aligned is not None and batch.features is not None:
+            distance = aligned(seen, batch.features.to(self.device), absent)
+            loss, extra = loss + aligned.weight * distance, {"align": float(distance.detach())}
         wait = self.train.stream.meter.last() if isinstance(self.train, StreamedExamples) else {}
-        yield "model", per_position.mean(), self._by_mode(nats.detach().cpu(), batch, mode) | wait
+        yield "model", loss, self._by_mode(nats.detach().cpu(), batch, mode) | wait | extra
         if self.objective.learned is not None:
             part = slice(0, -(-len(rows) // POWERS_SHARE))
             bound = self.objective.powers_loss(self.model, rows[part], generator)
@@ -262,7 +278,9 @@ class DiffusionTask(Task):
     def fingerprint(self) -> dict[str, str]:
         codecs = {f"model.codec.{span.name}": span.codec.fingerprint() for span in self.canvas.spans}
         tokenizers = {f"data.{name}_tokenizer": value for name, value in self.corpus.tokenizers.items()}
-        return {"data.path": self.corpus.fingerprint, **tokenizers, **codecs}
+        features = self.config.data.features
+        aligned = {"data.features": sha256(resolve(features))[:16]} if features else {}
+        return {"data.path": self.corpus.fingerprint, **tokenizers, **codecs, **aligned}
 
     def _rows(self, examples: Examples) -> Rows:
         """Packed examples on the device; nothing is given, nothing absent."""

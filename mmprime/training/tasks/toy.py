@@ -98,6 +98,8 @@ class ToyTask(Task):
             raise ConfigError(
                 f"objective.learned_steps={config.objective.learned_steps}: a toy's powers are fixed; set 0"
             )
+        if config.objective.align:
+            raise ConfigError(f"objective.align={config.objective.align:g}: a toy has no pictures; set 0")
         if toy.samples == 1:
             raise ConfigError("toy.samples=1: one sample has no standard error; set 0 (exact) or e.g. 4096")
         if not toy.samples and not self._enumerable(self.objective.masking, None):
