@@ -15,7 +15,18 @@ from typing import Any
 
 from . import console
 from .console import Parser, positive
-from .prepare_sources import emoji, fashion_mnist, image_folder, print_index, scenes, sotu, text, views
+from .prepare_sources import (
+    emoji,
+    export,
+    fashion_mnist,
+    image_folder,
+    print_index,
+    saved_dataset,
+    scenes,
+    sotu,
+    text,
+    views,
+)
 
 
 class _Command(Parser):
@@ -95,6 +106,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="train", help="the split that grows (default train)")
     sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
+
+    sub = add("dataset", saved_dataset, "A saved data set of the package datasets into image or text shards.")
+    what = "folder written by save_to_disk, or parquet files"
+    sub.add_argument("path", type=console.existing, metavar="PATH", help=what)
+    for name, what in (("image", "pictures"), ("text", "captions or text"), ("label", "classes")):
+        sub.add_argument(f"--{name}", default="", metavar="COLUMN", help=f"column of {what} (default: by its type)")
+    sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
+    sub.licence()
+    sub.split_fraction()
+    sub.out()
+
+    sub = add("export", export, "Image or text shards as a saved data set of the package datasets.")
+    sub.folder("--data", "image or text dataset folder")
+    sub.out("folder to write, for load_from_disk")
 
     sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
