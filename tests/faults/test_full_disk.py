@@ -82,4 +82,4 @@ def test_a_process_that_is_alone_says_why_it_ends(tmp_path: Path) -> None:
     processes[1].communicate()
     assert processes[0].returncode == 1, printed
     assert "another process of this run has ended" in printed.splitlines()[-1]
-    assert "bug" not in printed
+    assert "this is a bug of mmprime" not in printed
