@@ -156,8 +156,8 @@ def image_sample(
 ) -> tuple[str, Entry]:
     """(split, sample) of a picture of any size; about: its captions, label and split. Raises as `read_square`."""
     buffer, (captions, label, split) = io.BytesIO(), about
-    shown = display_name(source) if isinstance(source, Path) else name
-    read_square(source, size, name=shown).save(buffer, "WEBP", quality=95, method=4)
+    called = display_name(source) if isinstance(source, Path) else name
+    read_square(source, size, name=called).save(buffer, "WEBP", quality=95, method=4)
     caption, *more = captions or ("",)
     record = {"caption": caption, "tags": [], "vendor": "", "label": label, "split": split}
     record |= {"more_captions": more} if more else {}

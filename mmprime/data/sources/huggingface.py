@@ -20,7 +20,7 @@ from mmprime.io import parse_json, whole_folder
 
 from ..building import build_dataset
 from ..captions import KEYS
-from ..folders import natural
+from ..folders import few, natural
 from ..images import UNIT_IMAGES, captions_of, image_sample, known_image
 from ..picture_folder import SPLITS, held_out
 from ..pictures import READING
@@ -93,10 +93,10 @@ def find_columns(features: dict[str, Any], asked: Columns) -> Columns:
             raise ValueError(f"no column {name!r}; there are {', '.join(names)}")
 
     def only(kind: Any, option: str) -> str:
-        found = [name for name in names if isinstance(features[name], kind)]
-        if len(found) > 1:
-            raise ValueError(f"{', '.join(found)} are all {kind.__name__} columns; choose one by --{option}")
-        return found[0] if found else ""
+        fitting = [name for name in names if isinstance(features[name], kind)]
+        if len(fitting) > 1:
+            raise ValueError(f"{', '.join(fitting)} are all {kind.__name__} columns; choose one by --{option}")
+        return fitting[0] if fitting else ""
 
     image = asked.image or only(datasets.Image, "image")
     text = asked.text or next((name for name in KEYS if name in features), "")
@@ -217,8 +217,8 @@ def _classes(splits: dict[str, Any], label: str) -> list[str]:
         return list(named)
     values = {value for part in parts for value in part.unique(label) if value is not None}
     if any(not isinstance(value, int) for value in values):
-        shown = sorted(map(str, values), key=natural)[:3]
-        raise ValueError(f"column {label!r} holds no class numbers but {', '.join(shown)}: make it a ClassLabel")
+        some = few(sorted(map(str, values), key=natural))
+        raise ValueError(f"column {label!r} holds no class numbers but {some}: make it a ClassLabel")
     return [str(number) for number in range(max(values, default=-1) + 1)]
 
 
