@@ -89,7 +89,7 @@ def saved_dataset(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write shards as a data set of the package datasets."""
-    from mmprime.data.sources.huggingface import export_saved
+    from mmprime.data.sources.huggingface_export import export_saved
 
     splits = export_saved(options.data, options.out)
     print(f"{options.out}: {', '.join(f'{name} {count:,}' for name, count in splits.items())}")

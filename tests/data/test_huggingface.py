@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmprime.data import ImageDataset, load_documents, prepare_folder, read_index
 from mmprime.data.shards import read_samples
-from mmprime.data.sources.huggingface import Columns, export_saved, prepare_saved
+from mmprime.data.sources.huggingface import Columns, prepare_saved
+from mmprime.data.sources.huggingface_export import export_saved
 from mmprime.data.text import read_documents
 
 CLASSES = ["ankle_boot", "bag"]
