@@ -97,15 +97,16 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(500)
         elif what == "hang":
             time.sleep(3)
-        elif what in ("short", "altered"):  # closes midway; a byte is another one
+        elif what in ("short", "altered", "stall"):  # closes midway; a byte is another one; goes silent midway
             body = data.read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             middle = len(body) // 2
-            self.wfile.write(
-                body[:middle] + (b"" if what == "short" else bytes([body[middle] ^ 1]) + body[middle + 1 :])
-            )
+            self.wfile.write(body[:middle])
+            if what == "altered":
+                self.wfile.write(bytes([body[middle] ^ 1]) + body[middle + 1 :])
+            time.sleep(40 if what == "stall" else 0)
         else:
             super().do_GET()
 

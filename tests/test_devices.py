@@ -12,6 +12,7 @@ import pytest
 import torch
 from device_world import Mixed, OnDevice, StandIn
 from model_world import make_canvas, make_model, random_state
+from pipeline_world import CAPTIONS, write_text_image_model
 from torch import Tensor
 
 from mmprime.engine import (
@@ -29,7 +30,9 @@ from mmprime.engine import (
 )
 from mmprime.engine.likelihood import planned_nelbo
 from mmprime.engine.particles import Steering, steer
+from mmprime.generation.pipeline import Pipeline, from_pretrained
 from mmprime.generation.sampling import SamplingConfig, sample_rows
+from mmprime.models import PrimeDiT
 from mmprime.training.build import build_task
 from mmprime.training.config import load_config
 from mmprime.training.signals import StopRequest
@@ -37,10 +40,11 @@ from mmprime.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CANVAS = make_canvas(2, (2, 2))
-WHOLE = random_state(CANVAS, 2, 0.0)
+# of tokens that are all combinations of their digits, as the heads of single digits need them
+PRODUCT = Canvas([Span("text", 2, Codec.mixed_radix((5, 6))), Span("image", (2, 2), Codec.product((2, 3, 4)))])
 GIVEN = CANVAS.mask("text")
-PROMPT = torch.where(GIVEN, WHOLE, -1)
 MODEL = {"depth": 1}
+OTHER_HEADS = ("factored", "chain")
 TRAININGS = {
     "toy": ["train.batch=8"],
     "emoji_tokenizer": ["train.batch=2"],
@@ -48,10 +52,21 @@ TRAININGS = {
 }
 
 
-def drawn(name: str, device: str, steps: int = 2, **options: object) -> Tensor:
+def setting(head: str = "softmax") -> tuple[PrimeDiT, Canvas, Tensor]:
+    """A model with that head, its canvas and two whole examples."""
+    canvas = CANVAS if head == "softmax" else PRODUCT
+    return make_model(canvas, head=head, **MODEL), canvas, random_state(canvas, 2, 0.0)
+
+
+WHOLE = random_state(CANVAS, 2, 0.0)
+PROMPT = torch.where(GIVEN, WHOLE, -1)
+
+
+def drawn(name: str, device: str, steps: int = 2, head: str = "softmax", **options: object) -> Tensor:
+    model, canvas, whole = setting(head)
+    prompt = torch.where(GIVEN, whole, -1).to(device)
     with torch.no_grad():
-        sampler = sampler_of(name, {}, steps)
-        return sample(make_model(CANVAS, **MODEL).to(device), CANVAS, sampler, PROMPT.to(device), 0, **options).y.cpu()
+        return sample(model.to(device), canvas, sampler_of(name, {}, steps), prompt, 0, **options).y.cpu()
 
 
 def test_the_stand_in_refuses_and_counts():
@@ -69,21 +84,27 @@ def test_the_stand_in_refuses_and_counts():
         assert sum(device.sends.values()) == 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_draws_the_same_on_the_device(name):
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [*((name, "softmax") for name in SAMPLERS)]
+    + [(name, head) for head in OTHER_HEADS for name in ("first_hitting", "confidence", "remdm", "p2")],
+)
+def test_a_sampler_draws_the_same_on_the_device(name, head):
     with StandIn():
-        there = drawn(name, "cuda", guidance=2.0)
-    assert torch.equal(there, drawn(name, "cpu", guidance=2.0))
+        there = drawn(name, "cuda", head=head, guidance=2.0)
+    assert torch.equal(there, drawn(name, "cpu", head=head, guidance=2.0))
 
 
+@pytest.mark.parametrize("head", ["softmax", *OTHER_HEADS])
 @pytest.mark.parametrize("masking", MASKINGS)
-def test_bounds_and_losses_are_the_same_on_the_device(masking):
+def test_bounds_and_losses_are_the_same_on_the_device(masking, head):
     def values(device: str) -> Tensor:
-        model, y = make_model(CANVAS, **MODEL).to(device), WHOLE.to(device)
+        model, canvas, whole = setting(head)
+        model, y = model.to(device), whole.to(device)
         seeded = torch.Generator().manual_seed(0)
-        parts = [nelbo(model, CANVAS, y, steps, masking, GIVEN, 1, seeded) for steps in (None, 2)]
-        parts += [joint_loss(model, CANVAS, y, GIVEN, seeded, masking)]
-        parts += [planned_nelbo(model, CANVAS, y, sampler_of("nested", steps=2), GIVEN, 1, seeded)]
+        parts = [nelbo(model, canvas, y, steps, masking, GIVEN, 1, seeded) for steps in (None, 2)]
+        parts += [joint_loss(model, canvas, y, GIVEN, seeded, masking)]
+        parts += [planned_nelbo(model, canvas, y, sampler_of("nested", steps=2), GIVEN, 1, seeded)]
         torch.stack(parts).sum().backward()
         gradient = next(model.blocks.parameters()).grad
         assert gradient is not None
@@ -110,23 +131,55 @@ def test_exact_values_regions_temperatures_and_particles():
         assert sample_rows(model, CANVAS, PROMPT.to("cuda"), config).y.is_cuda
 
 
-def counted(steps: int, name: str, device: StandIn) -> tuple[int, int]:
+def test_a_pipeline_answers_the_same_on_the_device(tmp_path, monkeypatch):
+    """Pictures of a prompt, captions, a part painted anew, a score."""
+    folder = write_text_image_model(tmp_path)
+    mask = torch.zeros(32, 32)
+    mask[:16] = 1
+
+    def answers(pipe: Pipeline) -> tuple[list[Tensor], list[str]]:
+        how = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
+        picture = pipe(CAPTIONS[0], output_type="pt", guidance_scale=3.0, **how).images
+        again = pipe(CAPTIONS[1], picture[0].cpu(), mask, output_type="pt", **how).images
+        texts = pipe(image=picture[0].cpu(), **how).texts
+        score = pipe.score(CAPTIONS[0], picture[0].cpu(), steps=2)
+        return [part.cpu() for part in (picture, again, score)], texts
+
+    here, texts = answers(from_pretrained(folder))
+    with StandIn():
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "device_count", lambda: 1)
+            pipe = from_pretrained(folder, "cuda")
+        there, texts_there = answers(pipe)
+    assert texts_there == texts
+    for one, other in zip(there, here):
+        torch.testing.assert_close(one, other)
+
+
+def counted(steps: int, name: str, head: str, device: StandIn) -> tuple[int, int]:
     """Reads and copies of a whole rollout."""
     device.clear()
-    drawn(name, "cuda", steps)
+    drawn(name, "cuda", steps, head)
     return sum(device.syncs.values()), sum(device.sends.values())
 
 
-def per_step(name: str) -> tuple[float, float]:
+def per_step(name: str, head: str = "softmax") -> tuple[float, float]:
     """Reads by the host and copies to the device of a step: the difference between rollouts of 4 and 2 steps."""
     with StandIn() as device:
-        short, long = (counted(steps, name, device) for steps in (2, 4))
+        short, long = (counted(steps, name, head, device) for steps in (2, 4))
     return (long[0] - short[0]) / 2, (long[1] - short[1]) / 2
 
 
-@pytest.mark.parametrize(("name", "reads"), [("first_hitting", 16), ("confidence", 25), ("remdm", 16)])
-def test_a_sampling_step_waits_no_more_than_that(name, reads):
-    assert per_step(name)[0] <= reads
+SAMPLED = [
+    ("first_hitting", "softmax", 16), ("confidence", "softmax", 25), ("remdm", "softmax", 16),
+    ("first_hitting", "factored", 14), ("confidence", "factored", 13),
+    ("first_hitting", "chain", 20), ("confidence", "chain", 22),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "head", "reads"), SAMPLED)
+def test_a_sampling_step_waits_no_more_than_that(name, head, reads):
+    assert per_step(name, head)[0] <= reads
 
 
 def of_training(name: str, folder: Path) -> tuple[int, int]:
@@ -153,8 +206,8 @@ def test_a_training_step_waits_no_more_than_that(name, reads, tmp_path):
 if __name__ == "__main__":
     import tempfile
 
-    for each in ("first_hitting", "confidence", "remdm"):
-        print(f"a step of {each}: {per_step(each)}")
+    for each, kind, _ in SAMPLED:
+        print(f"a step of {each}, head {kind}: {per_step(each, kind)}")
     for each in TRAININGS:
         with tempfile.TemporaryDirectory() as scratch:
             print(f"a training step of {each}: {of_training(each, Path(scratch) / 'run')}")

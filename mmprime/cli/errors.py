@@ -2,7 +2,7 @@
 
 code  meaning
 0     done
-1     a bug, or a loss, gradient or check that is not as it must be
+1     a bug, or a loss, gradient or check that is not as it must be, or another process of the run has ended
 2     a mistake in what was asked: options, files, data, memory, a device or package that is not there
 3     the disk is full or read-only
 75    a training run came to run.time_limit and has saved: the same command continues
@@ -18,8 +18,11 @@ import traceback
 from typing import NamedTuple
 
 DONE, BUG, MISTAKE, DISK, REQUEUE, INTERRUPTED = 0, 1, 2, 3, 75, 130
-_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
-_DISK_WORDS = ("No space left on device", "StorageFull", "Read-only file system", "Disk quota exceeded")
+_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+_DISK_WORDS = (
+    "No space left on device", "StorageFull", "Read-only file system", "Disk quota exceeded", "File too large",
+)  # fmt: skip
+_PEER_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 _MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")
 _MEMORY = ("MemoryError", "OutOfMemoryError")
 # class names, so that nothing is imported to compare with: whoever raised one of these has imported it
@@ -48,6 +51,10 @@ def explain(error: BaseException) -> Ending:
     if kinds & set(_MEMORY) or (isinstance(error, RuntimeError) and any(w in text.lower() for w in _MEMORY_WORDS)):
         return Ending(
             MISTAKE, f"out of memory; ask for fewer or smaller examples at a time ({text[:200] or 'no more'})"
+        )
+    if isinstance(error, RuntimeError) and any(word in text for word in _PEER_WORDS):
+        return Ending(
+            BUG, f"another process of this run has ended, see what it said; the same command goes on ({text[:200]})"
         )
     if isinstance(error, RecursionError):
         return Ending(MISTAKE, f"a file is nested too deeply to be read ({text})")

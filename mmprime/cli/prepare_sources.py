@@ -1,5 +1,5 @@
 """The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, text, folder, fashion;
-and those that make more of a dataset of pictures: scenes, views."""
+that export them; and that make more of a dataset of pictures: scenes, views."""
 
 from __future__ import annotations
 
@@ -85,3 +85,40 @@ def views(options: argparse.Namespace) -> None:
 
     how = options.copies, options.shift, options.seed, options.split
     print_index(prepare_views(options.images, options.out, *how), options.out)
+
+
+def saved_dataset(options: argparse.Namespace) -> None:
+    """Shard a data set of the package datasets."""
+    from mmprime.data.sources.huggingface import Columns, prepare_saved
+
+    columns = Columns(options.image, options.text, options.label)
+    index = prepare_saved(
+        options.path, options.out, options.size, columns, options.split_fraction, options.licence, progress=True
+    )
+    print_index(index, options.out)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write shards as a data set of the package datasets."""
+    from mmprime.data.sources.huggingface_export import export_saved
+
+    splits = export_saved(options.data, options.out)
+    print(f"{options.out}: {', '.join(f'{name} {count:,}' for name, count in splits.items())}")
+
+
+def index_of_tars(options: argparse.Namespace) -> None:
+    """Index tars that others have written."""
+    from mmprime.data.foreign import index_tars
+
+    print_index(index_tars(options.folder, progress=True), options.folder)
+
+
+def tokens(options: argparse.Namespace) -> None:
+    """Tokenise a text dataset into rows."""
+    from mmprime.data.tokens import prepare_tokens
+    from mmprime.tokenizers import TextTokenizer
+
+    if options.length is None:
+        raise ValueError("--length has no value: the tokens of a row, data.text_length of the run")
+    tokenizer = TextTokenizer.load(options.tokenizer)
+    print_index(prepare_tokens(options.data, tokenizer, options.length, options.out, progress=True), options.out)

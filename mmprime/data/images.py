@@ -151,14 +151,22 @@ def image_blocks(path: str | Path, entry: dict[str, Any], retries: int = RETRIES
 # ------------------------------------------------------------------------------------------ folders of pictures
 
 
+def image_sample(
+    source: Path | bytes, name: str, size: int, about: tuple[tuple[str, ...], int, str]
+) -> tuple[str, Entry]:
+    """(split, sample) of a picture of any size; about: its captions, label and split. Raises as `read_square`."""
+    buffer, (captions, label, split) = io.BytesIO(), about
+    called = display_name(source) if isinstance(source, Path) else name
+    read_square(source, size, name=called).save(buffer, "WEBP", quality=95, method=4)
+    caption, *more = captions or ("",)
+    record = {"caption": caption, "tags": [], "vendor": "", "label": label, "split": split}
+    record |= {"more_captions": more} if more else {}
+    return split, Entry(safe_key(name), {"webp": buffer.getvalue(), "json": canonical_json(record)})
+
+
 def _folder_samples(images: list[FolderImage], size: int) -> Iterator[tuple[str, Entry]]:
     for item in images:
-        buffer = io.BytesIO()
-        read_square(item.path, size, name=display_name(item.path)).save(buffer, "WEBP", quality=95, method=4)
-        caption, *more = item.captions or ("",)
-        about = {"caption": caption, "tags": [], "vendor": "", "label": item.label, "split": item.split}
-        about |= {"more_captions": more} if more else {}
-        yield item.split, Entry(safe_key(item.name), {"webp": buffer.getvalue(), "json": canonical_json(about)})
+        yield image_sample(item.path, item.name, size, (item.captions, item.label, item.split))
 
 
 def prepare_folder(

@@ -60,9 +60,10 @@ def with_blanks(text: str, tokenizer: TextTokenizer, blank_tokens: int, rewrite:
 
 def read_partly(digits: Tensor, codec: Codec, tokenizer: TextTokenizer) -> str:
     """A row of digits (L, S) as text, `___` for each run of tokens that are not wholly known."""
+    digits = digits.cpu()
     known = (digits >= 0).all(-1)
     codes = torch.full((len(digits),), MASK_ID)
-    codes[known] = codec.decode(digits[known]).cpu()
+    codes[known] = codec.decode(digits[known])
     parts: list[list[int]] = [[]]
     for code, before in zip(codes.tolist(), [0, *codes.tolist()]):
         if code == MASK_ID and before != MASK_ID:

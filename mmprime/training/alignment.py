@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from mmprime.engine import Canvas
 from mmprime.io import bar, whole_file
-from mmprime.models import PrimeDiT
+from mmprime.models import Network, PrimeDiT
 from mmprime.tokenizers.losses import feature_network
 
 from .config import ConfigError, resolve
@@ -61,17 +61,21 @@ class FeatureAlignment(nn.Module):
         self.project = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, features.shape[2]))
 
     @classmethod
-    def of(cls, config: DiffusionConfig, canvas: Canvas, model: PrimeDiT, examples: object) -> FeatureAlignment | None:
+    def of(cls, config: DiffusionConfig, canvas: Canvas, model: Network, examples: object) -> FeatureAlignment | None:
         """As ``objective.align`` asks, to the features of the examples; None where it does not."""
         if not config.objective.align:
             return None
+        if not isinstance(model, PrimeDiT):
+            raise ConfigError(f"objective.align={config.objective.align:g} is for this project's own transformer")
         return cls(config, canvas, model, examples.features if isinstance(examples, Examples) else None)
 
     @contextmanager
-    def watch(self, model: PrimeDiT) -> Iterator[list[Tensor]]:
+    def watch(self, model: Network) -> Iterator[list[Tensor]]:
         """The states after the middle block of what is forwarded within, one a pass."""
         seen: list[Tensor] = []
-        handle = model.blocks[self.depth].register_forward_hook(lambda block, given, out: seen.append(out))
+        handle = model.get_submodule(f"blocks.{self.depth}").register_forward_hook(
+            lambda block, given, out: seen.append(out)
+        )
         try:
             yield seen
         finally:

@@ -20,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
@@ -29,12 +30,21 @@ DATA = "state.safetensors"
 
 
 def write_tensors(folder: Path, tensors: dict[str, Tensor], world: World) -> None:
-    """Write tensors on the CPU into ``folder``; where they are shared out, all processes of ``world`` call this."""
+    """Write tensors on the CPU into ``folder``; where they are shared out, all processes of ``world`` call this.
+
+    Raises OSError in all of them where one cannot write its part.
+    """
     if world.size == 1:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / DATA)
         return
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save(tensors, storage_writer=writer, process_group=world.group)
+    try:
+        dcp.save(tensors, storage_writer=writer, process_group=world.group)
+    except CheckpointException as error:
+        rank, (reason, _) = next(iter(error.failures.items()))
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, f"process {rank}: {reason.strerror}", str(folder)) from error
+        raise
 
 
 def read_tensors(folder: Path, layout: Callable[[str], Tensor | None]) -> dict[str, Tensor]:

@@ -64,6 +64,7 @@ class StepCosts:
         self.canvas, self.classes = canvas_of(config)
         with torch.device("meta"):
             model = build_model(self.canvas, config.model, self.classes)
+        assert isinstance(model, PrimeDiT), "without model.init"
         self.parameters, self._meta = _by_part(model), model
         self.head_numbers = max(span.num_tokens * model.head(span).size(span) for span in self.canvas.spans)
         matrices = [
@@ -123,6 +124,7 @@ class StepCosts:
             torch.manual_seed(0)
             canvas, shrunk = self._shorter()
             model = build_model(canvas, replace(config.model, depth=1, checkpointing="none"), self.classes)
+            assert isinstance(model, PrimeDiT), "without model.init"
             model.blocks = nn.ModuleList()
             batch = min(config.train.batch, EXAMPLES)
             generator = torch.Generator().manual_seed(0)

@@ -42,6 +42,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (OSError(errno.ENOSPC, "No space left on device"), 3, "free some space"),
         (OSError(errno.EROFS, "Read-only file system", "/cdrom"), 3, "write to another place"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), 3, "free some space"),
+        (OSError(errno.EFBIG, "process 1: File too large", "runs/x"), 3, "too large: 'runs/x'; free some space"),
+        (RuntimeError("gloo: Connection closed by peer [127.0.0.1]:1"), 1, "another process of this run has ended"),
         (SafetensorError("header too large"), 2, "header too large"),
         (torch.OutOfMemoryError("CUDA out of memory."), 2, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 4e15"), 2, "out of memory"),
