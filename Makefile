@@ -4,6 +4,7 @@
 #   make reproduce   measures the numbers of README.md and docs/results.md again (2 minutes of two free cores)
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 PY := $(VENV)/bin/python
 
 .PHONY: demo test test-all reproduce docs lint format clean
@@ -12,7 +13,7 @@ demo: $(VENV)/.installed
 	$(PY) -m mmprime demo
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow or not slow"

@@ -53,9 +53,9 @@ MUTANTS = [
       "plan"),
     m("pace off by one step", "plan:Plan.by_count", "torch.arange(1, steps + 1, dtype=torch.float64)",
       "torch.arange(0, steps, dtype=torch.float64)", "plan"),
-    m("one seed, one stream for plan and sample", "rng:generators", "mix(source, purpose, b)", "mix(source, b)",
+    m("one seed, one stream for plan and sample", "rng:generators", "mix(source, purpose)", "mix(source)",
       "sampling"),
-    m("stream depends on the batch size", "rng:generators", "mix(source, purpose, b)", "mix(source, purpose, b, batch)",
+    m("stream depends on the batch size", "rng:generators", "torch.arange(batch)", "torch.arange(batch) + batch",
       "plan"),
     # likelihood
     m("weight n/m replaced by 1", "masking/base:mask_by_count", "n.to(weight.dtype)", "m.to(weight.dtype)",
@@ -238,7 +238,7 @@ MUTANTS = [
     m("sets forget what does not come", "masking/independent:IndependentMasking.step_reveals", "1 - c",
       "torch.ones_like(c)", "masking_steps"),
     # streams, impossible codes, rollouts and batches
-    m("streams of 32 bits", "rng:seeded", "states[:, 0] = root", "root = root & 0xFFFFFFFF",
+    m("streams of 32 bits", "rng:_streams", "block = root", "block = (root & 0xFFFFFFFF)",
       "streams::test_every_bit_of_a_seed_counts"),
     m("a hash of 63 bits", "rng:mix", "return state", "return state >> 1", "streams::test_every_bit_of_a_seed_counts"),
     m("logits that are no distribution are drawn from", "heads/softmax:_checked", "bool(wrong.any())",

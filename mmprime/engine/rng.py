@@ -77,9 +77,8 @@ def generators(source: Randomness, batch: int, purpose: int = 0) -> list[torch.G
     if source is None or isinstance(source, torch.Generator):
         source = int(torch.empty((), dtype=torch.int64).random_(-(1 << 63), None, generator=source)) & _MASK64
     if isinstance(source, int):
-        return _streams(
-            _finalise(torch.arange(batch) + _signed((mix(source, purpose) + _GAMMA) & _MASK64))
-        )  # mix(…, b)
+        start = _signed((mix(source, purpose) + _GAMMA) & _MASK64)
+        return _streams(_finalise(torch.arange(batch) + start))  # mix(source, purpose, b) of each b
     if len(source) != batch:
         raise ValueError(f"{len(source)} generators for a batch of {batch}; give one for each example")
     return list(source)
