@@ -238,7 +238,8 @@ MUTANTS = [
     m("sets forget what does not come", "masking/independent:IndependentMasking.step_reveals", "1 - c",
       "torch.ones_like(c)", "masking_steps"),
     # streams, impossible codes, rollouts and batches
-    m("streams of 32 bits", "rng:_streams", "block = root", "block = (root & 0xFFFFFFFF)",
+    m("streams of 32 bits", "rng:_streams", "root[first:first + _BLOCK, None]",
+      "root[first:first + _BLOCK, None] & 0xFFFFFFFF",
       "streams::test_every_bit_of_a_seed_counts"),
     m("a hash of 63 bits", "rng:mix", "return state", "return state >> 1", "streams::test_every_bit_of_a_seed_counts"),
     m("logits that are no distribution are drawn from", "heads/softmax:_checked", "bool(wrong.any())",
