@@ -11,16 +11,13 @@ import ranks_world
 from mmprime.training.distributed import World
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
-from test_two_processes import assert_same, start_two
+from test_two_processes import assert_same, run_two
 
 
 @pytest.mark.slow
 def test_a_nan_in_one_process_stops_both_and_the_run_goes_on_from_before_it(tmp_path: Path) -> None:
     """At step 2, in the second process; what caused it is gone where one process goes on."""
-    errors = []
-    for worker in start_two(tmp_path, ("nan",)):
-        errors.append(worker.communicate(timeout=600)[1])
-        assert worker.returncode == 1
+    errors = run_two(tmp_path, ("nan",), code=1)
     assert all("the next start goes on from the finite checkpoint of step 1" in error for error in errors)
     batch = tmp_path / "two/nan/nonfinite_step2_rank1.safetensors"
     assert batch.exists()
