@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(PY) -m mmprime demo
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest -m "slow or not slow"
