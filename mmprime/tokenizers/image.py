@@ -71,14 +71,23 @@ class ImageTokenizer(ImageTokenizerBase):
         """Pixels a side of one code."""
         return self.config.downsample
 
-    def forward(self, images: Tensor) -> Reconstruction:
-        """Encode, quantize, decode; in training mode also collects what ``quantizer.update()`` learns from (VQ)."""
-        self._check_images(images)
-        centred = (2 * images - 1).contiguous(memory_format=torch.channels_last)
-        quantized = self.quantizer(self.encoder(centred))
-        return Reconstruction(
-            self._to_image(quantized.vectors), quantized.digits, quantized.loss, self.quantizer.bounds
-        )
+    def forward(self, images: Tensor, wrong: Tensor | None = None) -> Reconstruction:
+        """Encode, quantize, decode; in training mode also collects what ``quantizer.update()`` learns from (VQ).
+
+        ``wrong`` (B,): the share of each image's digits that the decoder gets a value beside their own (FSQ, bits).
+        """
+        quantized = self.quantizer(self._encoded(images))
+        vectors = quantized.vectors
+        if wrong is not None:
+            right = quantized.digits
+            shift = self.quantizer.vectors_of(self.quantizer.near(right, wrong)) - self.quantizer.vectors_of(right)
+            vectors = vectors + rearrange(shift, "b h w d -> b d h w")
+        return Reconstruction(self._to_image(vectors), quantized.digits, quantized.loss, self.quantizer.bounds)
+
+    def reconstruct_continuous(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), not clamped: decoded with nothing quantized, as training starts where quantisation is deferred
+        (arXiv 2603.17052)."""
+        return self._to_image(self.quantizer.continuous(self._encoded(images)))
 
     @torch.no_grad()
     def decode_vectors(self, vectors: Tensor) -> Tensor:
@@ -120,9 +129,14 @@ class ImageTokenizer(ImageTokenizerBase):
         model.quantizer.restore_transient()
         return model.eval()
 
+    def _encoded(self, images: Tensor) -> Tensor:
+        self._check_images(images)
+        encoded: Tensor = self.encoder((2 * images - 1).contiguous(memory_format=torch.channels_last))
+        return encoded
+
     def _digits(self, images: Tensor) -> Tensor:
         """Never moves the code book, whatever the mode."""
-        vectors = self.encoder((2 * images - 1).contiguous(memory_format=torch.channels_last))
+        vectors = self._encoded(images)
         was_training = self.quantizer.training
         try:
             return self.quantizer.eval()(vectors).digits

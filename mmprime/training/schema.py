@@ -210,7 +210,7 @@ class ToyConfig:
 
 @dataclass
 class TokenizerLossConfig:
-    """Weights of the tokenizer's losses; 0 switches one off."""
+    """Weights of the tokenizer's losses, 0 switches one off, and what is done to its images and digits on the way."""
 
     l1: float = _number(1.0, "[0, 1e6]")
     l2: float = _number(0.0, "[0, 1e6]")
@@ -220,6 +220,10 @@ class TokenizerLossConfig:
     adversarial: float = _number(0.0, "[0, 1e6]")
     adversarial_start: int = _number(0, "[0, 1e9]")  # first step of the adversary
     quantizer: float = _number(1.0, "[0, 1e6]")  # the quantizer's own loss (commitment, entropy)
+    quantize_from: int = _number(0, "[0, 1e9]")  # first step that quantizes; those before learn continuous vectors
+    wrong_digits: float = _number(0.0, "[0, 1]")  # fsq, lfq, bsq: most of an image's digits moved to the next value
+    flip: bool = False  # half of the training images mirrored
+    shift: int = _number(0, "[0, 1024]")  # pixels a training image is moved by at most, its border repeated
 
 
 @dataclass

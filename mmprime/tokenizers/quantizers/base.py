@@ -35,6 +35,7 @@ class Quantizer(nn.Module):
 
     bounds: tuple[int, ...]
     transient: frozenset[str] = frozenset()
+    ordinal = False  # digits are values on a line: FSQ, bits
 
     @property
     def num_codes(self) -> int:
@@ -44,6 +45,25 @@ class Quantizer(nn.Module):
     def forward(self, vectors: Tensor) -> Quantized:
         """Quantize ``vectors`` (B, d, h, w)."""
         raise NotImplementedError
+
+    def continuous(self, vectors: Tensor) -> Tensor:
+        """``vectors`` (B, d, h, w) as the decoder gets them before anything is quantized, within the codes' range."""
+        return vectors
+
+    def near(self, digits: Tensor, share: Tensor) -> Tensor:
+        """``digits`` (B, h, w, S), of each image b the share ``share[b]`` moved to a value next to its own.
+
+        Raises:
+            ValueError: for a learned code book, whose codes have no order.
+        """
+        if not self.ordinal:
+            raise ValueError(f"{type(self).__name__} has no order of codes in which one is next to another")
+        chosen = torch.rand(digits.shape, device=digits.device) < share[:, None, None, None]
+        step = 2 * torch.randint_like(digits, 2) - 1
+        last = torch.tensor(self.bounds, device=digits.device) - 1
+        moved = digits + step
+        inside = (moved >= 0) & (moved <= last)
+        return torch.where(chosen, torch.where(inside, moved, digits - step), digits)
 
     def vectors_of(self, digits: Tensor) -> Tensor:
         """``digits`` (..., S), -1 where masked -> vectors (..., d); a masked digit gives the mean over its values."""

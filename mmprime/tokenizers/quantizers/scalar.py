@@ -16,9 +16,13 @@ from .base import Quantized, Quantizer
 
 EXACT_ENTROPY = 2**12  # codes up to which the entropy of their mean distribution is summed over all of them
 
+_MARGIN = 1e-3  # of FSQ's range, so that the outermost values are reached
+
 
 class FSQ(Quantizer):
     """Finite scalar quantization; the last dimension is the most significant digit."""
+
+    ordinal = True
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
@@ -33,6 +37,11 @@ class FSQ(Quantizer):
         half = torch.tensor([base // 2 for base in self.bounds], device=vectors.device)
         rows = quantized.detach().float().permute(0, 2, 3, 1).flip(-1)
         return Quantized(quantized, (rows * half + half).round().long(), vectors.new_zeros(()))
+
+    def continuous(self, vectors: Tensor) -> Tensor:
+        levels = torch.tensor(self.bounds[::-1], device=vectors.device)[:, None, None]
+        half, offset = (levels - 1) * (1 + _MARGIN) / 2, (1 - levels % 2) / 2
+        return ((vectors.float() + (offset / half).atanh()).tanh() * half - offset) / (levels // 2)
 
     def vectors_of(self, digits: Tensor) -> Tensor:
         bounds = torch.tensor(self.bounds, device=digits.device)
@@ -51,6 +60,7 @@ class LFQ(Quantizer):
     """
 
     inverse_temperature = 10.0
+    ordinal = True
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
@@ -65,6 +75,9 @@ class LFQ(Quantizer):
     def project(self, vectors: Tensor) -> Tensor:
         """What the signs are taken of, and the loss: the vectors (B, d, h, w) themselves."""
         return vectors
+
+    def continuous(self, vectors: Tensor) -> Tensor:
+        return self.project(vectors)
 
     def forward(self, vectors: Tensor) -> Quantized:
         vectors = self.project(vectors)

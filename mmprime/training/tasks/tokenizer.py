@@ -48,6 +48,11 @@ class TokenizerTask(Task):
         index, side = read_index(data_folder(config.data.path), "images"), config.tokenizer.image_size
         splits = validation_splits(config.data, index["splits"])
         self.tokenizer = ImageTokenizer(config.tokenizer)
+        if self.loss.wrong_digits and not self.tokenizer.quantizer.ordinal:
+            raise ConfigError(
+                f"loss.wrong_digits={self.loss.wrong_digits} moves digits to the next value, but the codes of "
+                f"tokenizer.quantizer={config.tokenizer.quantizer} have no order; use fsq, lfq or bsq"
+            )
         plan = StreamPlan(config.data, index, config.train, config.run.seed)
         self.streamed = plan.wanted(3 * side**2)
         self.images = StreamedPictures(plan, side) if self.streamed else self._load(config, config.data.train_split)
@@ -72,20 +77,28 @@ class TokenizerTask(Task):
     def losses(self, indices: Tensor, generator: torch.Generator, step: int) -> Iterator[LossTerm]:
         """The tokenizer's loss on images ``indices`` (B,), then from ``adversarial_start`` on the adversary's.
 
-        The only random draws are those of code-book start and revival, from torch's global generator.
+        Code-book start and revival, and wrong digits, are drawn by torch's global generator, the rest by ``generator``.
         """
-        images = self._pixels(self.images[indices])
-        result = self.tokenizer(images)
+        images = self._pixels(augmented(self.images[indices], self.loss, generator))
         fooling = self._adversary_at(step)
-        terms = self._terms(images, result.reconstruction, fooling) | {"quantizer": result.aux_loss}
+        restored, own = self._restored(images, step)
+        terms = self._terms(images, restored, fooling) | own
         weights = {name: getattr(self.loss, name) for name in terms}
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         wait = self.images.stream.meter.last() if isinstance(self.images, StreamedPictures) else {}
         yield "tokenizer", total, {name: float(term.detach()) for name, term in terms.items()} | wait
         if fooling:
             discriminator = self.modules["discriminator"]
-            real, restored = discriminator(images), discriminator(result.reconstruction.detach())
-            yield "discriminator", hinge_discriminator(real, restored), {}
+            real, fake = discriminator(images), discriminator(restored.detach())
+            yield "discriminator", hinge_discriminator(real, fake), {}
+
+    def _restored(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The images through the tokenizer, and the quantizer's own loss, once it quantizes."""
+        if step < self.loss.quantize_from:
+            return self.tokenizer.reconstruct_continuous(images), {}
+        share = self.loss.wrong_digits
+        result = self.tokenizer(images, torch.rand(len(images), device=self.device) * share if share else None)
+        return result.reconstruction, {"quantizer": result.aux_loss}
 
     def after_step(self) -> None:
         """Move the code book by what all processes saw in this step."""
@@ -195,6 +208,24 @@ class TokenizerTask(Task):
                 f"{config.data.path}: images are {tuple(images.shape[1:])} but tokenizer.image_size={size}"
             )
         return images
+
+
+def augmented(images: Tensor, loss: TokenizerLossConfig, generator: torch.Generator) -> Tensor:
+    """Images (B, 3, H, W) mirrored and moved at random as ``loss.flip`` and ``loss.shift`` ask."""
+    if loss.flip:
+        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None].to(images.device), images.flip(-1), images)
+    if not loss.shift:
+        return images
+    size = torch.arange(images.shape[-1])
+    moves = torch.randint(-loss.shift, loss.shift + 1, (2, len(images), 1), generator=generator)
+    rows, columns = (size + moves).clamp(0, len(size) - 1).to(images.device)
+    return images[
+        torch.arange(len(images))[:, None, None, None],
+        torch.arange(3)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
 
 
 def write_pairs(path: Path, above: Tensor, below: Tensor, columns: int = 16) -> None:
