@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from .errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
@@ -39,7 +40,7 @@ def run(work: Callable[[], Any]) -> int:
 
     Whatever ends it is one line on stderr. work: returns None, or an exit code of its own.
     """
-    with kept_output() as out, _ctrl_c() as pressed:
+    with kept_output() as out, _ctrl_c(out.flush) as pressed:
         try:
             code = work() or DONE
         except SystemExit as done:
@@ -56,14 +57,20 @@ def run(work: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[list[int]]:
+def _ctrl_c(flush: Callable[[], object]) -> Iterator[list[int]]:
     """Ctrl-C raises KeyboardInterrupt once and is ignored from then on; the list tells whether it came, for a library
-    that is interrupted while it is imported may raise another error."""
+    may turn it into another error. During an import it ends the process at once: libraries swallow it there."""
     pressed: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if _importing(frame):
+            try:
+                print(explain(KeyboardInterrupt())[1], file=sys.stderr, flush=True)
+                flush()
+            finally:
+                os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
     usual = signal.getsignal(signal.SIGINT)
@@ -73,6 +80,15 @@ def _ctrl_c() -> Iterator[list[int]]:
     yield pressed
     if listening and not pressed:
         signal.signal(signal.SIGINT, usual)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way between this frame and `run`."""
+    while frame is not None and frame.f_code is not run.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 MOST = 10**9  # of a count: what is larger is a slip, and would end in a lack of memory

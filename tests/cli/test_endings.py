@@ -94,12 +94,21 @@ def test_a_full_disk_behind_stdout_is_told(monkeypatch: pytest.MonkeyPatch, caps
     assert "printing failed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.3, 1.0], ids=str)
-def test_ctrl_c_during_imports_and_work(moment: float, tmp_path: Path) -> None:
+IMPORTS = "    import torch, torchvision\n    import time; time.sleep(60)\n"
+SWALLOWS = "try:\n    import time; time.sleep(60)\nexcept BaseException:\n    time.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    ("moment", "work"),
+    [(0.0, IMPORTS), (0.3, IMPORTS), (1.0, IMPORTS), (0.3, "    import swallows\n")],
+    ids=["start", "early", "later", "an import that swallows it"],
+)
+def test_ctrl_c_during_imports_and_work(moment: float, work: str, tmp_path: Path) -> None:
     """Twice, as people do; SIGINT is sent when the handler stands, then `moment` later."""
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
     code = (
-        "import sys\nfrom mmprime.cli import console\n"
-        "def work():\n    print('go', flush=True)\n    import torch, torchvision\n    import time; time.sleep(60)\n"
+        f"import sys\nfrom mmprime.cli import console\nsys.path.append({str(tmp_path)!r})\n"
+        f"def work():\n    print('go', flush=True)\n{work}"
         "raise SystemExit(console.run(work))"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
