@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -46,6 +47,10 @@ class BaseDenoiser:
     def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
         """Hidden states (M, D) -> logits (M, K) of the codes (M, K) asked for; all are computed unless overridden."""
         return self.logits(hidden, span).gather(1, codes)
+
+    def code_nats(self, hidden: Tensor, span: Span, code: Tensor) -> Tensor | None:
+        """Hidden states (M, D) -> -log softmax (M,) of the logits at one code (M,) of each; None: by the logits."""
+        return None
 
     def head(self, span: Span) -> Head:
         """The head of a span: one softmax over its codes unless overridden."""
@@ -119,7 +124,7 @@ def completed(denoiser: Denoiser) -> BaseDenoiser:
     if isinstance(denoiser, BaseDenoiser):
         return denoiser
     kind = type(denoiser)
-    for name in ("hidden_at", "passes", "null_condition", "head", "digit_logits", "code_logits"):
+    for name in ("hidden_at", "passes", "null_condition", "head", "digit_logits", "code_logits", "code_nats"):
         if hasattr(kind, name):
             raise ValueError(f"{kind.__name__} has {name} but is no BaseDenoiser; inherit mmprime.engine.BaseDenoiser")
     return _Completed(denoiser)
@@ -165,12 +170,13 @@ def reveal_nats(
         rows = hidden.flatten(0, 1).index_select(
             0, batch * hidden.shape[1] + canvas.token_slice(span.name).start + token
         )
-        parts = []
-        for part in chunks(len(rows), network.head(span).size(span)):
+        parts, head = [], network.head(span)
+        kept = len(rows) * head.size(span) < head.kept
+        for part in chunks(len(rows), head.size(span)):
             b, i = batch[part], token[part]
             tokens = Tokens(span, rows[part], visible[b, i], i)
             allowed = None if depends is None else depends[b, i].expand(len(aim), -1, -1)
-            parts.append(_chunk_nats(network, tokens, aim[:, b, i], allowed))
+            parts.append(_stored(partial(_chunk_nats, network, tokens, aim[:, b, i], allowed), tokens.hidden, kept))
         empty = torch.zeros(len(after), *visible.shape[:2], device=before.device)
         if parts:
             values = torch.cat(parts, 1)
@@ -188,40 +194,34 @@ def visible_nats(denoiser: Denoiser, canvas: Canvas, y: Tensor, true: Tensor, as
     for span in canvas.spans:
         digits, aim, wanted = (canvas.view(each, span.name) for each in (y, true, asked))
         batch, token = wanted.any(-1).nonzero(as_tuple=True)
-        for part in chunks(len(batch), network.head(span).size(span)):
+        head = network.head(span)
+        kept = len(batch) * head.size(span) < head.kept
+        for part in chunks(len(batch), head.size(span)):
             b, i = batch[part], token[part]
             tokens = Tokens(span, hidden[b, canvas.token_slice(span.name).start + i], digits[b, i], i)
-            total = total.index_add(0, b, _chunk_visible(network, tokens, aim[b, i], wanted[b, i]).to(total.dtype))
+            nats = _stored(partial(_chunk_visible, network, tokens, aim[b, i], wanted[b, i]), tokens.hidden, kept)
+            total = total.index_add(0, b, nats.to(total.dtype))
     return total
 
 
-def _chunk_visible(network: BaseDenoiser, tokens: Tokens, true: Tensor, asked: Tensor) -> Tensor:
-    """(m,) nats of one chunk, stored or not as those of `_chunk_nats`."""
-    head = network.head(tokens.span)
-
-    def compute(hidden: Tensor) -> Tensor:
-        log_p = head.as_if_masked(network, replace(tokens, hidden=hidden), asked)
-        nats = -log_p.gather(1, true[asked][:, None])[:, 0]
-        return nats.new_zeros(len(tokens)).index_add(0, asked.nonzero()[:, 0], nats)
-
-    return _stored(compute, tokens, head)
+def _chunk_visible(network: BaseDenoiser, tokens: Tokens, true: Tensor, asked: Tensor, hidden: Tensor) -> Tensor:
+    """(m,) nats of one chunk of tokens of these hidden states."""
+    log_p = network.head(tokens.span).as_if_masked(network, replace(tokens, hidden=hidden), asked)
+    nats = -log_p.gather(1, true[asked][:, None])[:, 0]
+    return nats.new_zeros(len(tokens)).index_add(0, asked.nonzero()[:, 0], nats)
 
 
 def _all(states: int, rows: int, like: Tensor) -> Tensor:
     return torch.arange(states, device=like.device)[:, None].expand(states, rows)
 
 
-def _chunk_nats(network: BaseDenoiser, tokens: Tokens, aim: Tensor, known: Tensor | None) -> Tensor:
-    """(A, m) nats of one chunk; with gradients on, a large one is computed anew in the backward pass, not stored."""
-    head = network.head(tokens.span)
-
-    def compute(hidden: Tensor) -> Tensor:
-        return head.nats(network, replace(tokens, hidden=hidden), aim, known)
-
-    return _stored(compute, tokens, head)
+def _chunk_nats(network: BaseDenoiser, tokens: Tokens, aim: Tensor, known: Tensor | None, hidden: Tensor) -> Tensor:
+    """(A, m) nats of one chunk of tokens of these hidden states."""
+    return network.head(tokens.span).nats(network, replace(tokens, hidden=hidden), aim, known)
 
 
-def _stored(compute: Callable[[Tensor], Tensor], tokens: Tokens, head: Head) -> Tensor:
-    if torch.is_grad_enabled() and len(tokens) * head.size(tokens.span) >= _CHUNK_ELEMENTS // 2:
-        return checkpoint(compute, tokens.hidden, use_reentrant=False)
-    return compute(tokens.hidden)
+def _stored(compute: Callable[[Tensor], Tensor], hidden: Tensor, kept: bool) -> Tensor:
+    """What is computed from hidden states; with gradients on anew in the backward pass, unless it is kept."""
+    if kept or not torch.is_grad_enabled():
+        return compute(hidden)
+    return checkpoint(compute, hidden, use_reentrant=False)

@@ -109,6 +109,10 @@ class PrimeDiT(Network):
         """The same of the codes (M, K) asked for, by their rows of the weight -> (M, K)."""
         return self.heads[self._known(span).name](hidden, codes)
 
+    def code_nats(self, hidden: Tensor, span: Span, code: Tensor) -> Tensor:
+        """-log softmax (M,) of the logits at one code (M,) of each token, with its gradient at one go."""
+        return self.heads[self._known(span).name](hidden, true=code)
+
     def head(self, span: Span) -> Head:
         """The head of a span, as the config has it."""
         return self.kinds[span.name]

@@ -24,6 +24,7 @@ from .layers import rms_norm
 
 _STD = 0.3
 _ROWS_AT_ONCE = 1 << 22  # numbers of gathered rows
+_NUMBERS_AT_ONCE = 1 << 24  # logits
 
 
 class SoftmaxNet(nn.Module):
@@ -34,9 +35,44 @@ class SoftmaxNet(nn.Module):
         super().__init__()
         self.linear = _zero_linear(width, codec.num_codes)
 
-    def forward(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, codes: Tensor | None = None, true: Tensor | None = None) -> Tensor:
+        """true (M,): in place of logits the nats (M,) of these codes."""
         state, linear = rms_norm(hidden), self.linear
+        if true is not None:
+            kind = state.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else linear.weight.dtype
+            weights = (state.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
+            return cast(Tensor, _Nats.apply(*weights, true))
         return linear(state) if codes is None else cast(Tensor, _Chosen.apply(state, linear.weight, linear.bias, codes))
+
+
+class _Nats(torch.autograd.Function):
+    """state (M, D), weight (C, D), bias (C,), true (M,) -> logsumexp_x g_x - g_true (M,) of the logits g = W r + b.
+
+    The gradient, softmax(g) less one at the true code, takes the place of the logits, a few tokens at a time, so that
+    one tensor (M, C) is kept and none is computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, weight: Tensor, bias: Tensor, true: Tensor) -> Tensor:
+        exact = torch.promote_types(state.dtype, torch.float32)
+        nats, gradient = state.new_zeros(len(state), dtype=exact), state.new_empty(len(state), len(weight))
+        for part in chunks(len(state), len(weight), _NUMBERS_AT_ONCE):
+            kept, code = gradient[part], true[part, None]
+            logits = torch.addmm(bias, state[part], weight.T, out=kept).to(exact)  # the same memory but for bfloat16
+            total = torch.logsumexp(logits, -1, keepdim=True)
+            nats[part] = (total - logits.gather(1, code))[:, 0]
+            logits.sub_(total).exp_().scatter_add_(1, code, torch.full_like(total, -1.0))
+            if logits is not kept:
+                kept.copy_(logits)
+        ctx.save_for_backward(state, weight, gradient)
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        state, weight, gradient = ctx.saved_tensors
+        grad = grad.to(state)[:, None]
+        return gradient @ weight * grad, gradient.T @ (state * grad), gradient.T @ grad[:, 0], None
 
 
 class _Chosen(torch.autograd.Function):

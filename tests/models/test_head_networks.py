@@ -22,6 +22,7 @@ from mmprime.engine import (
     sample,
     sampler_of,
 )
+from mmprime.engine.denoiser import Wrapper
 from mmprime.models import DiTConfig, PrimeDiT, load_model, save_model
 from mmprime.models.heads import ChainNet, FactoredNet, SoftmaxNet
 
@@ -45,6 +46,38 @@ def model(head: str, canvas: Canvas = LARGE, **options: object) -> PrimeDiT:
 def every_digit(tokens: int, known: torch.Tensor) -> DigitQuery:
     token, level = torch.ones(tokens, len(RADICES)).nonzero(as_tuple=True)
     return DigitQuery(token, level, known[token])
+
+
+def test_nats_of_codes_are_those_of_the_logits_and_so_is_their_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = filled(SoftmaxNet(8, Codec.base(27, 3))).double()
+    hidden = torch.randn(7, 8, dtype=torch.float64, requires_grad=True)
+    true = torch.tensor([0, 26, 13, 13, 5, 1, 2])
+    monkeypatch.setattr("mmprime.models.heads._NUMBERS_AT_ONCE", 2 * 27)  # two tokens at a time
+    assert torch.allclose(
+        net(hidden, true=true), torch.nn.functional.cross_entropy(net(hidden), true, reduction="none")
+    )
+    parameters = (hidden, net.linear.weight, net.linear.bias)
+    assert torch.autograd.gradcheck(lambda h, *_: net(h, true=true), parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        single = net.float()(hidden.float(), true=true)
+    assert single.dtype == torch.float32
+    assert torch.allclose(single, net(hidden.float(), true=true), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_a_training_step_asks_for_no_logits_of_tokens_with_nothing_visible(
+    digits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvas = Canvas([Span("text", 12, Codec.base(600, digits))])
+    network, codes = filled(model("softmax", canvas)), torch.randint(600, (3, 12))
+    found = {}
+    for name, asked in (("nats", network), ("logits", Wrapper(network))):  # a wrapper knows the logits alone
+        loss = joint_loss(asked, canvas, canvas.pack({"text": codes}), generator=torch.Generator().manual_seed(5))
+        found[name] = [loss, *torch.autograd.grad(loss.sum(), list(network.parameters()), allow_unused=True)]
+    for a, b in zip(*found.values()):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(type(network), "logits", None)
+    joint_loss(network, canvas, canvas.pack({"text": codes})).sum().backward()
 
 
 @pytest.mark.parametrize("kind", [FactoredNet, ChainNet])

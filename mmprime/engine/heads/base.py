@@ -44,6 +44,9 @@ class Logits(Protocol):
     def code_logits(self, hidden: Tensor, span: Span, codes: Tensor) -> Tensor:
         """(M, K) of the codes (M, K) asked for."""
 
+    def code_nats(self, hidden: Tensor, span: Span, code: Tensor) -> Tensor | None:
+        """-log softmax (M,) of the logits at one code (M,) of each token; None: by `logits`."""
+
     def digit_logits(self, hidden: Tensor, span: Span, query: DigitQuery) -> Tensor:
         """(R, max b) of the digits asked for, -inf from a level's radix on."""
 
@@ -112,6 +115,7 @@ class Head(ABC):
     name: ClassVar[str]
     chains: ClassVar[bool] = False  # a digit may depend on others that the same step reveals
     apart: ClassVar[bool] = False  # the digits of a token are independent given its state
+    kept: ClassVar[int] = 1 << 24  # numbers that wait for the backward pass; where there are more, all is computed anew
 
     @abstractmethod
     def check(self, span: Span) -> None:

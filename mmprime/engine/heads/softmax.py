@@ -94,6 +94,7 @@ class SoftmaxHead(Head):
     """One softmax over all codes: nothing is lost inside a token, at a cost of O(C)."""
 
     name: ClassVar[str] = "softmax"
+    kept: ClassVar[int] = 1 << 26
 
     def check(self, span: Span) -> None:
         codec = span.codec
@@ -109,33 +110,53 @@ class SoftmaxHead(Head):
 
         A logit of -inf is a code that is impossible. Raises NonFiniteLogits.
         """
+        for rows, position in tokens.span.codec.agreement(y.device).groups(y):
+            partly = position is None and bool((y[rows] >= 0).any())
+            yield self._remaining(network, tokens[rows], y[rows], rows, position, partly)
+
+    def _remaining(
+        self, network: Logits, tokens: Tokens, y: Tensor, rows: Tensor, position: Tensor | None, partly: bool
+    ) -> Remaining:
+        """Of the tokens of these rows; partly: some digits are visible of some of those that have all codes left."""
         codes = tokens.span.codec.agreement(y.device)
-        for rows, position in codes.groups(y):
-            some, seen = tokens[rows], y[rows]
-            if position is None:
-                logits = _checked(network.logits(some.hidden, some.span), some)
-                logits = (
-                    logits
-                    if codes.order is None
-                    else cast(Tensor, _Reordered.apply(logits, codes.order, codes.inverse))
-                )
-                if bool((seen >= 0).any()):
-                    logits = logits.masked_fill(~codes.agree(codes.key, seen), -math.inf)
-            else:
-                code = codes.code(position.clamp(min=0))
-                logits = _checked(network.code_logits(some.hidden, some.span, code), some, code)
-                logits = logits.masked_fill(position < 0, -math.inf)
-            yield Remaining(codes, rows, seen, logits, position)
+        if position is None:
+            logits = _checked(network.logits(tokens.hidden, tokens.span), tokens)
+            if codes.order is not None:
+                logits = cast(Tensor, _Reordered.apply(logits, codes.order, codes.inverse))
+            if partly:
+                logits = logits.masked_fill(~codes.agree(codes.key, y), -math.inf)
+        else:
+            code = codes.code(position.clamp(min=0))
+            logits = _checked(network.code_logits(tokens.hidden, tokens.span, code), tokens, code)
+            logits = logits.masked_fill(position < 0, -math.inf)
+        return Remaining(codes, rows, y, logits, position)
 
     def nats(self, network: Logits, tokens: Tokens, aim: Tensor, known: Tensor | None = None) -> Tensor:
         """Digits of a token are revealed jointly, so `known` changes nothing."""
-        nats, rows = [], []
-        for part in self.remaining(network, tokens, tokens.visible):
-            log_p = part.log_posterior()
-            nats.append(torch.stack([-part.log_mass(log_p, target) for target in aim[:, part.rows]]))
-            rows.append(part.rows)
+        nats, order = [], []
+        for rows, position in tokens.span.codec.agreement(aim.device).groups(tokens.visible):
+            some, target, found = tokens[rows], aim[:, rows], None
+            partly = position is None and bool((some.visible >= 0).any())
+            if position is None and not partly and len(aim) == 1 and torch.is_grad_enabled():
+                found = self._whole(network, some, target)
+            if found is None:
+                part = self._remaining(network, some, some.visible, rows, position, partly)
+                log_p = part.log_posterior()
+                found = torch.stack([-part.log_mass(log_p, each) for each in target])
+            nats.append(found)
+            order.append(rows)
         same = (aim == tokens.visible).all(-1)  # reveals nothing
-        return torch.cat(nats, 1)[:, torch.cat(rows).argsort()].masked_fill(same, 0.0)
+        return torch.cat(nats, 1)[:, torch.cat(order).argsort()].masked_fill(same, 0.0)
+
+    def _whole(self, network: Logits, tokens: Tokens, aim: Tensor) -> Tensor | None:
+        """(1, m) nats of whole codes (1, m, S) of tokens of which nothing is visible, by `code_nats`; None where the
+        network has another way, an aim is no whole code, or a number is not finite."""
+        codes = tokens.span.codec.agreement(aim.device)
+        position = codes.position(codes.index(tokens.visible, aim[0]))
+        nats = network.code_nats(tokens.hidden, tokens.span, codes.code(position.clamp(min=0)))
+        if nats is None or not bool(((aim[0] >= 0).all(-1) & (position >= 0) & nats.isfinite()).all()):
+            return None
+        return nats[None]
 
     def sample(self, network: Logits, tokens: Tokens, request: Request) -> SampledDigits:
         """Whole codes are drawn, also where some digits are asked for: part of an exact draw is a draw of the part.
