@@ -220,9 +220,8 @@ def main() -> None:
     torch.set_num_threads(1)
     diffusion = load_peer(options.peer)
     print(f"C = {options.codes}, L = {options.length}, batch {options.batch}, width {options.width}, ", end="")
-    print(
-        f"depth {options.depth}; one thread, {options.precision}, torch {torch.__version__}, {options.repeats} repeats\n"
-    )
+    print(f"depth {options.depth}; one thread, {options.precision}, torch {torch.__version__}, ", end="")
+    print(f"medians of {options.repeats}\n")
     print("| | digits | carry-over of theirs | s, theirs | s | faster | MB, theirs | MB | of it |")
     print("|---|---|---|---|---|---|---|---|---|")
     codes = torch.randint(options.codes, (options.batch, options.length), generator=torch.Generator().manual_seed(0))
