@@ -55,7 +55,7 @@ def check_fit(path: Path, expected: Mapping[str, Tensor], stored: Mapping[str, S
 
 
 @torch.no_grad()
-def fill(source: str, targets: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+def fill_weights(source: str, targets: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     """Copy weights of a layout into the tensors of the same names; a matrix may be stored as a 1×1 convolution.
 
     Raises ValueError naming the source and the first that are absent, unknown, of another shape or no finite floats.

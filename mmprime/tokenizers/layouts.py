@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmprime.codecs.weights import fill, load_plain
+from mmprime.codecs.weights import fill_weights, load_plain
 from mmprime.io import read_json
 
 from .layout_names import LAYOUTS, foreign_name, is_left_out
@@ -64,7 +64,7 @@ def read_layout(layout: str, path: str | Path, image_size: int = 256, black: flo
         if absent := [name for name in map(_averaged, expected) if name not in weights]:
             raise ValueError(f"{file}: has some averages of training and lacks {', '.join(absent[:3])}")
         stored |= {name: weights[_averaged(name)] for name in expected}
-    fill(str(file), expected, stored)
+    fill_weights(str(file), expected, stored)
     return tokenizer.eval()
 
 

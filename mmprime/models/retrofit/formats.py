@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmprime.codecs.weights import NoInit, fill, load_plain
+from mmprime.codecs.weights import NoInit, fill_weights, load_plain
 from mmprime.io import read_json
 
 from .config import ARCHITECTURE, CAUSAL, DIT, MASKED, RetrofitConfig
@@ -68,7 +68,8 @@ def read_format(layout: str, path: str | Path) -> tuple[RetrofitConfig, Any]:
     named = {_renamed(layout, name): value for name, value in weights.items() if not _UNREAD.search(name)}
     if config.architecture.get("tie_word_embeddings"):
         named.pop("lm_head.weight", None)
-    fill(f"{path} as {layout}", dict(network.named_parameters()), named)  # each once, so tied ones are asked for once
+    targets = dict(network.named_parameters())  # each once, so tied ones are not asked for twice
+    fill_weights(f"{path} as {layout}", targets, named)
     return config, network.eval()
 
 
