@@ -236,7 +236,7 @@ def test_names_use_the_words_of_the_field():
 
 def test_prose_uses_the_words_of_the_field():
     wrong = []
-    for path in (*SOURCES, ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "configs").glob("*.yaml")):
+    for path in SOURCES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             quoted = set(re.findall(r"[\"'](?:objective\.)?(\w+)[\"']", line))
             match = PROSE.search(line)

@@ -314,6 +314,8 @@ def test_the_container_starts_the_page() -> None:
         if line.startswith("COPY"):
             *sources, _ = line.split()[2:]
             assert all((root / source).exists() for source in sources), line
+    assert any("install --directory --owner=user /home/user/app" in line for line in lines)  # pip builds there
+    assert "WORKDIR /home/user/app" in lines
     (command,) = (json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD"))
     assert command[:2] == ["mmprime", "demo"]
     options = demo.parse(command[2:])
@@ -321,4 +323,6 @@ def test_the_container_starts_the_page() -> None:
     assert (options.page, options.host, options.port) == (True, "0.0.0.0", front["app_port"])
     assert f"EXPOSE {options.port}" in lines
     assert front["sdk"] == "docker"
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # that the hub knows
+    assert {front["colorFrom"], front["colorTo"]} <= colours
     assert len(front["short_description"]) <= 60  # as the hub asks
