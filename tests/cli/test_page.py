@@ -16,7 +16,7 @@ from pipeline_world import write_picture, write_text_image_model, write_text_mod
 from tools_world import here, model, run, text_model
 
 from mmprime import from_pretrained
-from mmprime.cli import demo
+from mmprime.cli import console, demo
 from mmprime.cli.page import views
 from mmprime.cli.page.growth import Growth
 from mmprime.cli.page.limits import Limits, brushed_codes
@@ -295,7 +295,10 @@ def test_the_page_without_gradio(
     model: Path, text_model: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(console, "DEFAULT_MODEL", "/absent/assets/models/emoji_t2i")
+    monkeypatch.setattr(demo, "SHIPPED", (console.DEFAULT_MODEL,))
     for arguments, sentence in (
+        ([], "the default model lies in a checkout of the repository, assets/models; give --models DIR"),
         (["--models", model], "the page needs gradio; pip install 'mmprime[demo]'"),
         (["--models", model, text_model], "two folders are called 'model'; rename one"),
         (["--models", model, "--port", "70000"], "--port 70000: ports end at 65535"),
