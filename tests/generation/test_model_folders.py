@@ -107,7 +107,8 @@ def test_a_card_says_data_licences_and_numbers() -> None:
         assert words in page
     assert "* `mmprime evaluate likelihood`" in page
     unnamed = ModelCard(training_data=data | {"licences": {"": {"licence": "unknown"}}})
-    assert "* licence unknown\n" in (page := model_page(unnamed, canvas, 1))
+    page = model_page(unnamed, canvas, 1)
+    assert "* licence unknown\n" in page
     assert "license" not in front_matter(page)
     assert "say here under which licence the weights may be used" in page
     empty = model_page(ModelCard(), canvas, 1)
