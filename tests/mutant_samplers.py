@@ -109,6 +109,6 @@ OF_SAMPLERS = [
       "int(self.window[0] * total) + 1", "samplers_regions"),
     m("region ends a step early", "samplers/regions:Region.steps", "round(self.window[1] * total)",
       "int(self.window[1] * total)", "samplers_regions"),
-    m("regions judge the batch as one", "samplers/regions:Regions._parts", "(free & part.mask).any(-1)",
+    m("regions take the batch as one", "samplers/regions:Regions._parts", "(free & part.mask).any(-1)",
       "(free & part.mask).any()", f"{ALONE}::test_regions_treat_an_example_alone_as_in_a_batch"),
 ]  # fmt: skip

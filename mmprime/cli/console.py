@@ -275,14 +275,14 @@ def local_folder(name: str) -> str:
     return str(find_folder(name))
 
 
-def model_folder(name: str) -> str:
-    """The `local_folder` of a model. Raises ValueError when there is none, with the way out."""
+def model_folder(name: str, option: str = "--model") -> str:
+    """The `local_folder` of a model. Raises ValueError when there is none; option: what takes another."""
     local = local_folder(name)
     if (Path(local) / "config.json").is_file():
         return local
     if name == DEFAULT_MODEL:
-        raise ValueError("the default model lies in a checkout of the repository, assets/models; give --model DIR")
-    raise ValueError(f"no model at {name} (no config.json there); train one or give another --model")
+        raise ValueError(f"the default model lies in a checkout of the repository, assets/models; give {option} DIR")
+    raise ValueError(f"no model at {name} (no config.json there); train one or give another {option}")
 
 
 def pretrained(text: str) -> str:

@@ -80,7 +80,7 @@ def show_page(options: argparse.Namespace) -> None:
     """The page, until Ctrl-C. Raises ValueError for what is missing, and on two models of one name."""
     asked = options.models or SHIPPED
     names = [os.path.basename(os.path.abspath(name)) for name in asked]
-    folders = [console.model_folder(name) for name in asked]
+    folders = [console.model_folder(name, "--models") for name in asked]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--models: two folders are called {twice[0]!r}; rename one, for the page tells them by name")
     if options.port >= 2**16:

@@ -31,7 +31,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--export", type=console.out_folder, metavar="DIR", help="write the model of the newest checkpoint to DIR"
     )
+    parser.add_argument("--best", action="store_true", help="with --export: of the one with the lowest held-out loss")
     options = parser.parse_intermixed_args(arguments)
+    if options.best and not options.export:
+        parser.error("--best: goes with --export DIR")
     if options.dry_run + options.profile + bool(options.export) > 1:
         parser.error("--dry-run, --profile and --export: give one of them")
     return options
@@ -59,6 +62,8 @@ def train(options: argparse.Namespace) -> int:
                 print(f"{name}: {value:,.6g}")
             return console.DONE
         trainer = build.build_trainer(config, folder)
+        if options.best:
+            trainer.to_best()
         if options.export:
             return _export(trainer, Path(options.export))
         return _profile(trainer) if options.profile else _train(trainer, config)
@@ -84,6 +89,9 @@ def _train(trainer: Any, config: Any) -> int:
         if conclusion := trainer.task.conclude(outcome.metrics):
             print(conclusion)
         print(f"model: {directory}")
+        if trainer.at.best_step not in (None, trainer.at.step):
+            best = f"lowest held-out loss: step {trainer.at.best_step}"
+            print(f"{best}; its model is written by the same command with --export DIR --best")
     distributed.stop(trainer.world)
     return console.DONE
 

@@ -44,17 +44,32 @@ def check_fit(path: Path, expected: Mapping[str, Tensor], stored: Mapping[str, S
 
     Raises ValueError naming the file and the first tensors that are absent, unknown, of another shape or no floats.
     """
-    problems = [f"lacks {name}" for name in expected if name not in stored]
-    problems += [f"has unknown {name}" for name in stored if name not in expected]
+    problems = _names(expected, stored)
     for name, value in expected.items():
         shape, dtype = stored.get(name, (tuple(value.shape), FLOATS[0]))
         if shape != tuple(value.shape):
             problems.append(f"{name} is {shape}, the config asks for {tuple(value.shape)}")
         if dtype not in FLOATS:
             problems.append(f"{name} is {dtype}, weights are one of {', '.join(FLOATS)}")
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{path}: {'; '.join(problems[:3])}{more}")
+    _refuse(path, problems)
+
+
+@torch.no_grad()
+def fill_weights(source: str, targets: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Copy weights of a layout into the tensors of the same names; a matrix may be stored as a 1×1 convolution.
+
+    Raises ValueError naming the source and the first that are absent, unknown, of another shape or no finite floats.
+    """
+    problems = _names(targets, stored)
+    for name in (name for name in targets if name in stored):
+        shape, wanted = tuple(stored[name].shape), tuple(targets[name].shape)
+        if shape not in (wanted, (*wanted, 1, 1)):
+            problems.append(f"{name} is {shape}, the layout has {wanted}")
+        elif not (stored[name].is_floating_point() and bool(stored[name].isfinite().all())):
+            problems.append(f"{name} holds no finite floats")
+    _refuse(source, problems)
+    for name, target in targets.items():
+        target.copy_(stored[name].view_as(target))
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor], file: Any) -> dict[str, Tensor]:
@@ -80,6 +95,17 @@ def load_plain(file: Path) -> Any:
     except Exception as error:  # of pickle, zip and torch, by what is wrong
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} holds more than weights, or is damaged, and is not run: {reason}") from error
+
+
+def _names(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    absent = [f"lacks {name}" for name in expected if name not in stored]
+    return absent + [f"has unknown {name}" for name in stored if name not in expected]
+
+
+def _refuse(source: object, problems: list[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise ValueError(f"{source}: {'; '.join(problems[:3])}{more}")
 
 
 def _finite(path: Path, name: str, stored: Tensor) -> Tensor:

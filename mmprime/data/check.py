@@ -299,7 +299,8 @@ def _check_text(
     )
     train = {document.text for document in documents if document.split == "train"}
     leaked = [d.name for d in documents if d.split != "train" and d.text in train]
-    report.complain("held-out documents that are also in train", leaked)
+    what = "held-out documents that are also in train (the bound is too low by them; keep one of each in your files)"
+    report.complain(what, leaked)
     if tokenizer is None:
         return
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.long)

@@ -175,7 +175,7 @@ def _caption_notes(images: Sequence[FolderImage]) -> list[str]:
     if bare:
         notes.append(
             f"{len(bare):,} of {len(images):,} pictures have no caption ({few(bare)}): they are kept, and training on "
-            "captions leaves them out"
+            "captions leaves them out. A caption is a line of NAME.txt beside NAME.png, or text of metadata.jsonl"
         )
     if several:
         notes.append(f"{len(several):,} of {len(images):,} pictures have several captions ({few(several)})")

@@ -67,9 +67,9 @@ def training_numbers(training: Mapping[str, Any]) -> list[Number]:
 
 
 def licences(card: ModelCard) -> list[str]:
-    """Of the training data, each once, as config.json records them."""
-    entries = card.training_data.get("licences", {})
-    return sorted({str(entry["licence"]) for entry in entries.values() if entry.get("licence")})
+    """Of the training data, each once, as config.json records them; none that is unknown."""
+    recorded = {str(entry.get("licence") or "unknown") for entry in card.training_data.get("licences", {}).values()}
+    return sorted(recorded - {"unknown"})
 
 
 def _front_matter(card: ModelCard, task: str, name: str, numbers: Sequence[Number]) -> str:
@@ -132,7 +132,8 @@ def _data(card: ModelCard) -> str:
     sizes = ", ".join(f"{count:,} in `{split}`" for split, count in card.training_data.get("splits", {}).items())
     lines = [f"`{card.training_data.get('name', 'unnamed')}`" + (f": {sizes}." if sizes else ".")]
     for key, entry in card.training_data.get("licences", {}).items():
-        parts = [entry.get("name") or key, entry.get("author"), entry.get("licence"), entry.get("home")]
+        licence = "licence unknown" if entry.get("licence") == "unknown" else entry.get("licence")
+        parts = [entry.get("name") or key, entry.get("author"), licence, entry.get("home")]
         lines.append("* " + ", ".join(str(part) for part in parts if part))
     return "\n".join([lines[0], "", *lines[1:]]).strip()
 

@@ -22,12 +22,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmprime.codecs.weights import load_plain
+from mmprime.codecs.weights import fill_weights, load_plain
 from mmprime.io import read_json
 
 from .layout_names import LAYOUTS, foreign_name, is_left_out
@@ -65,10 +64,7 @@ def read_layout(layout: str, path: str | Path, image_size: int = 256, black: flo
         if absent := [name for name in map(_averaged, expected) if name not in weights]:
             raise ValueError(f"{file}: has some averages of training and lacks {', '.join(absent[:3])}")
         stored |= {name: weights[_averaged(name)] for name in expected}
-    _check_names(file, expected, stored)
-    with torch.no_grad():
-        for name, target in expected.items():
-            target.copy_(stored[name].float().view_as(target))
+    fill_weights(str(file), expected, stored)
     return tokenizer.eval()
 
 
@@ -94,21 +90,6 @@ def _weights(file: Path, layout: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file}: weights by name are needed, alone or under 'model'")
     return content
-
-
-def _check_names(file: Path, expected: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
-    """Raises ValueError on names and shapes; a 1×1 convolution may stand for a matrix."""
-    problems = [f"lacks {name}" for name in expected if name not in stored]
-    problems += [f"has unknown {name}" for name in stored if name not in expected]
-    for name, value in expected.items():
-        shape = tuple(stored[name].shape) if name in stored else tuple(value.shape)
-        if shape != tuple(value.shape) and shape != (*value.shape, 1, 1):
-            problems.append(f"{name} is {shape}, the layout has {tuple(value.shape)}")
-        elif name in stored and not (stored[name].is_floating_point() and bool(stored[name].isfinite().all())):
-            problems.append(f"{name} holds no finite floats")
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{file}: {'; '.join(problems[:3])}{more}")
 
 
 def _vqmodel(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def _captioned(dataset: CodeDataset, config: DataConfig) -> list[int]:
     pick = [i for i, caption in enumerate(dataset.captions) if caption.strip()]
     if not pick:
         raise ConfigError(
-            f"split {dataset.splits[0]!r} of {config.path} has no captions; train without text: data.text_length=0"
+            f"split {dataset.splits[0]!r} of {config.path} has no captions; write them beside the pictures (NAME.txt) "
+            "and prepare again, or train without text: data.text_length=0"
         )
     return pick
 

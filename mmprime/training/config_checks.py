@@ -62,7 +62,9 @@ def check_paths(config: Any) -> None:
     for key, value, metadata in _fields(config):
         remote = key == "data.path" and is_remote(value)
         if metadata.get("path") and value and not remote and not resolve(value).exists():
-            raise ConfigError(f"{key}={value}: no such file or folder{nearest_path(Path(value))}")
+            ships = "; what ships lies in a checkout of the repository: start there, or give its path"
+            hint = nearest_path(Path(value)) or ships * Path(value).is_relative_to("assets")
+            raise ConfigError(f"{key}={value}: no such file or folder{hint}")
 
 
 def check_run_dir(directory: str) -> None:
@@ -97,13 +99,14 @@ def refuse_resolvers(values: Any, source: str, key: str = "") -> None:
 
 
 def nearest_path(path: Path) -> str:
-    """``"; nearest: x"``, the nearest name to the first part of ``path`` that does not exist."""
+    """``"; nearest: x"``, the name like the first part of ``path`` that does not exist; empty if none is."""
     base, name = path.parent, path.name
     while not resolve(base).is_dir() and base != base.parent:
         base, name = base.parent, base.name
     if not resolve(base).is_dir() or resolve(base / name).exists():
         return ""
-    return nearest(str(base / name), [str(base / entry.name) for entry in resolve(base).iterdir()])
+    match = difflib.get_close_matches(name, sorted(entry.name for entry in resolve(base).iterdir()), n=1)
+    return f"; nearest: {base / match[0]}" if match else ""
 
 
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

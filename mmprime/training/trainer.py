@@ -128,6 +128,14 @@ class Trainer:
             self.progress.close()
             self.log.close()
 
+    def to_best(self) -> None:
+        """Take weights and position of the best checkpoint. Raises ValueError if none is marked as such."""
+        step = self.at.best_step
+        if step is None:
+            raise ValueError(f"{self.directory}: none is marked as the best; a validation after step 0 marks one")
+        values = self.checkpoints.load(step)
+        self.state.restore((self.checkpoints.tensors(step, self.state.layout), values))
+
     def export(self, directory: Path) -> None:
         """Write the task's model directory from the averaged weights, and ``training.json``: where they come from."""
         with self._averaged():

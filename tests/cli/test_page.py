@@ -16,7 +16,7 @@ from pipeline_world import write_picture, write_text_image_model, write_text_mod
 from tools_world import here, model, run, text_model
 
 from mmprime import from_pretrained
-from mmprime.cli import demo
+from mmprime.cli import console, demo
 from mmprime.cli.page import views
 from mmprime.cli.page.growth import Growth
 from mmprime.cli.page.limits import Limits, brushed_codes
@@ -295,7 +295,10 @@ def test_the_page_without_gradio(
     model: Path, text_model: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(console, "DEFAULT_MODEL", "/absent/assets/models/emoji_t2i")
+    monkeypatch.setattr(demo, "SHIPPED", (console.DEFAULT_MODEL,))
     for arguments, sentence in (
+        ([], "the default model lies in a checkout of the repository, assets/models; give --models DIR"),
         (["--models", model], "the page needs gradio; pip install 'mmprime[demo]'"),
         (["--models", model, text_model], "two folders are called 'model'; rename one"),
         (["--models", model, "--port", "70000"], "--port 70000: ports end at 65535"),
@@ -314,6 +317,8 @@ def test_the_container_starts_the_page() -> None:
         if line.startswith("COPY"):
             *sources, _ = line.split()[2:]
             assert all((root / source).exists() for source in sources), line
+    assert any("install --directory --owner=user /home/user/app" in line for line in lines)  # pip builds there
+    assert "WORKDIR /home/user/app" in lines
     (command,) = (json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD"))
     assert command[:2] == ["mmprime", "demo"]
     options = demo.parse(command[2:])
@@ -321,4 +326,6 @@ def test_the_container_starts_the_page() -> None:
     assert (options.page, options.host, options.port) == (True, "0.0.0.0", front["app_port"])
     assert f"EXPOSE {options.port}" in lines
     assert front["sdk"] == "docker"
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # that the hub knows
+    assert {front["colorFrom"], front["colorTo"]} <= colours
     assert len(front["short_description"]) <= 60  # as the hub asks

@@ -161,6 +161,7 @@ def test_what_has_no_caption_is_kept_and_said_and_names_without_a_file_are_said(
     assert "1 names in the metadata without a picture (gone.png)" in notes
     assert "1 caption files without a picture (alone.txt)" in notes
     assert "2 of 3 pictures have no caption (y.png, z.png)" in notes
+    assert "A caption is a line of NAME.txt beside NAME.png, or text of metadata.jsonl" in notes
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "a"}')
     with pytest.raises(
         ValueError, match=r"names 1 files, none of them among the 3 pictures there; the first: 'gone.png'"

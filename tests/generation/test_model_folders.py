@@ -106,6 +106,11 @@ def test_a_card_says_data_licences_and_numbers() -> None:
     for words in ("1.2 million parameters", "1,200 in `train`", "| nelbo text | val | 1.2500 | 0.5000", "1 CPU core"):
         assert words in page
     assert "* `mmprime evaluate likelihood`" in page
+    unnamed = ModelCard(training_data=data | {"licences": {"": {"licence": "unknown"}}})
+    page = model_page(unnamed, canvas, 1)
+    assert "* licence unknown\n" in page
+    assert "license" not in front_matter(page)
+    assert "say here under which licence the weights may be used" in page
     empty = model_page(ModelCard(), canvas, 1)
     assert "license" not in front_matter(empty)
     assert empty.count("ot recorded") + empty.count("othing is recorded") == 3

@@ -167,8 +167,8 @@ def test_continue_keeps_the_prefix_and_fill_the_rest(text_pipe: Pipeline) -> Non
     assert (view[:, : len(start) + 6] >= 0).all()
     assert (view[:, len(start) + 6 :] == MASK_ID).all()
     filled = text_pipe.fill_text("the ___ of", 2, 3, SamplingConfig(steps=3))
-    shown = codec.decode(text_pipe.canvas.view(filled.y, "text")[:, :9]).tolist()
-    assert all(row[:3] == tokenizer.encode("the") and row[6:] == tokenizer.encode(" of") for row in shown)
+    tokens = codec.decode(text_pipe.canvas.view(filled.y, "text")[:, :9]).tolist()
+    assert all(row[:3] == tokenizer.encode("the") and row[6:] == tokenizer.encode(" of") for row in tokens)
     with pytest.raises(ValueError, match="no room"):
         text_pipe.continue_text("x" * 24)
     for count in (0, 16):
@@ -206,8 +206,8 @@ def test_partial_codes_are_means_of_what_still_agrees(pipe: Pipeline) -> None:
     agree = codec.digits[:, 0] == 2
     vectors = book.mean(0).repeat(1, 4, 4, 1)
     vectors[0, 0, 0] = book[agree].mean(0)
-    shown = images.partial_images(y, pipe.canvas, tokenizer)
-    torch.testing.assert_close(shown, tokenizer.decode_vectors(vectors), atol=1e-5, rtol=0)
+    partial = images.partial_images(y, pipe.canvas, tokenizer)
+    torch.testing.assert_close(partial, tokenizer.decode_vectors(vectors), atol=1e-5, rtol=0)
     codes = torch.randint(16, (1, 4, 4), generator=torch.Generator().manual_seed(0))
     whole = pipe.canvas.pack({"image": codes})
     torch.testing.assert_close(
@@ -219,8 +219,8 @@ def test_a_trace_ends_in_the_result(pipe: Pipeline) -> None:
     found = pipe.generate("red apple", 2, SamplingConfig(steps=4, trace=True))
     assert found.trace is not None
     assert torch.equal(found.trace.y[-1], found.y)
-    shown = (found.trace.y >= 0).sum((1, 2))
-    assert (shown.diff() > 0).all()
+    known = (found.trace.y >= 0).sum((1, 2))
+    assert (known.diff() > 0).all()
 
 
 def test_a_foreign_tokenizer_is_refused(pipe: Pipeline) -> None:

@@ -104,10 +104,10 @@ def luminance(colour: tuple[int, int, int]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize("places", [1, 2, 5])
-def test_every_shade_has_contrast(places: int) -> None:
-    shades = [shade(known, places) for known in range(places + 1)]
-    assert len(set(shades)) == places + 1
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_every_shade_has_contrast(levels: int) -> None:
+    shades = [shade(known, levels) for known in range(levels + 1)]
+    assert len(set(shades)) == levels + 1
     assert all((luminance(each) + 0.05) / (luminance(INK) + 0.05) >= 7 for each in shades)
     style = Page(made()).all("style")[0][1]
     assert all(f".k{known} {{ background: rgb{shade(known, 2)}; }}" in style for known in range(3))

@@ -25,19 +25,19 @@ def start(canvas: Canvas, source: PrimeDiT, **options: object) -> PrimeDiT:
 
 
 def whole_states(*canvases: Canvas) -> list[torch.Tensor]:
-    """The same tokens, some hidden, in the digits of each canvas."""
+    """The same tokens, some masked, in the digits of each canvas."""
     generator = torch.Generator().manual_seed(1)
     codes = {
         name: torch.randint(count, (4, canvases[0].span(name).num_tokens), generator=generator)
         for name, count in CODES.items()
     }
-    hidden = torch.rand(4, canvases[0].num_tokens, generator=generator) < 0.5
-    return [torch.where(hidden[:, canvas.token_of], -1, canvas.pack(codes)) for canvas in canvases]
+    masked = torch.rand(4, canvases[0].num_tokens, generator=generator) < 0.5
+    return [torch.where(masked[:, canvas.token_of], -1, canvas.pack(codes)) for canvas in canvases]
 
 
 @pytest.mark.parametrize("kinds", [("sum", "sum"), ("concat", "sum"), ("sum", "concat"), ("concat", "concat")])
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 2), (1, 1)])
-def test_whole_tokens_hidden_or_shown_give_the_same_function(kinds: tuple[str, str], before: int, after: int) -> None:
+def test_whole_tokens_masked_or_visible_give_the_same_function(kinds: tuple[str, str], before: int, after: int) -> None:
     old_canvas, new_canvas = canvas_of(before), canvas_of(after)
     source = make_model(old_canvas, digit_embedding=kinds[0])
     model = start(new_canvas, source, digit_embedding=kinds[1])
@@ -52,16 +52,16 @@ def test_whole_tokens_hidden_or_shown_give_the_same_function(kinds: tuple[str, s
 
 
 @pytest.mark.parametrize("token_embedding", [True, False])
-def test_one_shown_digit_is_the_mean_of_the_tokens_it_allows(token_embedding: bool) -> None:
+def test_one_visible_digit_is_the_mean_of_the_tokens_it_allows(token_embedding: bool) -> None:
     source = make_model(canvas_of(1))
     canvas = canvas_of(2)
     embedder = start(canvas, source, token_embedding=token_embedding).embedders["text"]
     digits = canvas.span("text").codec.digits
-    shown = source.embedders["text"].content(torch.arange(30)[:, None])
-    for place, value in ((0, 2), (1, 5)):
+    vectors = source.embedders["text"].content(torch.arange(30)[:, None])
+    for level, value in ((0, 2), (1, 5)):
         state = torch.full((1, 2), -1)
-        state[0, place] = value
-        expected = shown[digits[:, place] == value].mean(0, keepdim=True)
+        state[0, level] = value
+        expected = vectors[digits[:, level] == value].mean(0, keepdim=True)
         torch.testing.assert_close(embedder.content(state), expected)
 
 
@@ -69,8 +69,8 @@ def test_concatenated_digits_take_their_own_channels_of_the_mean() -> None:
     source = make_model(canvas_of(1))
     canvas = canvas_of(2)
     embedder = start(canvas, source, digit_embedding="concat").embedders["text"]
-    shown = source.embedders["text"].content(torch.arange(30)[:, None])
-    mean = shown[canvas.span("text").codec.digits[:, 0] == 2].mean(0)
+    vectors = source.embedders["text"].content(torch.arange(30)[:, None])
+    mean = vectors[canvas.span("text").codec.digits[:, 0] == 2].mean(0)
     half, found = len(mean) // 2, embedder.content(torch.tensor([[2, -1]]))[0]
     torch.testing.assert_close(found[:half], mean[:half])
     torch.testing.assert_close(found[half:], source.embedders["text"].content(torch.tensor([[-1]]))[0, half:])

@@ -185,8 +185,8 @@ def test_radices_are_the_digits_of_a_code(kind: str) -> None:
     digits = torch.cartesian_prod(*map(torch.arange, model.radices))  # in code order, most significant first
     vectors = model.codebook_vectors()
     assert len(digits) == len(vectors) == model.num_codes
-    for place in range(digits.shape[1]):  # each digit is one dimension, and grows with it
-        steps = [vectors[digits[:, place] == value] for value in range(model.radices[place])]
+    for level in range(digits.shape[1]):  # each digit is one dimension, and grows with it
+        steps = [vectors[digits[:, level] == value] for value in range(model.radices[level])]
         constant = torch.stack([(part == part[0]).all(0) for part in steps]).all(0)
         assert constant.sum() == 1
         heights = torch.stack([part[0] for part in steps])[:, constant].flatten()

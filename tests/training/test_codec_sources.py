@@ -98,7 +98,7 @@ def test_the_sources_of_a_picture_tokenizer() -> None:
 
 
 def test_confusion_is_the_posterior_mass_over_hidden_tokens() -> None:
-    """A model that knows nothing spreads each hidden token evenly; tokens that were never hidden add nothing."""
+    """A model that knows nothing spreads each masked token evenly; tokens that were never masked add nothing."""
     canvas = Canvas([Span("text", 6, Codec.base(5, 1)), Span("image", (2, 2), Codec.base(12, 2))])
     model = PrimeDiT(canvas, DiTConfig(preset="nano")).eval()
     generator = torch.Generator().manual_seed(0)

@@ -65,6 +65,10 @@ def test_missing_values_and_paths_name_their_key(path, tmp_path):
     (tmp_path / "tokens_bpe").mkdir()
     with pytest.raises(ConfigError, match=r"data.text_tokenizer=.*tokens_bpf.*nearest: .*tokens_bpe"):
         load_config(path, [f"data.text_tokenizer={tmp_path}/tokens_bpf"])
+    with pytest.raises(ConfigError, match=r"assets/absent: no such file or folder; what ships lies in a checkout"):
+        load_config(path, ["data.text_tokenizer=assets/absent"])
+    with pytest.raises(ConfigError, match=r"zzz: no such file or folder$"):  # like nothing that is there
+        load_config(path, [f"data.text_tokenizer={tmp_path}/zzz"])
     with pytest.raises(ConfigError, match=r"no such config; nearest: .*a.yaml"):
         load_config(tmp_path / "aa.yaml")
     path.write_text("task: diffusion\n")

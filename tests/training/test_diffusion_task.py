@@ -74,9 +74,9 @@ def test_each_mode_shows_hides_and_scores_what_its_name_says(tmp_path):
     generator = torch.Generator().manual_seed(1)
     _, _, metrics = next(iter(built.losses(torch.arange(64), generator, 0)))
     assert {"joint/text_given", "joint/text_absent", "joint/image_given", "joint/joint"} == set(metrics)
-    shown = (seen[0][:, text] >= 0).float().mean(-1)
-    assert (shown == 1).sum() >= 32  # half of 64 have the text given
-    assert (shown == 0).sum() >= 6  # a tenth has it absent
+    visible = (seen[0][:, text] >= 0).float().mean(-1)
+    assert (visible == 1).sum() >= 32  # half of 64 have the text given
+    assert (visible == 0).sum() >= 6  # a tenth has it absent
 
 
 def test_shares_of_modes_are_exact_in_a_batch(tmp_path):

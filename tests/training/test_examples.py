@@ -180,7 +180,7 @@ def test_text_of_a_split_without_captions_is_refused(folder):
         labels=None, keys=["a", "b"], splits=["train"] * 2, classes=[],
     )  # fmt: skip
     write_codes(codes, Blocks(), folder / "bare")
-    with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions"):
+    with pytest.raises(ConfigError, match=r"split 'train' of .*bare has no captions; write them beside"):
         load_corpus(config(folder, path=str(folder / "bare"), validation=[]), seed=0)
 
 

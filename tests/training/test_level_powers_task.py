@@ -25,12 +25,12 @@ def test_level_powers_are_judged_sampled_and_told(tmp_path):
     view = next(task for task in evaluation_tasks(built.canvas) if task.name == "image|text")
     data = ScoredRows(built._rows(built.validation["val"]).y)
 
-    def judged(schedule):
+    def bound(schedule):
         quantity = Quantity("nelbo", IndependentMasking(schedule))
         return estimate(built.modules, built.canvas, data, view, quantity, effort).per_token[0]
 
-    assert value == pytest.approx(judged(Schedule.levels([1.0, 4.0], built.canvas)), rel=1e-5)
-    assert abs(value - judged(None)) > 1e-3
+    assert value == pytest.approx(bound(Schedule.levels([1.0, 4.0], built.canvas)), rel=1e-5)
+    assert abs(value - bound(None)) > 1e-3
     assert built.samples.configs["image"].sampler.schedule.powers == (1.0, 4.0)
     assert sampled(built).shape == (40, 9)
     built.export(tmp_path / "model")

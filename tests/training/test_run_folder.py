@@ -63,6 +63,21 @@ def test_export_and_dry_run_leave_the_folder_as_it_is(tmp_path, capsys):
     assert (tmp_path / "out/training.json").is_file()
 
 
+def test_the_best_checkpoint_can_be_exported(tmp_path, capsys):
+    run = [*toy(tmp_path / "run"), "train.steps=4", "train.lr=0.5", "train.ema=0", "train.keep_last=1"]
+    assert train.main([*run, "--export", str(tmp_path / "out"), "--best"]) == 2
+    assert train.main([*run, "--best"]) == 2
+    assert train.main([*run, "train.validate_every=1"]) == 0
+    best = json.loads((tmp_path / "run/checkpoints.json").read_text())["best"]
+    assert best < 4
+    assert f"lowest held-out loss: step {best}; its model is written by" in capsys.readouterr().out
+    assert train.main([*run, "--export", str(tmp_path / "out"), "--best"]) == 0
+    about = json.loads((tmp_path / "out/training.json").read_text())
+    assert about["step"] == best
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if about["metrics"].items() <= row.items()] == [best]
+
+
 def test_bars_stay_out_of_the_log(tmp_path):
     with opened(small_config(tmp_path)):
         print("a line")

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmprime.codecs.weights import NoInit, load_plain
+from mmprime.codecs.weights import NoInit, fill_weights, load_plain
 from mmprime.io import read_json
 
 from .config import ARCHITECTURE, CAUSAL, DIT, MASKED, RetrofitConfig
@@ -68,7 +68,8 @@ def read_format(layout: str, path: str | Path) -> tuple[RetrofitConfig, Any]:
     named = {_renamed(layout, name): value for name, value in weights.items() if not _UNREAD.search(name)}
     if config.architecture.get("tie_word_embeddings"):
         named.pop("lm_head.weight", None)
-    _fill(path, layout, network, named)
+    targets = dict(network.named_parameters())  # each once, so tied ones are not asked for twice
+    fill_weights(f"{path} as {layout}", targets, named)
     return config, network.eval()
 
 
@@ -76,24 +77,6 @@ def _renamed(layout: str, name: str) -> str:
     for pattern, replacement in _LLADA if layout == "llada" else ():
         name = re.sub(pattern, replacement, name)
     return name
-
-
-@torch.no_grad()
-def _fill(path: Path, layout: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights in. Raises ValueError on the first names and shapes that are not those of the layout."""
-    expected = dict(network.named_parameters())  # each once, so tied ones are not asked for twice
-    problems = [f"lacks {name}" for name in expected if name not in weights]
-    problems += [f"has unknown {name}" for name in weights if name not in expected]
-    for name, value in expected.items():
-        if name in weights and weights[name].shape != value.shape:
-            problems.append(f"{name} is {tuple(weights[name].shape)}, the layout has {tuple(value.shape)}")
-        elif name in weights and not (weights[name].is_floating_point() and bool(weights[name].isfinite().all())):
-            problems.append(f"{name} holds no finite floats")
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise ValueError(f"{path} as {layout}: {'; '.join(problems[:3])}{more}")
-    for name, value in expected.items():
-        value.copy_(weights[name])
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

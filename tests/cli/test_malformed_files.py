@@ -1,4 +1,4 @@
-"""Malformed files and values that only a library call can hold are told by name; caches that fail cost no result."""
+"""Malformed files and values that only a library call can hold: errors by name; caches that fail cost no result."""
 
 from __future__ import annotations
 
