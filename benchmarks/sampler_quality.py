@@ -2,8 +2,9 @@
 
     python benchmarks/sampler_quality.py image [--num 256 --steps 4,8,16,32 --out runs/sampler_quality_image.json]
     python benchmarks/sampler_quality.py text  [--num 48 ...]
+    python benchmarks/sampler_quality.py image --only p2 --guidance 0,0.5,1 --schedule constant --temperature 0.8,1
 
-Pictures are drawn for captions seen in training, without guidance, so that steps are forward passes, and compared by
+Pictures are drawn for captions seen in training, by default without guidance, so that steps are passes, and compared by
 EfficientNet-Lite0 with all drawings of the training split: kernel distance (unbiased), Fréchet distance (biased at
 so few pictures, the same for all rows), caption accuracy of the nearest drawing. Texts are scored by SmolLM2. Picture i
 has the same caption and the same random streams in every row. Binary masking (token_synchronous) also at 64 steps.
@@ -16,11 +17,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from mmprime.cli import console
-from mmprime.engine import mix, sampler_of
+from mmprime.engine import Guidance, mix, sampler_of
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.metric import show
 from mmprime.evaluation.provenance import averaged_by, model_hash, versions
@@ -50,6 +52,7 @@ ADAPTIVE: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
 }
 BINARY, LONGEST = "token_synchronous", 64
+_scales = console.list_of(console.number_in(0, 100))
 Quality = Callable[[SamplingConfig], list[Measure]]
 
 
@@ -67,6 +70,21 @@ def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, SamplingConfig]
             yield f"{name} {words}", SamplingConfig(sampler_of(name, options), max(steps))
 
 
+def varied(options: argparse.Namespace) -> Iterator[tuple[str, SamplingConfig]]:
+    """Each of the settings at each guidance, temperature and top_p that is asked for; what is usual goes unnamed."""
+    for name, config in settings(options.kind, options.steps):
+        for scale, temperature, top_p in product(options.guidance, options.temperature, options.top_p):
+            guidance = Guidance(scale, options.schedule) if scale else 0.0
+            words = [f"guidance={scale:g} {options.schedule}"] if scale else []
+            words += [f"temperature={temperature:g}"] if temperature != 1 else []
+            words += [f"top_p={top_p:g}"] if top_p != 1 else []
+            what, comma, steps = name.partition(", ")
+            yield (
+                " ".join([what, *words]) + comma + steps,
+                replace(config, guidance=guidance, temperature=temperature, top_p=top_p),
+            )
+
+
 def picture_quality(pipe: Pipeline, num: int, seed: int) -> Quality:
     """Draws pictures for captions seen in training."""
     from mmprime.evaluation.images.captions import choose_captions
@@ -76,7 +94,7 @@ def picture_quality(pipe: Pipeline, num: int, seed: int) -> Quality:
     captions = choose_captions(quality.train_captions, num, seed)
 
     def rows(config: SamplingConfig) -> list[Measure]:
-        result = pipe.generate(captions, 1, replace(config, seed=seeds, guidance=0.0))
+        result = pipe.generate(captions, 1, replace(config, seed=seeds))
         return quality.rows(result.images, float(result.nfe.double().mean()), seed, captions)
 
     return rows
@@ -128,18 +146,23 @@ def main() -> None:
     parser.add_argument("--num", type=console.positive, default=None, help="default 256 pictures, 48 texts")
     parser.add_argument("--steps", type=console.numbers, default=[4, 8, 16, 32])
     parser.add_argument("--seed", type=console.whole, default=0)
+    parser.add_argument("--model", default=None, help="default assets/models/emoji_t2i, assets/models/sotu")
     parser.add_argument("--only", default="", help="settings that contain this")
+    parser.add_argument("--guidance", type=_scales, default=[0.0])
+    parser.add_argument("--schedule", default="linear", help="of guidance")
+    parser.add_argument("--temperature", type=console.powers, default=[1.0])
+    parser.add_argument("--top-p", type=console.powers, default=[1.0])
     parser.add_argument("--out", default=None, help="default runs/sampler_quality_KIND.json")
     options = parser.parse_args()
     image = options.kind == "image"
-    directory = "assets/models/emoji_t2i" if image else "assets/models/sotu"
+    directory = options.model or ("assets/models/emoji_t2i" if image else "assets/models/sotu")
     num, out = options.num or (256 if image else 48), Path(options.out or f"runs/sampler_quality_{options.kind}.json")
     about = {"model_hash": model_hash(directory), "ema": averaged_by(directory), "precision": "fp32"}
     stored = read_rows(out) if out.is_file() else []
     rows = [row for row in stored if row.model_hash == about["model_hash"] and row.num_samples == num]
     done = {row.sampler for row in rows}
     quality: Quality | None = None
-    for name, config in settings(options.kind, options.steps):
+    for name, config in varied(options):
         if options.only not in name or name in done:
             continue
         quality = quality or (picture_quality if image else text_quality)(from_pretrained(directory), num, options.seed)
