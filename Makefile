@@ -22,6 +22,7 @@ reproduce: $(VENV)/.installed-dev
 	$(PY) -m mmprime evaluate likelihood --split val_vendor --tasks "image|text" --steps 4,16,64 --samples 4 --json out/measured/likelihood.json
 	$(PY) -m mmprime evaluate likelihood --split val_vendor --tasks "text|image" --maskings token_synchronous --steps 4 --samples 4 --json out/measured/caption_likelihood.json
 	$(PY) -m mmprime evaluate likelihood --model assets/models/sotu --json out/measured/text.json
+	$(PY) -m mmprime evaluate likelihood --model assets/models/english --maskings token_synchronous --steps 16 --json out/measured/english.json
 	$(PY) -m mmprime evaluate tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
 	$(PY) -m mmprime evaluate captions --model assets/models/emoji_t2i --num 300 --steps 32 --sampler token_synchronous --guidance 3 --json out/measured/captions.json
 	$(PY) -m mmprime report agree benchmarks/measured out/measured

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mmprime.generation.pipeline import Pipeline
 
 PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
-SHIPPED = (console.DEFAULT_MODEL, str(console.ROOT / "assets/models/sotu"))  # of the page
+SHIPPED = (console.DEFAULT_MODEL, str(console.ROOT / "assets/models/english"))  # of the page
 READ, READINGS = "banana", 8  # the caption of the drawing that is read back, from as many readings
 
 

@@ -6,8 +6,8 @@
     mmprime generate --image out/apple.png --region 0,0,128,128 --prompt "..."  repaint a box
     mmprime generate --prompt "a red apple" --pause-at 8                        half a run: look at it, then
     mmprime generate --resume-from out/sample.safetensors                       finish it
-    mmprime generate --model assets/models/sotu --prompt "The state of the"     continue a text
-    mmprime generate --model assets/models/sotu --prompt "a ___ of the Union"   fill ___
+    mmprime generate --model assets/models/english --prompt "The state of the"  continue a text
+    mmprime generate --model assets/models/english --prompt "a ___ of the Union"   fill ___
 
 Exit codes: 0 done, 2 a mistake in what was asked (one line; no file is written); all of them: docs/commands.md.
 """

@@ -1,4 +1,4 @@
-"""Make and check datasets: python tools/prepare.py emoji|sotu|text|folder|tokenizer|codes|bpe|codec|shards-check ...
+"""Make and check datasets: mmprime prepare emoji|sotu|wordnet|text|folder|tokenizer|codes|bpe|codec|shards-check ...
 
 Every command may be stopped and given again: finished shards are kept, and a second run changes nothing.
 Exit codes: 0 done, 1 shards-check found problems, 2 a mistake in the command or the data (one line); all of them:
@@ -65,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
+    sub = add("wordnet", source.wordnet, "The entries of WordNet's dictionary, as prose, into text shards.")
+    sub.folder("--dict", "WordNet's data files; Debian's wordnet-base: /usr/share/wordnet")
+    sub.add_argument("--examples-only", action="store_true", help="only entries with an example of their use")
+    sub.split_fraction()
+    sub.out()
+
     sub = add("text", source.text, "Plain text (.txt, .md, .text; .jsonl: field text) into text shards.")
     sub.add_argument("paths", nargs="+", type=console.existing, metavar="PATH", help="a file or a folder")
     sub.add_argument("--per", choices=("file", "paragraph", "line"), default="file", help="what one document is")
@@ -72,11 +78,8 @@ def parser() -> argparse.ArgumentParser:
     sub.split_fraction()
     sub.out()
 
-    sub = add(
-        "folder",
-        source.image_folder,
-        "A folder of pictures, captioned or in class folders, into image shards.",
-    )
+    what = "A folder of pictures, captioned or in class folders, into image shards."
+    sub = add("folder", source.image_folder, what)
     what = "NAME.txt or metadata.jsonl/.csv for captions, class folders, splits"
     sub.add_argument("images", type=console.folder, metavar="DIR", help=what)
     sub.number("--size", 64, "pixels a side after a centre crop (default 64)")
@@ -173,7 +176,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=console.folder, metavar="DIR", help="folder of tars; index.json is written there")
 
     sub = add("bpe", bpe, "Train a byte-level BPE on the captions or documents of a dataset.")
-    sub.folder("--data", "image, code or text dataset folder")
+    what = "image, code or text dataset folder, or several"
+    sub.add_argument("--data", type=console.folder, nargs="+", required=True, metavar="DIR", help=what)
     sub.add_argument("--split", default="train", help="split to learn from (default train)")
     sub.number("--vocab-size", 2048, "ids, at least 258 (default 2048)")
     sub.add_argument("--lowercase", action="store_true", help="lower-case every text before encoding")
@@ -285,12 +289,12 @@ def bpe(options: argparse.Namespace) -> None:
     from mmprime.data import read_index, training_texts
     from mmprime.tokenizers import TextTokenizer
 
-    texts = training_texts(options.data, options.split, options.tags)
+    texts = [text for data in options.data for text in training_texts(data, options.split, options.tags)]
     tokenizer = TextTokenizer.train(texts, options.vocab_size, lowercase=options.lowercase)
     tokenizer.save(options.out)
     longest = max(len(tokenizer.encode(part)) for part in set(texts))
     print(f"{options.out}: {tokenizer.vocab_size} ids from {len(texts):,} texts, the longest has {longest:,} tokens")
-    if read_index(options.data)["kind"] != "text":
+    if all(read_index(data)["kind"] != "text" for data in options.data):
         print(f"data.text_length={longest + 1} cuts no caption: the longest and its end")
 
 

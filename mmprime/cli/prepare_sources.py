@@ -1,5 +1,5 @@
-"""The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, text, folder, fashion;
-that export them; and that make more of a dataset of pictures: scenes, views."""
+"""The commands of `mmprime prepare` that read pictures and texts as they are: emoji, sotu, wordnet, text, folder,
+fashion; that export them; and that make more of a dataset of pictures: scenes, views."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def sotu(options: argparse.Namespace) -> None:
     from mmprime.data.text import prepare_sotu
 
     print_index(prepare_sotu(options.package, options.out, options.split_fraction, True), options.out)
+
+
+def wordnet(options: argparse.Namespace) -> None:
+    """Shard WordNet."""
+    from mmprime.data.sources.wordnet import prepare_wordnet
+
+    how = options.examples_only, options.split_fraction
+    print_index(prepare_wordnet(options.dict, options.out, *how, progress=True), options.out)
 
 
 def text(options: argparse.Namespace) -> None:

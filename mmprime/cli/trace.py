@@ -2,7 +2,7 @@
 
     mmprime trace --prompt "a red apple" --out out/trace
         strip.png (a frame a step), film.gif, order.png (the step at which each digit became known, as a map)
-    mmprime trace --model assets/models/sotu --prompt "The state of the" --out out/trace_text
+    mmprime trace --model assets/models/english --prompt "The state of the" --out out/trace_text
         trace.html: a page with a slider of steps; also for a text with ___ to fill
 
 Both write entropy.png (entropy and confidence along the steps) and trace.json (rank, entropy and confidence of every

@@ -12,7 +12,7 @@ where these are at hand. A folder may name tokenizers outside of itself (`"token
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +104,19 @@ def describe_data(data: Path | None) -> dict[str, Any]:
     with suppress(ValueError):
         index = read_index(data)
     return {"name": data.resolve().name} | {key: index[key] for key in ("name", "splits", "licences") if key in index}
+
+
+def describe_all_data(data: Path | None, also: Sequence[Path] = (), split: str = "train") -> dict[str, Any]:
+    """What `describe_data` says, of a data set and of those whose `split` was trained on as well; licences by set."""
+    parts = [describe_data(path) for path in (data, *also)]
+    if len(parts) == 1:
+        return parts[0]
+    splits = dict(parts[0].get("splits", {}))
+    splits[split] = sum(part.get("splits", {}).get(split, 0) for part in parts)
+    licences = {
+        f"{part['name']}/{key}".rstrip("/"): entry for part in parts for key, entry in part.get("licences", {}).items()
+    }
+    return {"name": " + ".join(part["name"] for part in parts if part), "splits": splits, "licences": licences}
 
 
 def load_tokenizers(

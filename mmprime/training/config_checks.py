@@ -60,11 +60,14 @@ def check_values(config: Any) -> None:
 def check_paths(config: Any) -> None:
     """Raise ConfigError for a field marked ``path`` that is set and does not exist."""
     for key, value, metadata in _fields(config):
-        remote = key == "data.path" and is_remote(value)
-        if metadata.get("path") and value and not remote and not resolve(value).exists():
-            ships = "; what ships lies in a checkout of the repository: start there, or give its path"
-            hint = nearest_path(Path(value)) or ships * Path(value).is_relative_to("assets")
-            raise ConfigError(f"{key}={value}: no such file or folder{hint}")
+        if not metadata.get("path"):
+            continue
+        for path in [value] if isinstance(value, str) else value:
+            remote = key == "data.path" and is_remote(path)
+            if path and not remote and not resolve(path).exists():
+                ships = "; what ships lies in a checkout of the repository: start there, or give its path"
+                hint = nearest_path(Path(path)) or ships * Path(path).is_relative_to("assets")
+                raise ConfigError(f"{key}={path}: no such file or folder{hint}")
 
 
 def check_run_dir(directory: str) -> None:

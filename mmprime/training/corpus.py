@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,6 +60,8 @@ def load_corpus(config: DataConfig, seed: int, train: TrainConfig | None = None)
         raise ConfigError(
             "data.phrasings=true words captions, and there are none; set data.text_length, or phrasings=false"
         )
+    if config.also and config.kind != "text":
+        raise ConfigError(f"data.also={list(config.also)}: only text is joined; set data.kind=text, or also=[]")
     index = read_index(data_folder(config.path), None if config.kind == "text" else config.kind)
     config = replace(config, validation=validation_splits(config, index["splits"]))
     plan = StreamPlan(config, index, train or TrainConfig(), seed)
@@ -73,23 +75,27 @@ def _load_text(plan: StreamPlan) -> Corpus:
     tokenizer = _tokenizer(config)
     if index["kind"] == "tokens":
         _check_rows(config, index, tokenizer)
+        if config.also:
+            raise ConfigError(
+                f"data.also={list(config.also)}: only documents are joined, and {config.path} holds rows of tokens"
+            )
     elif config.stream is True:
         raise ConfigError(
             f"data.stream=true: {config.path} holds documents, and rows of tokens are streamed: mmprime prepare tokens "
             f"--data {config.path} --tokenizer {config.text_tokenizer} --length {config.text_length} --out DIR"
         )
 
-    def rows(split: str) -> Examples:
+    def rows(split: str, also: Sequence[str] = ()) -> Examples:
         folder = data_folder(config.path)
         if index["kind"] == "tokens":
             blocks = [block for entry in split_shards(index, split) for block in token_blocks(folder, index, entry)]
             return Examples({"text": torch.cat(blocks)})
-        documents = load_documents(folder, split)
+        documents = [text for path in (folder, *map(data_folder, also)) for text in load_documents(path, split)]
         packed = pack_documents(documents, tokenizer.encode, tokenizer.end_id, config.text_length)
         return Examples({"text": torch.as_tensor(packed).int()})
 
     streamed = index["kind"] == "tokens" and plan.wanted(4 * config.text_length)
-    train = StreamedExamples.open(plan, TokenSource(plan)) if streamed else rows(config.train_split)
+    train = StreamedExamples.open(plan, TokenSource(plan)) if streamed else rows(config.train_split, config.also)
     return Corpus(
         train=train,
         validation={name: rows(name).subset(config.validate_examples, plan.seed) for name in config.validation or ()},
@@ -97,7 +103,7 @@ def _load_text(plan: StreamPlan) -> Corpus:
         lengths={"text": config.text_length},
         num_classes=None,
         text_tokenizer=tokenizer,
-        fingerprint=dataset_fingerprint(config.path),
+        fingerprint="+".join(map(dataset_fingerprint, (config.path, *config.also))),
         tokenizers={"text": tokenizer.fingerprint()},
         notices=_streaming(plan, train),
     )

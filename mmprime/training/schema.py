@@ -84,6 +84,8 @@ class DataConfig:
     kind: str = _choice("codes", "text")  # packed image codes (with captions, labels) | plain text
     path: str = _path()
     path_env: str = ""  # an environment variable that names data.path; unset: see `fallback`
+    # text: datasets whose train_split is trained on as well; what is held out is that of data.path
+    also: list[str] = field(default_factory=list, metadata={"path": True})
     train_split: str = "train"
     validation: list[str] | None = None  # null: every split but train_split; []: none
     validate_examples: int = _number(256, "[2, 1e9]")  # of each validation split, a fixed random subset

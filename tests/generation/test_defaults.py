@@ -93,8 +93,9 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, entries: object, said: str) 
 
 
 def test_the_shipped_models_have_theirs() -> None:
-    for folder, spans in ((SHIPPED / "emoji_t2i", {"image", "text"}), (SHIPPED / "sotu", {"text"})):
-        entries = json.loads((folder / FILE).read_text())
+    shipped = {"emoji_t2i": {"image", "text"}, "sotu": {"text"}, "english": {"text"}}
+    for name, spans in shipped.items():
+        entries = json.loads((SHIPPED / name / FILE).read_text())
         assert set(entries) == spans
         for entry in entries.values():
             assert entry_of(sampling_of(entry)) == entry

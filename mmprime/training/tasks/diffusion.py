@@ -23,7 +23,7 @@ from mmprime.engine import Canvas, Condition, Rows, masking_of
 from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, ratio, uniform_nats
 from mmprime.evaluation.quantities import Quantity
 from mmprime.evaluation.tasks import EvaluationTask, evaluation_tasks
-from mmprime.generation.model_folder import TRAINING, ModelCard, describe_data
+from mmprime.generation.model_folder import TRAINING, ModelCard, describe_all_data
 from mmprime.generation.prompts import collect_words
 from mmprime.generation.sampling import SamplingConfig
 from mmprime.generation.saving import write_model_folder
@@ -250,7 +250,7 @@ class DiffusionTask(Task):
         lies; its card has the numbers of a training.json in the directory."""
         goal, image, several = self.config.objective, self.samples.image, self.corpus.train.alternatives
         captions = [*self.corpus.train.captions, *(several.captions if several else ())]
-        training = directory / TRAINING
+        training, data = directory / TRAINING, self.config.data
         card = ModelCard(
             masking=goal.masking,
             trained_on=tuple(maskings_of(goal)),
@@ -258,7 +258,7 @@ class DiffusionTask(Task):
             words=collect_words(captions if self.canvas.has("text") else ()),
             classes=tuple(self.corpus.classes),
             codecs=self.codecs,
-            training_data=describe_data(resolve(self.config.data.path)),
+            training_data=describe_all_data(resolve(data.path), list(map(resolve, data.also)), data.train_split),
             base=self.base,
             training=read_json(training) if training.is_file() else {},
             name=Path(self.config.run.dir).name,
