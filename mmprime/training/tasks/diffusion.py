@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,11 @@ class DiffusionTask(Task):
         self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
-        self.base = ""
+        self.base, self.checkpoint = "", dict[str, Any]()
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         if start is not None:
             self.base = str(start.config.get("base", ""))
+            self.checkpoint = start.checkpoint(config.model.train)
             self.notices = [*corpus.notices, *start.notices(canvas, corpus, model, config.model.train)]
             self.codecs |= {name: origin for name, origin in start.codec_origins().items() if name not in codecs}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
@@ -247,7 +249,7 @@ class DiffusionTask(Task):
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with its tokenizers, caption words and class names, and where its data
-        lies; its card has the numbers of a training.json in the directory."""
+        lies; adapters alone where they belong to a checkpoint of another library. Its card has the numbers of a training.json in the directory."""
         goal, image, several = self.config.objective, self.samples.image, self.corpus.train.alternatives
         captions = [*self.corpus.train.captions, *(several.captions if several else ())]
         training = directory / TRAINING
@@ -260,6 +262,8 @@ class DiffusionTask(Task):
             codecs=self.codecs,
             training_data=describe_data(resolve(self.config.data.path)),
             base=self.base,
+            checkpoint=self.checkpoint,
+            adapter=bool(self.checkpoint),
             training=read_json(training) if training.is_file() else {},
             name=Path(self.config.run.dir).name,
         )
@@ -269,7 +273,7 @@ class DiffusionTask(Task):
         )
         extra = {"fingerprints": self.corpus.tokenizers, "data": _relative(self.config.data.path, directory)}
         half = torch.float16
-        model = without_adapters(self.model)
+        model = self.model if self.checkpoint else without_adapters(self.model)
         write_model_folder(directory, model, self.canvas, card, self.sampling(), tokenizers, half, extra)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
