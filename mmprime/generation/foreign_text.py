@@ -33,9 +33,9 @@ def convert_text_model(
 ) -> Retrofit:
     """Write the model folder `out`: rows of `length` tokens, of `digits` digits each, clustered by the embedding.
 
-    layout: of `mmprime.models.retrofit.formats`. name: of the source, as `find_checkpoint` takes it. tokenizer: where the
-    source has none. Raises ValueError as `find_checkpoint`, `read_format` and `TextTokenizer.load` do, and on a tokenizer
-    that is not the network's.
+    layout: of `mmprime.models.retrofit.formats`. name: of the source, as `find_checkpoint` takes it. tokenizer: where
+    the source has none. Raises ValueError as `find_checkpoint`, `read_format` and `TextTokenizer.load` do, and on a
+    tokenizer that is not the network's.
     """
     from mmprime.models import Retrofit
     from mmprime.models.retrofit.base import Checkpoint, find_checkpoint, weights_sha256

@@ -106,9 +106,9 @@ def _about(card: ModelCard, canvas: Canvas, parameters: int) -> str:
     lines = [f"{size}, trained under the masking {maskings}.", ""]
     if card.adapter:
         lines += [
-            "This folder has low-rank adapters alone, in the files of peft. The weights they belong to are found by the "
-            f"name `{card.checkpoint.get('name')}`, or in the folder that the environment variable `MMPRIME_BASE` names, "
-            "and compared by their sha256.",
+            "This folder has low-rank adapters alone, in the files of peft. The weights they belong to are found by the"
+            f" name `{card.checkpoint.get('name')}`, or in the folder that the environment variable `MMPRIME_BASE` "
+            "names, and compared by their sha256.",
             "",
         ]
     return "\n".join([*lines, *(f"* `{span.name}`: {span_words(span)}" for span in canvas.spans)])

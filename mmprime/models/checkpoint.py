@@ -5,8 +5,8 @@
     model.safetensors  weights by name, and the digit table of each span that has one under codec.<span>.digits
 
 A model with low-rank adapters on a network of another library is written without the matrices of that network: the
-config says {"adapter_of": {format, name, sha256}}, the weights are adapter_model.safetensors (see `retrofit.adapter_files`),
-and whoever reads it needs the checkpoint, which is looked for as `retrofit.base` says.
+config says {"adapter_of": {format, name, sha256}}, the weights are adapter_model.safetensors, by the names of
+`retrofit.adapter_files`, and whoever reads it needs the checkpoint, which is looked for as `retrofit.base` says.
 
 A span of product codes says "codec": "product" in the config and has no table.
 
@@ -66,9 +66,9 @@ def save_model(
 ) -> None:
     """Write a model and the canvas it works on (its own by default).
 
-    extra: more top-level entries of config.json, e.g. {"tokenizers": {...}}; of a model with adapters "checkpoint" says
-    which they belong to. dtype: of the stored weights. Raises ValueError on an extra key that is taken, on a canvas with
-    other codecs, on weights beyond the dtype, on adapters without a checkpoint.
+    extra: more top-level entries of config.json, e.g. {"tokenizers": {...}}; "checkpoint" is what adapters belong to.
+    dtype: of the stored weights. Raises ValueError on an extra key that is taken, on a canvas with other codecs, on
+    weights beyond the dtype, on adapters without a checkpoint.
     """
     canvas, extra = canvas or model.canvas, dict(extra or {})
     taken = sorted(set(extra) & {*_OWN_KEYS, ADAPTER_OF})

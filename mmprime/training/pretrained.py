@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmprime.engine import Canvas, Codec
-from mmprime.models.folders import find_folder
 from mmprime.generation.model_folder import recorded_fingerprints
 from mmprime.io import read_json
 from mmprime.models import Network, Retrofit, check_codes, load_model
+from mmprime.models.folders import find_folder
 
 from .config import ConfigError, resolve
 from .corpus import Corpus
@@ -34,7 +34,7 @@ class Pretrained:
         return self.model.canvas.span(span).codec
 
     def checkpoint(self, train: str) -> dict[str, Any]:
-        """Of what the adapters that are trained can be told apart: its entry of config.json; {} where they are merged."""
+        """The entry of config.json that adapters of it are written beside; {} where they are to be merged."""
         known = self.config.get("checkpoint", {}) if train == "lora" and isinstance(self.model, Retrofit) else {}
         return dict(known)
 

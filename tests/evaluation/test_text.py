@@ -19,9 +19,9 @@ from mmprime.evaluation.datasets import hash_of, load_scored, splits_of
 from mmprime.evaluation.metric import read_rows
 from mmprime.evaluation.text import causal_lm, frontier
 from mmprime.evaluation.text.causal_lm import LanguageModelScorer, windows
-from mmprime.models.smollm2 import converted, smollm2_file
 from mmprime.evaluation.text.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
 from mmprime.generation.pipeline import from_pretrained
+from mmprime.models.smollm2 import converted, smollm2_file
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-scorer)"

@@ -131,9 +131,7 @@ def test_adapters_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lora_A\.weight is \(2, \d+\), the config asks for \(3, \d+\)"):
         load_model(tmp_path / "out")
     file.unlink()
-    with pytest.raises(
-        ValueError, match="no such file; adapters have adapter_config.json and adapter_model.safetensors"
-    ):
+    with pytest.raises(ValueError, match="no such file; adapters have adapter_config"):
         load_model(tmp_path / "out")
     file.write_text(known)
     config.write_text(json.dumps(about | {"adapter_of": {"name": 3}}))

@@ -1,8 +1,8 @@
 """Low-rank adapters of a retrofit beside the checkpoint they belong to, in the files of peft.
 
     adapter_config.json        rank, scale and targets, as peft has them
-    adapter_model.safetensors  A and B under the names of the network in its own library, `base_model.model.NAME.lora_A`;
-                               beside them what is of no checkpoint: `mask`, `digits.weight`, tables of digits
+    adapter_model.safetensors  A and B as base_model.model.NAME.lora_A.weight, NAME as in the network's own library;
+                               beside them what is of no checkpoint: mask, digits.weight, tables of digits
 
     W ← W + (α / r) B A                                                                  Hu et al., arXiv 2106.09685
 
@@ -28,7 +28,8 @@ from .networks import build_network
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PARTS = ("lora_A", "lora_B")
 _READ: dict[str, Any] = {
-    "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {},
+    "peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False, "rank_pattern": {},
+    "alpha_pattern": {},
 }  # fmt: skip
 
 
@@ -59,11 +60,12 @@ def write_adapter_config(folder: Path, model: Retrofit, base: str) -> None:
 
 
 def expected_tensors(model: Retrofit, names: list[str], rank: int) -> dict[str, Tensor]:
-    """Shapes that adapters of this rank have for the modules that occur among the names of a file."""
+    """Shapes, on the meta device, that adapters of this rank have for the modules that occur among the names."""
     expected = {name: torch.empty(value.shape, device="meta") for name, value in _own(model).items()}
     for key, module in _targets(model).items():
         if any(_key(key, part) in names for part in _PARTS):
-            rows, columns = module.weight.shape[:: -1 if _transposed(module) else 1]  # type: ignore[union-attr, misc]
+            matrix = module.weight.T if _transposed(module) else module.weight
+            rows, columns = matrix.shape
             expected[_key(key, "lora_A")] = torch.empty(rank, columns, device="meta")
             expected[_key(key, "lora_B")] = torch.empty(rows, rank, device="meta")
     return expected
@@ -79,7 +81,7 @@ def read_rank(folder: Path) -> tuple[int, float]:
         if entries.get(key, value) not in (value, None):
             raise ValueError(f"{file}: {key}={entries[key]!r} is not read, {value!r} is")
     rank, alpha = entries.get("r"), entries.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float):
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
         raise ValueError(f"{file}: r={rank!r}, lora_alpha={alpha!r} are no rank and scale")
     return rank, alpha / rank
 
@@ -90,7 +92,7 @@ def merge_adapter(model: Retrofit, tensors: dict[str, Tensor], scale: float) -> 
     for key, module in _targets(model).items():
         if (a := tensors.get(_key(key, "lora_A"))) is not None:
             change = scale * (tensors[_key(key, "lora_B")] @ a)
-            module.weight += change.T if _transposed(module) else change  # type: ignore[operator]
+            module.weight += change.T if _transposed(module) else change
     for name, value in _own(model).items():
         value.copy_(tensors[name])
 
@@ -100,7 +102,7 @@ def _own(model: Retrofit) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.startswith(model.ALWAYS_TRAINED)}
 
 
-def _targets(model: Retrofit) -> dict[str, nn.Module]:
+def _targets(model: Retrofit) -> dict[str, Any]:
     """By its name in the network, each module that may have adapters."""
     names = _network_names(model)
     return {names[name]: module for name, module in model.named_modules() if names.get(name)}

@@ -34,7 +34,7 @@ from mmprime.tokenizers import load_image_tokenizer
 
 from ..alignment import FeatureAlignment
 from ..conditions import Conditions
-from ..config import resolve
+from ..config import resolve, tokenizer_path
 from ..corpus import Corpus, load_corpus, without_validation
 from ..examples import Examples
 from ..model import build_canvas, build_model, codec_origin
@@ -101,7 +101,7 @@ class DiffusionTask(Task):
             canvas,
             self.sampling(),
             corpus.text_tokenizer,
-            resolve(tokenizer) if tokenizer else None,
+            tokenizer_path(tokenizer) if tokenizer else None,
         )
 
     @classmethod
@@ -249,7 +249,8 @@ class DiffusionTask(Task):
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with its tokenizers, caption words and class names, and where its data
-        lies; adapters alone where they belong to a checkpoint of another library. Its card has the numbers of a training.json in the directory."""
+        lies; adapters alone where they belong to a checkpoint of another library. Its card has the numbers of a
+        training.json in the directory."""
         goal, image, several = self.config.objective, self.samples.image, self.corpus.train.alternatives
         captions = [*self.corpus.train.captions, *(several.captions if several else ())]
         training = directory / TRAINING
