@@ -1,6 +1,7 @@
-"""The share of the words of texts that occur in the training addresses: python benchmarks/known_words.py FILE.json ...
+"""Which words of texts occur in the training addresses, and which pairs of words in a row: known_words.py FILE.json ...
 
-FILE.json is what `mmprime evaluate text --save` writes. A word is a run of letters, in lower case.
+FILE.json is what `mmprime evaluate text --save` writes. A word is a run of letters, in lower case. Neither share asks a
+language model, and neither knows of one.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from mmprime.data import load_documents
@@ -23,13 +25,18 @@ def words(text: str) -> list[str]:
 def main(files: list[str]) -> None:
     """A line for each group of texts of each file."""
     addresses = Path(__file__).resolve().parents[1] / "assets/sotu"
-    known = {word for text in load_documents(addresses, "train") for word in words(text)}
+    training = [words(text) for text in load_documents(addresses, "train")]
+    known = {word for text in training for word in text}
+    known_pairs = {pair for text in training for pair in pairwise(text)}
     for file in files:
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, list[list[str]]] = {}
         for entry in json.loads(Path(file).read_text()):
-            groups.setdefault(entry["group"], []).extend(words(entry["text"]))
-        for name, found in groups.items():
-            print(f"{file}, {name}: {sum(word in known for word in found) / len(found):.3f} of {len(found)} words")
+            groups.setdefault(entry["group"], []).append(words(entry["text"]))
+        for name, texts in groups.items():
+            found = [word in known for text in texts for word in text]
+            pairs = [pair in known_pairs for text in texts for pair in pairwise(text)]
+            shares = f"{sum(found) / len(found):.3f} of {len(found)} words, {sum(pairs) / len(pairs):.3f} of their pairs"
+            print(f"{file}, {name}: {shares}")
 
 
 if __name__ == "__main__":

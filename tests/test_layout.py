@@ -149,7 +149,7 @@ def test_files_are_short():
     lengths = {short(path): len(path.read_text().splitlines()) for path in SOURCES}
     refuse(f"{name}: {count} lines" for name, count in lengths.items() if count > 350)
     assert statistics.median(lengths.values()) <= 150
-    assert sum(lengths.values()) <= 35_500
+    assert sum(lengths.values()) <= 35_850
 
 
 # what is done in one place, and where
