@@ -78,9 +78,9 @@ class Checkpoint:
                 f"the adapters belong to {self.name} ({self.format}), not found: {error}; {way}"
             ) from error
         config, network = read_format(self.format, path)
-        if (found := weights_sha256(network)) != self.sha256:
+        if (digest := weights_sha256(network)) != self.sha256:
             raise ValueError(
                 f"the adapters belong to weights of {self.name} with sha256 {self.sha256[:12]}…, those at {path} have "
-                f"{found[:12]}…; {way} of the right ones"
+                f"{digest[:12]}…; {way} of the right ones"
             )
         return config, network
