@@ -35,7 +35,9 @@ def main(files: list[str]) -> None:
         for name, texts in groups.items():
             found = [word in known for text in texts for word in text]
             pairs = [pair in known_pairs for text in texts for pair in pairwise(text)]
-            shares = f"{sum(found) / len(found):.3f} of {len(found)} words, {sum(pairs) / len(pairs):.3f} of their pairs"
+            shares = (
+                f"{sum(found) / len(found):.3f} of {len(found)} words, {sum(pairs) / len(pairs):.3f} of their pairs"
+            )
             print(f"{file}, {name}: {shares}")
 
 

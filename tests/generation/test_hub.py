@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from hub_world import TOKEN, Hub, Repository, hub
 from pipeline_world import write_text_image_model
+from retrofit_world import mdlm_weights, store
 
 from mmprime import from_pretrained
 
@@ -105,6 +107,27 @@ def test_a_config_names_its_tokenizers_on_the_hub(tmp_path: Path, server: Hub) -
     assert lines[3].startswith("path=user/data: no such file or folder")
     assert lines[4].startswith("text_tokenizer=tests/none: no such file or folder")
     assert len(lines) == 5
+
+
+ADAPTERS = """
+from pathlib import Path
+from mmprime.generation.foreign_text import convert_text_model
+from mmprime.io import read_json
+from mmprime.models import choose_trained, load_model, save_model
+model = convert_text_model("mdlm", "user/base", Path("{out}/whole"))
+entry = read_json("{out}/whole/config.json")["checkpoint"]
+choose_trained(model, "lora", 2)
+save_model("{out}/adapters", model, extra=dict(checkpoint=entry))
+print(load_model("{out}/adapters")[2]["adapter_of"]["name"])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs mmprime[lora]")
+def test_adapters_find_their_checkpoint_on_the_hub(tmp_path: Path, server: Hub) -> None:
+    base = store(tmp_path / "base", mdlm_weights())
+    files = {each.name: each.read_bytes() for each in base.iterdir()}
+    server.repositories["user/base"] = Repository(files, ["b" * 40])
+    assert python(ADAPTERS.format(out=tmp_path), tmp_path / "home", server.url) == "user/base\n"
 
 
 def test_what_the_hub_refuses_is_one_line(tmp_path: Path, server: Hub) -> None:
