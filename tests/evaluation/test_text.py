@@ -219,7 +219,7 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     drawn = [row for row in rows if row.sampler is not None]
     for what in ("generative perplexity (scorer)", "unigram entropy of a text"):
         found = [(row.sampler, row.nfe, row.idle_steps) for row in drawn if row.metric == what]
-        assert found == [(f"independent temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
+        assert found == [(f"first_hitting temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
         assert {f"{command.REAL}: {what}", f"{command.SHUFFLED}: {what}"} <= by_name.keys()
     perplexity = next(row for row in drawn if row.metric == "generative perplexity (scorer)")
     assert perplexity.data_hash is None
