@@ -191,6 +191,11 @@ def sha256(*paths: str | Path) -> str:
     return digest.hexdigest()
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether it is "user/name" and no path here."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None and not Path(name).parent.exists()
+
+
 def cache_folder() -> Path:
     """$MMPRIME_CACHE, else $XDG_CACHE_HOME/mmprime, else ~/.cache/mmprime."""
     if "MMPRIME_CACHE" in os.environ:

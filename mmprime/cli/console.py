@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from mmprime.io import is_hub_name
+
 from .errors import DISK, DONE, INTERRUPTED, MISTAKE, explain, printable
 from .output import kept_output
 
@@ -268,11 +270,11 @@ def local_folder(name: str) -> str:
 
     Raises ValueError in one sentence on what the hub refuses.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or Path(name).parent.exists():
+    if not is_hub_name(name):  # before anything heavy is imported
         return name
-    from mmprime.generation.hub import find_folder
+    from mmprime.models.folders import fetched
 
-    return str(find_folder(name))
+    return str(fetched(name))
 
 
 def model_folder(name: str, option: str = "--model") -> str:

@@ -310,7 +310,7 @@ def codec(options: argparse.Namespace) -> None:
     from mmprime.training.codec_sources import Recipe, make_codec
 
     if shipped:
-        from mmprime.evaluation.text.causal_lm import converted, smollm2_file
+        from mmprime.models.smollm2 import converted, smollm2_file
 
         options.model = str(converted(smollm2_file()))
     recipe = Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})

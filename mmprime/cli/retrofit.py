@@ -10,8 +10,6 @@ from pathlib import Path
 
 from . import console
 
-SMOLLM2 = "smollm2"
-
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -38,22 +36,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def convert(options: argparse.Namespace) -> None:
     """Read, check and write."""
     from mmprime.generation.foreign_text import convert_text_model
-    from mmprime.generation.hub import find_folder
     from mmprime.models.retrofit.formats import FORMATS
 
     layout, name = options.source
     console.require_names([layout], FORMATS, "--from")
-    if name == SMOLLM2:
-        from mmprime.evaluation.text.causal_lm import SMOLLM2 as SCORER_NAME
-        from mmprime.evaluation.text.causal_lm import converted, smollm2_file
-
-        source, name = converted(smollm2_file()), SCORER_NAME
-    else:
-        source = Path(name) if Path(name).exists() else find_folder(name)
-        name = source.name if Path(name).exists() else name
     tokenizer = Path(options.tokenizer) if options.tokenizer else None
-    size = options.length, options.digits
-    model = convert_text_model(layout, source, Path(options.out), tokenizer, *size, name)
+    model = convert_text_model(layout, name, Path(options.out), tokenizer, options.length, options.digits)
     count = sum(weight.numel() for weight in model.parameters())
     codes = model.canvas.spans[0].codec.num_codes
     print(f"{options.out}: {layout}, {count:,} weights, {options.length} tokens of {codes:,} codes")

@@ -25,7 +25,9 @@ def hash_files(*files: str | Path) -> str:
 
 def model_hash(directory: str | Path) -> str:
     """Of a model folder: its config and weights. Raises ValueError when a file is missing."""
-    files = [Path(directory, name) for name in ("config.json", "model.safetensors")]
+    adapter = Path(directory, "adapter_model.safetensors").is_file()  # whose config.json has the hash of its checkpoint
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    files = [Path(directory, name) for name in ("config.json", weights)]
     for file in files:
         if not file.is_file():
             raise ValueError(f"no {file.name} in {directory}: not a model")

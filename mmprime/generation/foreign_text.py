@@ -25,24 +25,27 @@ _USED = 0.9  # of a vocabulary at least; what is more is another tokenizer's
 
 def convert_text_model(
     layout: str,
-    source: Path,
+    name: str,
     out: Path,
     tokenizer: Path | None = None,
     length: int = 128,
     digits: int = 1,
-    name: str = "",
 ) -> Retrofit:
     """Write the model folder `out`: rows of `length` tokens, of `digits` digits each, clustered by the embedding.
 
-    layout: of `mmprime.models.retrofit.formats`. tokenizer: where the source has none. name: of the network, for the
-    model card. Raises ValueError as
-    `read_format` and `TextTokenizer.load` do, and on a tokenizer that is not the network's.
+    layout: of `mmprime.models.retrofit.formats`. name: of the source, as `find_checkpoint` takes it. tokenizer: where
+    the source has none. Raises ValueError as `find_checkpoint`, `read_format` and `TextTokenizer.load` do, and on a
+    tokenizer that is not the network's.
     """
     from mmprime.models import Retrofit
+    from mmprime.models.retrofit.base import Checkpoint, find_checkpoint, weights_sha256
     from mmprime.models.retrofit.formats import read_format
     from mmprime.tokenizers import TextTokenizer
 
+    source, called = find_checkpoint(name)
     config, network = read_format(layout, source)
+    kept = str(source.resolve()) if Path(name).exists() else name
+    checkpoint = Checkpoint(layout, kept, weights_sha256(network)).entry()
     words = TextTokenizer.load(tokenizer or source)
     config = _with_ids(config, words, layout)
     _check_vocabulary(words, config, tokenizer or source)
@@ -55,7 +58,9 @@ def convert_text_model(
     sampling = default_sampling(canvas, MASKING)
     if block := config.architecture.get("block_size"):
         sampling = {"text": SamplingConfig(sampler_of("blocks", {"size": block}), TEXT_STEPS)}
-    card = ModelCard(masking=MASKING, trained_on=(MASKING,), base=f"{name or source.name} ({layout})", name=out.name)
+    card = ModelCard(
+        masking=MASKING, trained_on=(MASKING,), base=f"{called} ({layout})", checkpoint=checkpoint, name=out.name
+    )
     write_model_folder(out, model, canvas, card, sampling, (words, None))
     return model
 

@@ -1,6 +1,7 @@
 """What a model folder says beside the weights, and its tokenizers: whether they are those it was trained with.
 
-    config.json         canvas, model and the entries of `ModelCard`        model.safetensors        weights
+    config.json         canvas, model and the entries of `ModelCard`        model.safetensors        weights, or
+    adapter_model.safetensors, adapter_config.json                          adapters of a checkpoint that lies elsewhere
     text_tokenizer/     image_tokenizer/                                    generation_config.json   how it is sampled
     README.md           the model card for people                           training.json            its training
 
@@ -41,7 +42,8 @@ class ModelCard:
     (empty if not recorded); classes: their names (may be empty). data: the folder of its data; weights: the hash of
     their file. sampling: how to sample each span (empty: the defaults of the masking process). codecs, training_data:
     where its digits and its data come from, as config.json has them; base: the network of another library it began as;
-    training: what training.json says; page: the README.md of the folder; name: of the folder.
+    checkpoint: that network's format, name and sha256, as `mmprime.models.retrofit.base` has them; adapter: the folder
+    holds adapters of it. training: what training.json says; page: the README.md of the folder; name: of the folder.
     """
 
     masking: str = "nested"
@@ -55,6 +57,8 @@ class ModelCard:
     codecs: Mapping[str, Any] = field(default_factory=dict)
     training_data: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    adapter: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     page: str = ""
     name: str = ""
@@ -64,6 +68,7 @@ class ModelCard:
         known = {
             "masking": self.masking, "trained_on": list(self.trained_on), "level_powers": list(self.level_powers),
             "codecs": dict(self.codecs), "training_data": dict(self.training_data), "base": self.base,
+            "checkpoint": dict(self.checkpoint),
             "words": sorted(self.words), "classes": list(self.classes),
         }  # fmt: skip
         return {name: value for name, value in known.items() if value}
@@ -88,6 +93,8 @@ def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelC
         codecs=entries.get("codecs", {}),
         training_data=entries.get("training_data") or describe_data(data),
         base=entries.get("base", ""),
+        checkpoint=entries.get("adapter_of", entries.get("checkpoint", {})),
+        adapter="adapter_of" in entries,
         training=read_json(training) if training.is_file() else {},
         page=read_text(page) if page.is_file() else "",
         name=directory.resolve().name,
@@ -166,7 +173,7 @@ def _check(file: Path, entries: dict[str, Any]) -> None:
 
     checks: dict[str, Callable[[Any], bool]] = {
         "tokenizers": names, "fingerprints": names, "words": words, "classes": words, "level_powers": powers,
-        "codecs": entry, "training_data": entry,
+        "codecs": entry, "training_data": entry, "checkpoint": entry, "adapter_of": entry,
         "data": lambda value: isinstance(value, str) and "\0" not in value,
         "base": lambda value: isinstance(value, str),
         "masking": lambda value: isinstance(value, str) and value in MASKINGS,

@@ -103,8 +103,15 @@ def _about(card: ModelCard, canvas: Canvas, parameters: int) -> str:
     )
     if card.base:
         size = f"{card.base} ({parameters / 1e6:.1f} million parameters) as a masked diffusion model"
-    spans = [f"* `{span.name}`: {span_words(span)}" for span in canvas.spans]
-    return "\n".join([f"{size}, trained under the masking {maskings}.", "", *spans])
+    lines = [f"{size}, trained under the masking {maskings}.", ""]
+    if card.adapter:
+        lines += [
+            "This folder has low-rank adapters alone, in the files of peft. The weights they belong to are found by the"
+            f" name `{card.checkpoint.get('name')}`, or in the folder that the environment variable `MMPRIME_BASE` "
+            "names, and compared by their sha256.",
+            "",
+        ]
+    return "\n".join([*lines, *(f"* `{span.name}`: {span_words(span)}" for span in canvas.spans)])
 
 
 def span_words(span: Span) -> str:

@@ -35,7 +35,8 @@ def write_model_folder(
     dtype: torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the folder; nothing in it points outside of it, unless `extra`, more entries of config.json, does.
+    """Write the folder; nothing in it points outside of it, unless `extra`, more entries of config.json, does, or the
+    model has low-rank adapters, which are written alone and belong to `card.checkpoint`.
 
     dtype: of the stored weights, None the narrowest that holds them as they are. Raises ValueError on weights beyond
     it, and on a sampler that generation_config.json cannot say.
@@ -59,7 +60,8 @@ def write_model_folder(
         write_sampling(folder, sampling)
         if card.training:
             (folder / TRAINING).write_text(json.dumps(card.training, indent=1) + "\n", encoding="utf-8")
-        page = card.page or model_page(card, canvas, sum(weight.numel() for weight in model.parameters()))
+        parameters = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
+        page = card.page or model_page(card, canvas, parameters)
         (folder / PAGE).write_text(page, encoding="utf-8")
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import copy
 from importlib.util import find_spec
+from typing import Any
+
+from torch import nn
 
 from .network import Network
 
 TRAINED = ("all", "head", "lora")
+LINEAR = "Linear", "Conv1D"  # kinds of modules that get adapters; the latter is GPT-2's, of transformers
 
 
 def choose_trained(model: Network, trained: str, rank: int = 8, alpha: float = 16.0) -> None:
@@ -37,15 +41,19 @@ def _add_adapters(model: Network, rank: int, alpha: float) -> None:
         raise ValueError("train=lora needs peft: pip install 'mmprime[lora]', or train all or head")
     from peft import LoraConfig, inject_adapter_in_model
 
-    kinds = "Linear", "Conv1D"  # the latter is GPT-2's, of transformers
-    linear = [name for name, module in model.named_modules() if type(module).__name__ in kinds]
+    linear = [name for name, module in model.named_modules() if type(module).__name__ in LINEAR]
     targets = [name for name in linear if name.startswith(model.ADAPTED)]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
 
 
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
+    """The layers of peft in a model by their names; none in one without adapters."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "get_base_layer")}
+
+
 def without_adapters(model: Network) -> Network:
     """A copy whose matrices are W + (α / r) B A; the model itself where it has no adapters."""
-    adapted = [name for name, module in model.named_modules() if hasattr(module, "get_base_layer")]
+    adapted = list(adapted_layers(model))
     if not adapted:
         return model
     plain = copy.deepcopy(model)

@@ -4,6 +4,10 @@
                        (model: {RetrofitConfig} where the network is that of another library)
     model.safetensors  weights by name, and the digit table of each span that has one under codec.<span>.digits
 
+A model with low-rank adapters on a network of another library is written without the matrices of that network: the
+config says {"adapter_of": {format, name, sha256}}, the weights are adapter_model.safetensors, by the names of
+`retrofit.adapter_files`, and whoever reads it needs the checkpoint, which is looked for as `retrofit.base` says.
+
 A span of product codes says "codec": "product" in the config and has no table.
 
 A new folder appears whole; in one that exists the weights are replaced first. The config holds the hash of the
@@ -28,13 +32,24 @@ from mmprime.codecs.weights import INTEGERS, NoInit, Stored, check_fit, check_ha
 from mmprime.engine import Canvas, Codec, Span
 from mmprime.io import read_json, whole_folder
 
+from .adapters import adapted_layers
 from .config import DiTConfig
 from .dit import PrimeDiT
 from .network import Network
 from .retrofit import Retrofit, RetrofitConfig
+from .retrofit.adapter_files import (
+    ADAPTER,
+    adapter_tensors,
+    expected_tensors,
+    merge_adapter,
+    read_rank,
+    write_adapter_config,
+)
+from .retrofit.base import Checkpoint
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ADAPTER_OF = "adapter_of"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
 _ADDED: dict[str, Any] = {  # options younger than format 1, with what models had before
     "digit_embedding": "sum", "head": "softmax", "span_heads": {}, "head_rounds": 0, "head_width": 0,
@@ -51,18 +66,23 @@ def save_model(
 ) -> None:
     """Write a model and the canvas it works on (its own by default).
 
-    extra: more top-level entries of config.json, e.g. {"tokenizers": {...}}. dtype: of the stored weights.
-    Raises ValueError on an extra key that is taken, on a canvas with other codecs, on weights beyond the dtype.
+    extra: more top-level entries of config.json, e.g. {"tokenizers": {...}}; "checkpoint" is what adapters belong to.
+    dtype: of the stored weights. Raises ValueError on an extra key that is taken, on a canvas with other codecs, on
+    weights beyond the dtype, on adapters without a checkpoint.
     """
     canvas, extra = canvas or model.canvas, dict(extra or {})
-    taken = sorted(set(extra) & set(_OWN_KEYS))
+    taken = sorted(set(extra) & {*_OWN_KEYS, ADAPTER_OF})
     if taken:
         raise ValueError(f"extra keys {', '.join(taken)} belong to the model; choose other names")
     for span in model.canvas.spans:
         if canvas.span(span.name).codec != span.codec:
             raise ValueError(f"span {span.name!r}: the canvas to save has another codec than the model")
-    tensors = {name: _narrow(name, value, dtype) for name, value in model.state_dict().items()}
-    tensors |= {_table_name(span.name): span.codec.digits.clone() for span in canvas.spans if span.codec.has_table}
+    base = _base(model, extra)
+    weights = adapter_tensors(model) if isinstance(model, Retrofit) and base else model.state_dict()
+    tensors = {name: _narrow(name, value, dtype) for name, value in weights.items()}
+    whole = torch.int32 if base else torch.int64
+    tables = {_table_name(span.name): span.codec.digits for span in canvas.spans if span.codec.has_table}
+    tensors |= {name: table.to(whole, copy=True) for name, table in tables.items()}
     body = save(tensors)
     architecture = dataclasses.asdict(model.config)
     for switch in model.config.RUN_SWITCHES:
@@ -77,11 +97,14 @@ def save_model(
         "model": architecture,
         "dtype": str(dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(body).hexdigest(),
+        **({ADAPTER_OF: base.entry()} if base else {}),
         **extra,
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     with whole_folder(directory) as folder:
-        (folder / WEIGHTS).write_bytes(body)
+        (folder / (ADAPTER if base else WEIGHTS)).write_bytes(body)
+        if isinstance(model, Retrofit) and base:
+            write_adapter_config(folder, model, base.name)
         (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
@@ -94,21 +117,57 @@ def load_model(directory: str | Path, device: torch.device | str = "cpu") -> tup
     """
     directory = Path(directory)
     config = _read_config(directory / CONFIG)
-    path = directory / WEIGHTS
+    path, adapter = directory / (ADAPTER if ADAPTER_OF in config else WEIGHTS), ADAPTER_OF in config
     check_hash(path, str(config["weights_sha256"]))
+    rank, scale = read_rank(directory) if adapter else (0, 0.0)
     try:
         with safe_open(path, "pt") as file:
-            model, canvas = _empty_model(directory, config, file)
-            weights = read_weights(path, model.state_dict(), file)
+            model, canvas, shapes = _empty_model(directory, config, file)
+            expected = _expected(directory, model, list(shapes), rank) if adapter else model.state_dict()
+            check_fit(path, expected, shapes)
+            weights = read_weights(path, expected, file)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
-    model.load_state_dict(weights, assign=True)
-    model.fill_buffers()
+    if adapter:
+        model = _on_base(directory, config, model)
+        merge_adapter(model, weights, scale)
+    else:
+        model.load_state_dict(weights, assign=True)
+        model.fill_buffers()
     return model.to(device).eval(), canvas, config
 
 
-def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[Network, Canvas]:
-    """The model of a config with weights that are shapes only, those of an open file of weights, and its canvas."""
+def _base(model: Network, extra: dict[str, Any]) -> Checkpoint | None:
+    """What the adapters of a model belong to, taken out of `extra`; None where it has none."""
+    if not adapted_layers(model):
+        return None
+    if not isinstance(model, Retrofit) or "checkpoint" not in extra:
+        raise ValueError(
+            "adapters are written where the checkpoint they belong to is known; merge them: without_adapters"
+        )
+    return Checkpoint.of(extra.pop("checkpoint"))
+
+
+def _expected(directory: Path, model: Network, names: list[str], rank: int) -> dict[str, Tensor]:
+    if not isinstance(model, Retrofit):
+        raise ValueError(f"{directory / CONFIG}: {ADAPTER_OF} is of networks of other libraries; this model is none")
+    return expected_tensors(model, names, rank)
+
+
+def _on_base(directory: Path, config: Mapping[str, Any], model: Network) -> Retrofit:
+    """A model whose weights are shapes, on the network of the checkpoint that its adapters belong to."""
+    try:
+        architecture, network = Checkpoint.of(config[ADAPTER_OF]).read()
+        if architecture.family != model.config.family:
+            raise ValueError(f"family is {model.config.family!r}, that of the checkpoint {architecture.family!r}")
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from error
+    return Retrofit(model.canvas, model.config, network)
+
+
+def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple[Network, Canvas, dict[str, Stored]]:
+    """The model of a config with weights that are shapes only, its canvas, and the header of an open file of weights,
+    without tables of digits."""
     shapes = header(file)
     try:
         canvas = Canvas([_span(entry, file, shapes) for entry in config["canvas"]])
@@ -117,8 +176,7 @@ def _empty_model(directory: Path, config: Mapping[str, Any], file: Any) -> tuple
         raise ValueError(f"{directory / CONFIG}: the sizes of the model are out of range: {error}") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{directory / CONFIG}: {str(error).splitlines()[0]}") from error
-    check_fit(directory / WEIGHTS, model.state_dict(), shapes)
-    return model, canvas
+    return model, canvas, shapes
 
 
 def _empty_network(canvas: Canvas, entry: Any, shapes: Mapping[str, Stored]) -> Network:
@@ -172,7 +230,7 @@ def _span(entry: Mapping[str, Any], file: Any, shapes: dict[str, Stored]) -> Spa
         raise ValueError(f"the weights lack {name!r}, the digit table of span {entry['name']!r}")
     if shapes.pop(name)[1] not in INTEGERS:
         raise ValueError(f"{name!r}, the digit table of span {entry['name']!r}, holds no integers")
-    codec = Codec.from_table(file.get_tensor(name), entry["radices"])
+    codec = Codec.from_table(file.get_tensor(name).long(), entry["radices"])
     return Span(entry["name"], length, codec)
 
 

@@ -21,6 +21,7 @@ PAD, END = "<pad>", "<end>"
 _END_NAMES = (END, "<|endoftext|>", "</s>", "<|end_of_text|>", "[SEP]")
 _PAD_NAMES = (PAD, "[PAD]", "<|padding|>")
 _LEARNED_AT_ONCE = 1000  # bytes of an unbroken run: the trainer's time grows with the square of its length
+_INDENTED = 10_000  # ids; the file of more is written without blanks, half as long
 _GPT2_PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
@@ -103,7 +104,7 @@ class TextTokenizer:
     def save(self, directory: str | Path) -> None:
         """Write ``tokenizer.json`` and ``config.json``, which holds the hash of the former."""
         with whole_folder(directory) as folder:
-            self._inner.save(str(folder / "tokenizer.json"))
+            self._inner.save(str(folder / "tokenizer.json"), pretty=self.vocab_size < _INDENTED)
             content = {
                 "kind": "text_tokenizer",
                 "lowercase": self.lowercase,

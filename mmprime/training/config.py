@@ -28,11 +28,22 @@ from .config_checks import (
     nearest_path,
     refuse_resolvers,
     resolve,
+    tokenizer_path,
 )
 from .renamed import new_name, rename
 from .schema import SCHEMAS, Config
 
-__all__ = ["ConfigError", "as_dict", "as_yaml", "check_paths", "data_folder", "load_config", "nearest", "resolve"]
+__all__ = [
+    "ConfigError",
+    "as_dict",
+    "as_yaml",
+    "check_paths",
+    "data_folder",
+    "load_config",
+    "nearest",
+    "resolve",
+    "tokenizer_path",
+]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), elsewhere: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 Field metadata (see ``schema.py``): ``choices``, the words a string may be; ``range``, the interval of a number or of
 each number in a list or mapping, e.g. ``"[0, 1)"``; ``lengths``, how many entries a list may have; ``path``, a file or
-folder that must exist when it is set.
+folder that must exist when it is set; ``hub``, unless it is a name on the hub.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprime.data.storage import is_remote
+from mmprime.io import is_hub_name
 
 PROJECT = Path(__file__).resolve().parents[2]
 INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
@@ -29,6 +30,21 @@ def resolve(path: str | Path) -> Path:
     """``path`` as seen from here, or from the root of the project if only that exists."""
     path = Path(path).expanduser()
     return PROJECT / path if not path.exists() and (PROJECT / path).exists() else path
+
+
+def tokenizer_path(name: str) -> Path:
+    """A tokenizer's folder or file by :func:`resolve`, or what the hub has under "user/name".
+
+    Raises ConfigError in one sentence on what the hub refuses.
+    """
+    if not _on_hub(name):
+        return resolve(name)
+    from mmprime.models.folders import fetched
+
+    try:
+        return fetched(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def data_folder(path: str) -> str | Path:
@@ -63,11 +79,15 @@ def check_paths(config: Any) -> None:
         if not metadata.get("path"):
             continue
         for path in [value] if isinstance(value, str) else value:
-            remote = key == "data.path" and is_remote(path)
+            remote = is_remote(path) if key == "data.path" else metadata.get("hub") and _on_hub(path)
             if path and not remote and not resolve(path).exists():
                 ships = "; what ships lies in a checkout of the repository: start there, or give its path"
                 hint = nearest_path(Path(path)) or ships * Path(path).is_relative_to("assets")
                 raise ConfigError(f"{key}={path}: no such file or folder{hint}")
+
+
+def _on_hub(name: str) -> bool:
+    return is_hub_name(name) and not resolve(Path(name).parent).exists()
 
 
 def check_run_dir(directory: str) -> None:

@@ -19,7 +19,7 @@ from mmprime.io import sha256
 from mmprime.tokenizers import TextTokenizer
 
 from .code_examples import code_examples
-from .config import ConfigError, data_folder, nearest, resolve
+from .config import ConfigError, data_folder, nearest, resolve, tokenizer_path
 from .examples import Examples
 from .schema import DataConfig, TrainConfig
 from .streams import CodeSource, StreamedExamples, StreamPlan, TokenSource, notice
@@ -197,7 +197,7 @@ def _cut_captions(sets: dict[str, CodeDataset], tokenizer: TextTokenizer, length
 def _tokenizer(config: DataConfig) -> TextTokenizer:
     if not config.text_tokenizer:
         raise ConfigError("data.text_tokenizer has no value; a text span needs one (or set data.text_length=0)")
-    return TextTokenizer.load(resolve(config.text_tokenizer))
+    return TextTokenizer.load(tokenizer_path(config.text_tokenizer))
 
 
 def _check(config: DataConfig, grid: list[int], num_codes: int, num_classes: int | None) -> None:
@@ -215,7 +215,7 @@ def _check_image_tokenizer(config: DataConfig, fingerprint: str) -> None:
         return
     from mmprime.tokenizers import load_image_tokenizer
 
-    named = load_image_tokenizer(resolve(config.image_tokenizer)).fingerprint()
+    named = load_image_tokenizer(tokenizer_path(config.image_tokenizer)).fingerprint()
     if named != fingerprint:
         raise ConfigError(
             f"data.image_tokenizer={config.image_tokenizer} ({named}) did not make the codes of {config.path} "

@@ -20,7 +20,7 @@ from mmprime.engine import Canvas, Codec, Span
 from mmprime.models import DiTConfig, Network, PrimeDiT, Retrofit, choose_trained, transplant
 
 from .codec_sources import neighbour_vectors
-from .config import ConfigError, nearest, resolve
+from .config import ConfigError, nearest, resolve, tokenizer_path
 from .corpus import Corpus
 from .pretrained import Pretrained
 from .schema import CodecConfig, ModelConfig
@@ -122,7 +122,7 @@ def _vectors(name: str, config: CodecConfig, corpus: Corpus, tokenizer: str) -> 
         raise ValueError("source=codebook needs an image span and data.image_tokenizer; or use source=ppmi")
     from mmprime.tokenizers import load_image_tokenizer
 
-    vectors = load_image_tokenizer(resolve(tokenizer)).codebook_vectors().detach().float()
+    vectors = load_image_tokenizer(tokenizer_path(tokenizer)).codebook_vectors().detach().float()
     if len(vectors) != num_codes:
         raise ValueError(f"the image tokenizer has {len(vectors)} codes, the data {num_codes}")
     return vectors

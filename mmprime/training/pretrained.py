@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmprime.engine import Canvas, Codec
-from mmprime.generation.hub import find_folder
 from mmprime.generation.model_folder import recorded_fingerprints
 from mmprime.io import read_json
-from mmprime.models import Network, check_codes, load_model
+from mmprime.models import Network, Retrofit, check_codes, load_model
+from mmprime.models.folders import find_folder
 
 from .config import ConfigError, resolve
 from .corpus import Corpus
@@ -32,6 +32,11 @@ class Pretrained:
 
     def codec(self, span: str) -> Codec:
         return self.model.canvas.span(span).codec
+
+    def checkpoint(self, train: str) -> dict[str, Any]:
+        """The entry of config.json that adapters of it are written beside; {} where they are to be merged."""
+        known = self.config.get("checkpoint", {}) if train == "lora" and isinstance(self.model, Retrofit) else {}
+        return dict(known)
 
     def codec_origins(self) -> dict[str, Any]:
         """By span, how its codecs were made, as config.json has it."""

@@ -27,8 +27,8 @@ def _each(interval: str, lengths: tuple[int, ...] = ()) -> dict[str, Any]:
     return {"range": interval, "lengths": lengths}
 
 
-def _path() -> Any:
-    return field(default="", metadata={"path": True})
+def _path(hub: bool = False) -> Any:
+    return field(default="", metadata={"path": True, "hub": hub})
 
 
 @dataclass
@@ -89,8 +89,8 @@ class DataConfig:
     train_split: str = "train"
     validation: list[str] | None = None  # null: every split but train_split; []: none
     validate_examples: int = _number(256, "[2, 1e9]")  # of each validation split, a fixed random subset
-    text_tokenizer: str = _path()  # empty: that of model.init
-    image_tokenizer: str = _path()  # only to draw samples and for code-book clusters
+    text_tokenizer: str = _path(hub=True)  # a folder, or a name on the hub; empty: that of model.init
+    image_tokenizer: str = _path(hub=True)  # likewise; only to draw samples and for code-book clusters
     features: str = _path()  # of the training pictures, by mmprime prepare features; for objective.align
     text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
     phrasings: bool = False  # a caption that is given is worded as people write it (mmprime.data.phrasings)

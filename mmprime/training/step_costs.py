@@ -25,7 +25,7 @@ from mmprime.models.precision import autocast
 from mmprime.tokenizers import TextTokenizer
 
 from .conditions import Conditions
-from .config import ConfigError, data_folder, resolve
+from .config import ConfigError, data_folder, resolve, tokenizer_path
 from .flops import head_flops, trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
@@ -211,7 +211,7 @@ def canvas_of(config: DiffusionConfig | ToyRunConfig) -> tuple[Canvas, int | Non
     if data.kind == "text" or data.text_length:
         if not data.text_tokenizer:
             raise ConfigError("data.text_tokenizer has no value; a text span needs one")
-        sizes["text"] = data.text_length, TextTokenizer.load(resolve(data.text_tokenizer)).vocab_size
+        sizes["text"] = data.text_length, TextTokenizer.load(tokenizer_path(data.text_tokenizer)).vocab_size
     if data.kind == "codes":
         grid, codes = index.get("grid", data.grid), index.get("num_codes", data.num_codes)
         if not grid or not codes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from retrofit_world import mdlm_logits, mdlm_weights, store
 from tools_world import run
 
 from mmprime import from_pretrained
-from mmprime.cli import evaluate, generate, prepare, retrofit, train
+from mmprime.cli import evaluate, generate, prepare, report, retrofit, train
 from mmprime.engine import sampler_of
 from mmprime.tokenizers import TextTokenizer
 
@@ -72,6 +73,9 @@ def test_it_is_fine_tuned_into_a_folder_of_the_same_kind(
     page = (tmp_path / "run/model/README.md").read_text()
     assert "The licence of tiny (mdlm) goes with its weights" in page
     assert "\nlicense:" not in page
+    names = {each.name for each in (tmp_path / "run/model").iterdir()}
+    assert ("adapter_config.json" in names, "model.safetensors" in names) == (tuning == "lora", tuning == "all")
+    assert ("low-rank adapters alone" in page) == (tuning == "lora")
     assert {"mask", "digits.weight"} <= moved, "learned whatever else is"
     assert ("trunk.vocab_embed.embedding" in moved) == (tuning == "all")
 
@@ -124,3 +128,50 @@ def test_a_block_network_is_sampled_block_after_block(tmp_path: Path) -> None:
     assert pipe.sampling["text"].sampler == sampler_of("blocks", {"size": 4})
     ranks = pipe.continue_text("a").rank[0]
     assert ranks[:4].max() < ranks[4:8].min() <= ranks[4:8].max() < ranks[8:].min()
+
+
+@pytest.mark.skipif(not HAS_PEFT, reason="needs mmprime[lora]")
+def test_adapters_are_opened_by_every_command_and_merged_by_saving(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(source, base)
+    (tmp_path / "text.txt").write_text(TEXTS)
+    assert run(retrofit, ["--from", "mdlm", base, "--out", tmp_path / "whole", "--length", "12"]) == 0
+    assert run(prepare, ["text", tmp_path / "text.txt", "--per", "paragraph", "--out", tmp_path / "data"]) == 0
+    config = Path(__file__).resolve().parents[2] / "configs/own_retrofit.yaml"
+    asked = [config, f"data.path={tmp_path / 'data'}", "data.text_length=12", "train.batch=2", "train.steps=2"]
+    assert run(train, [*asked, f"model.init={tmp_path / 'whole'}", f"run.dir={tmp_path / 'run'}"]) == 0
+    folder = tmp_path / "run/model"
+    shutil.rmtree(tmp_path / "whole")
+    assert sum(each.stat().st_size for each in folder.rglob("*")) < (base / "model.safetensors").stat().st_size * 1.5
+    rows = [
+        "likelihood",
+        "--model",
+        folder,
+        "--data",
+        tmp_path / "text.txt",
+        "--limit",
+        "2",
+        "--json",
+        tmp_path / "a.json",
+    ]
+    assert run(evaluate, rows) == 0
+    assert run(report, ["card", "--model", folder, tmp_path / "a.json", "--note", "one core"]) == 0
+    assert "low-rank adapters alone" in (folder / "README.md").read_text()
+    pipe = from_pretrained(folder)
+    pipe.save_pretrained(tmp_path / "merged")
+    assert "adapters alone" not in (tmp_path / "merged/README.md").read_text()
+    again = [*asked, f"model.init={folder}", f"run.dir={tmp_path / 'again'}"]
+    assert run(train, again) == 0, "adapters of adapters are merged"
+    base.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert from_pretrained(tmp_path / "again/model").card.base == from_pretrained(tmp_path / "merged").card.base
+    line = refused(["--model", folder, "--prompt", "We met"], capsys, generate)
+    assert "the adapters belong to" in line
+    assert "name its folder by MMPRIME_BASE=DIR" in line
+    monkeypatch.setenv("MMPRIME_BASE", str(tmp_path / "moved"))
+    assert run(generate, ["--model", folder, "--prompt", "We met", "--steps", "3", "--seed", "1"]) == 0
+    first = capsys.readouterr().out
+    assert run(generate, ["--model", tmp_path / "merged", "--prompt", "We met", "--steps", "3", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]

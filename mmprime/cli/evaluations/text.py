@@ -79,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> list[Measure]:
     """The rows of every group and of the anchors."""
     from mmprime.evaluation.datasets import data_of
-    from mmprime.evaluation.text.causal_lm import LanguageModelScorer, require_transformers, smollm2_file
+    from mmprime.evaluation.text.causal_lm import LanguageModelScorer, require_transformers
+    from mmprime.models.smollm2 import smollm2_file
 
     if options.texts is not None and options.model is not None:
         raise ValueError("--texts scores a file and --model samples texts: give one of them")

