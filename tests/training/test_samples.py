@@ -23,10 +23,9 @@ def config_of(name: str, *overrides: str) -> DiffusionConfig:
     return config
 
 
-@pytest.mark.parametrize(("model", "config"), [("emoji_t2i", "emoji_t2i"), ("sotu", "text_sotu")])
-def test_shipped_models_are_sampled_as_their_configs_say(tmp_path: Path, model: str, config: str) -> None:
-    folder = ROOT / "assets/models" / model
-    write_sampling(tmp_path, sampling_configs(config_of(config), load_model(folder)[1]))
+def test_a_shipped_model_is_sampled_as_its_config_says(tmp_path: Path) -> None:
+    folder = ROOT / "assets/models/sotu"  # the others are sampled as sweeps found best: docs/results.md
+    write_sampling(tmp_path, sampling_configs(config_of("text_sotu"), load_model(folder)[1]))
     assert read_json(tmp_path / FILE) == read_json(folder / FILE)
 
 
