@@ -101,7 +101,7 @@ def test_commands_take_names_on_the_hub(
     """Each asks the hub for a name that is no path here, and without a network says so in one line."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from mmprime.generation import hub
+    from mmprime.models import folders
 
     asked = []
 
@@ -109,7 +109,7 @@ def test_commands_take_names_on_the_hub(
         asked.append(name)
         raise LocalEntryNotFoundError("no network")
 
-    monkeypatch.setattr(hub, "snapshot_download", unreached)
+    monkeypatch.setattr(folders, "snapshot_download", unreached)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "apple"}\n')
     monkeypatch.setattr(sys, "argv", sys.argv)  # which a command sets
     assert cli.main(line.replace("OUT", str(tmp_path)).split()) == 2
@@ -119,9 +119,9 @@ def test_commands_take_names_on_the_hub(
 
 
 def test_the_folder_of_a_name_is_what_the_hub_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmprime.generation import hub
+    from mmprime.models import folders
 
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    monkeypatch.setattr(folders, "snapshot_download", lambda name, **_: str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"no model at user/tiny \(no config.json there\)"):
         console.model_folder("user/tiny")

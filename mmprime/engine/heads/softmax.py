@@ -135,15 +135,15 @@ class SoftmaxHead(Head):
         """Digits of a token are revealed jointly, so `known` changes nothing."""
         nats, order = [], []
         for rows, position in tokens.span.codec.agreement(aim.device).groups(tokens.visible):
-            some, target, found = tokens[rows], aim[:, rows], None
+            some, target, value = tokens[rows], aim[:, rows], None
             partly = position is None and bool((some.visible >= 0).any())
             if position is None and not partly and len(aim) == 1 and torch.is_grad_enabled():
-                found = self._whole(network, some, target)
-            if found is None:
+                value = self._whole(network, some, target)
+            if value is None:
                 part = self._remaining(network, some, some.visible, rows, position, partly)
                 log_p = part.log_posterior()
-                found = torch.stack([-part.log_mass(log_p, each) for each in target])
-            nats.append(found)
+                value = torch.stack([-part.log_mass(log_p, each) for each in target])
+            nats.append(value)
             order.append(rows)
         same = (aim == tokens.visible).all(-1)  # reveals nothing
         return torch.cat(nats, 1)[:, torch.cat(order).argsort()].masked_fill(same, 0.0)
