@@ -24,7 +24,7 @@ reproduce: $(VENV)/.installed-dev
 	$(PY) -m mmprime evaluate likelihood --model assets/models/sotu --json out/measured/text.json
 	$(PY) -m mmprime evaluate likelihood --model assets/models/english --maskings token_synchronous --steps 16 --json out/measured/english.json
 	$(PY) -m mmprime evaluate tokenizer --tokenizer assets/models/emoji_tokenizer --data assets/emoji --json out/measured/tokenizer.json
-	$(PY) -m mmprime evaluate captions --model assets/models/emoji_t2i --num 300 --steps 32 --sampler token_synchronous --guidance 3 --guidance-schedule linear --temperature 1 --json out/measured/captions.json
+	$(PY) -m mmprime evaluate captions --num 300 --json out/measured/captions.json
 	$(PY) -m mmprime report agree benchmarks/measured out/measured
 
 docs: $(VENV)/.installed-dev
