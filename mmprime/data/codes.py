@@ -31,6 +31,7 @@ from .storage import RETRIES
 
 PACK = 512
 MOST_INTEGERS = 2**15  # codes of a tokenizer with digits that are stored as integers
+VENDORS = "vendors"  # labels that say who drew an image
 
 
 class CodeTokenizer(Protocol):
@@ -186,6 +187,17 @@ def _tokens(files: dict[str, bytes], index: dict[str, Any], where: str) -> Tenso
     if block.size and (block.min() < 0 or block.max() >= num_codes):
         raise ValueError(f"{where} has codes in [{block.min()}, {block.max()}], allowed [0, {num_codes})")
     return torch.from_numpy(block.astype(np.int32))
+
+
+def vendors_of(index: dict[str, Any], split: str) -> list[str]:
+    """Who drew the images of a split, by name, as the index of a dataset has it; [] where it does not."""
+    return sorted({entry["vendor"] for entry in split_shards(index, split) if "vendor" in entry})
+
+
+def vendor_labels(vendors: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """(n,) int64: the place of each vendor among the classes, -1 of one that is not there."""
+    places = {name: place for place, name in enumerate(classes)}
+    return torch.tensor([places.get(vendor, -1) for vendor in vendors])
 
 
 def _memory_dtype(radices: Sequence[int]) -> torch.dtype:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmprime.data import CodeDataset, ImageDataset, encode_images, load_documents, pack_documents, read_index
+from mmprime.data.codes import VENDORS, vendor_labels
 from mmprime.data.plain_text import is_plain, plain_hash, plain_splits
 from mmprime.engine import generator_of
 
@@ -124,8 +125,10 @@ def _coded(pipe: Pipeline, data: str | Path, split: str, limit: int, seed: int, 
         text_words = torch.tensor([len(text.split()) for text in captions])
     pixels = 3 * pipe.image_tokenizer.image_size**2 if pipe.image_tokenizer is not None else None
     cond = None
-    if pipe.model.config.num_classes is not None and dataset.labels is not None:
-        cond = {"label": dataset.labels[pick].to(pipe.device)}
+    labels = vendor_labels(dataset.vendors, pipe.card.classes) if pipe.card.labels == VENDORS else dataset.labels
+    if (classes := pipe.model.config.num_classes) is not None and labels is not None:
+        picked = labels[pick]
+        cond = {"label": torch.where(picked < 0, classes, picked).to(pipe.device)}
     return ScoredRows(pipe.canvas.pack(known), cond, Sizes(text_bytes, pixels, text_words, text_tokens))
 
 

@@ -39,11 +39,12 @@ _FORMER = {"masking": "law", "level_powers": "place_powers"}  # keys of older fo
 class ModelCard:
     """What is known of a model. masking: the process of its bounds; trained_on: those it was trained on (empty: this
     one); level_powers: of its schedule, one for each digit level (empty: one schedule). words: of its training captions
-    (empty if not recorded); classes: their names (may be empty). data: the folder of its data; weights: the hash of
-    their file. sampling: how to sample each span (empty: the defaults of the masking process). codecs, training_data:
-    where its digits and its data come from, as config.json has them; base: the network of another library it began as;
-    checkpoint: that network's format, name and sha256, as `mmprime.models.retrofit.base` has them; adapter: the folder
-    holds adapters of it. training: what training.json says; page: the README.md of the folder; name: of the folder.
+    (empty if not recorded); classes: their names (may be empty); labels: "vendors" where they say who drew a picture.
+    data: the folder of its data; weights: the hash of their file. sampling: how to sample each span (empty: the
+    defaults of the masking process). codecs, training_data: where its digits and its data come from, as config.json has
+    them; base: the network of another library it began as; checkpoint: that network's format, name and sha256, as
+    `mmprime.models.retrofit.base` has them; adapter: the folder holds adapters of it. training: what training.json
+    says; page: the README.md of the folder; name: of the folder.
     """
 
     masking: str = "nested"
@@ -51,6 +52,7 @@ class ModelCard:
     level_powers: tuple[float, ...] = ()
     words: frozenset[str] = frozenset()
     classes: tuple[str, ...] = ()
+    labels: str = ""
     data: Path | None = None
     weights: str = ""
     sampling: Mapping[str, SamplingConfig] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class ModelCard:
             "masking": self.masking, "trained_on": list(self.trained_on), "level_powers": list(self.level_powers),
             "codecs": dict(self.codecs), "training_data": dict(self.training_data), "base": self.base,
             "checkpoint": dict(self.checkpoint),
-            "words": sorted(self.words), "classes": list(self.classes),
+            "words": sorted(self.words), "classes": list(self.classes), "labels": self.labels,
         }  # fmt: skip
         return {name: value for name, value in known.items() if value}
 
@@ -87,6 +89,7 @@ def read_card(directory: Path, config: dict[str, Any], canvas: Canvas) -> ModelC
         level_powers=powers,
         words=_training_words(entries, data),
         classes=tuple(entries.get("classes", ())),
+        labels=entries.get("labels", ""),
         data=data,
         weights=entries["weights_sha256"],
         sampling=read_sampling(directory, canvas, masking, powers),

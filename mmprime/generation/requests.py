@@ -24,8 +24,8 @@ from .defaults import default_sampling
 from .images import code_mask, keep_outside, known_images
 from .infilling import read_partly, with_blanks
 from .model_folder import ModelCard, check_sizes
-from .prompts import class_label, require_prompt
-from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows
+from .prompts import picture_labels, require_prompt
+from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows, seeds_of
 
 if TYPE_CHECKING:
     from mmprime.models import Network
@@ -72,7 +72,7 @@ class ModelRequests:
 
         negative: what guidance leads away from, one prompt or one for each (None, "": a masked text). Raises ValueError
         on a model without images, a prompt too long for the text span, an empty prompt, a negative one where nothing
-        guides, and as `class_label` does.
+        guides, and as `class_label` does. Where the classes are who drew a picture, one is drawn for each unless named.
         """
         self._images()
         _require_some(num)
@@ -87,13 +87,13 @@ class ModelRequests:
         known = {} if prompt is None else {"text": self.encode_captions(prompts)}
         y = self._start(len(prompts), known)
         absent = self.canvas.mask("text") if prompt is None and self.canvas.has("text") else None
-        number = None if label is None else class_label(label, self.card.classes, self.model.config.num_classes)
         if negative and prompt is None:
             raise ValueError(f"the negative prompt {negative!r} needs a prompt beside it")
         config = self.config_for("image", config)
         cond: dict[str, Tensor] = {} if prompt is None else self._away_from(negative, len(asked), num, config)
-        if number is not None:
-            cond["label"] = torch.full((len(prompts),), number, device=self.device)
+        seeds, classes = seeds_of(config.seed, len(prompts)), self.model.config.num_classes
+        if (labels := picture_labels(label, self.card, classes, seeds)) is not None:
+            cond["label"] = torch.tensor(labels, device=self.device)
         result = sample_rows(self.model, self.canvas, y, config, absent, cond or None)
         return self._pictures(result, prompts)
 

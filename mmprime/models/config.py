@@ -12,6 +12,7 @@ from .presets import preset
 
 MLPS = ("swiglu", "gelu")
 DIGIT_EMBEDDINGS = ("sum", "concat", "linear")
+CONDITIONINGS = ("adaln_zero", "added")
 CHECKPOINTINGS = ("none", "full", "selective")
 
 
@@ -19,7 +20,7 @@ CHECKPOINTINGS = ("none", "full", "selective")
 class DiTConfig:
     """Options of the trunk. `width`, `depth`, `heads` of 0 take the preset's; `resolve` fills them in.
 
-    Conditioning (adaLN-zero) exists only where one of `num_classes`, `mask_rate`, `guidance_scale` asks for it.
+    Conditioning exists only where one of `num_classes`, `mask_rate`, `guidance_scale` asks for it.
     `attention` and `checkpointing` are switches of a run: they change speed and memory, not the function.
     """
 
@@ -38,6 +39,8 @@ class DiTConfig:
     head_rounds: int = 0  # of a chain: digits of one round are independent; 0 is one round a digit
     head_width: int = 0  # of the network inside a chain; 0 is the width of the trunk
     dropout: float = 0.0  # on the output of each residual branch; draws from torch's global generator
+    # the condition modulates every block (Peebles & Xie, arXiv 2212.09748) | is added to every token of the input
+    conditioning: str = "adaln_zero"
     num_classes: int | None = None
     mask_rate: bool = False  # tell the model the share of masked sub-tokens
     guidance_scale: bool = False  # tell the model a guidance scale, cond["guidance"] (B,)
@@ -49,6 +52,11 @@ class DiTConfig:
     @property
     def is_conditional(self) -> bool:
         return self.num_classes is not None or self.mask_rate or self.guidance_scale
+
+    @property
+    def is_modulated(self) -> bool:
+        """Whether the condition enters every block."""
+        return self.is_conditional and self.conditioning == "adaln_zero"
 
     @property
     def mlp_hidden(self) -> int:
@@ -91,6 +99,8 @@ class DiTConfig:
             raise ValueError(
                 f"unknown digit_embedding {self.digit_embedding!r}; there are {', '.join(DIGIT_EMBEDDINGS)}"
             )
+        if self.conditioning not in CONDITIONINGS:
+            raise ValueError(f"unknown conditioning {self.conditioning!r}; there are {', '.join(CONDITIONINGS)}")
         if self.checkpointing not in CHECKPOINTINGS:
             raise ValueError(f"unknown checkpointing {self.checkpointing!r}; there are {', '.join(CHECKPOINTINGS)}")
         names = [self.head, *self.span_heads.values()]

@@ -69,7 +69,7 @@ class PrimeDiT(Network):
         self.kinds = {span.name: config.head_of(span) for span in canvas.spans}
         self.heads = nn.ModuleDict({span.name: self._net(span) for span in canvas.spans})
         self.conditioning = Conditioning(config) if config.is_conditional else None
-        self.final = Modulation(config.width, 2) if config.is_conditional else None
+        self.final = Modulation(config.width, 2) if config.is_modulated else None
         self.rotary = RotaryTables(config.width // config.heads)
 
     # ---------------------------------------------------------------- the denoiser
@@ -79,7 +79,8 @@ class PrimeDiT(Network):
 
         Raises ValueError on shapes, digits, spans or conditions that do not fit.
         """
-        return self._trunk(self._embed(y, canvas), self.rotary(canvas, y.device), self._condition(y, cond))
+        x, condition = self._start(y, canvas, cond)
+        return self._trunk(x, self.rotary(canvas, y.device), condition)
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
         """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
@@ -96,10 +97,10 @@ class PrimeDiT(Network):
         at: Tensor | None = None,
     ) -> Tensor:
         """The tokens `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D)."""
-        x, table = self._embed(y, canvas), self.rotary(canvas, y.device)
+        (x, condition), table = self._start(y, canvas, cond), self.rotary(canvas, y.device)
         if at is not None:
             x, table = take(x, at), table[at]
-        return self._trunk(x, table, self._condition(y, cond), scopes)
+        return self._trunk(x, table, condition, scopes)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span with the head "softmax" -> (M, C)."""
@@ -153,11 +154,14 @@ class PrimeDiT(Network):
         parts = [self.embedders[self._known(span).name](canvas.view(y, span.name), span) for span in canvas.spans]
         return torch.cat(parts, 1)
 
-    def _condition(self, y: Tensor, cond: Condition | None) -> Tensor | None:
+    def _start(self, y: Tensor, canvas: Canvas, cond: Condition | None) -> tuple[Tensor, Tensor | None]:
+        """The embedded tokens (B, L, D), and what modulates the blocks (B, 1, D) or None."""
+        x = self._embed(y, canvas)
         if self.conditioning is None:
             check_names(cond or {}, ())
-            return None
-        return self.conditioning(y, cond)
+            return x, None
+        condition = self.conditioning(y, cond)
+        return (x, condition) if self.config.is_modulated else (x + condition, None)
 
     def _known(self, span: Span) -> Span:
         """The model's own span of that name. Raises ValueError if its codec is another."""

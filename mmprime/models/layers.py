@@ -169,14 +169,14 @@ class Block(nn.Module):
         super().__init__()
         self.attention = SelfAttention(config)
         self.mlp: nn.Module = SwiGLU(config) if config.mlp == "swiglu" else Gelu(config)
-        self.modulation = Modulation(config.width, 6) if config.is_conditional else None
+        self.modulation = Modulation(config.width, 6) if config.is_modulated else None
         self.dropout = nn.Dropout(config.dropout)
         self._init_weights(config)
 
     def _init_weights(self, config: DiTConfig) -> None:
         for name, weight in [*self.attention.named_parameters(), *self.mlp.named_parameters()]:
             std = weight.shape[1] ** -0.5
-            if name.startswith("out") and not config.is_conditional:
+            if name.startswith("out") and not config.is_modulated:
                 std /= math.sqrt(2 * config.depth)
             nn.init.normal_(weight, std=std)
 

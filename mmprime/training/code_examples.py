@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from mmprime.data import CodeDataset
+from mmprime.data.codes import VENDORS, vendor_labels
 from mmprime.data.phrasings import phrasings
 from mmprime.tokenizers import TextTokenizer
 
@@ -15,12 +19,14 @@ from .schema import DataConfig
 
 
 def code_examples(
-    dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, num_classes: int | None
+    dataset: CodeDataset, config: DataConfig, tokenizer: TextTokenizer | None, classes: Sequence[str] = ()
 ) -> Examples:
-    """The examples a run with ``config`` learns from: of text those with a caption, tokenised.
+    """The examples a run with ``config`` learns from: of text those with a caption, tokenised; classes: of the labels.
 
     Raises ConfigError where captions, labels or features are asked for and there are none.
     """
+    if config.labels == VENDORS:
+        dataset = replace(dataset, labels=vendor_labels(dataset.vendors, classes))
     codes, captions, labels, keys = {"image": dataset.tokens}, dataset.captions, dataset.labels, dataset.keys
     text_tokens = alternatives = None
     if tokenizer is not None:
@@ -42,9 +48,9 @@ def code_examples(
         text_tokens = tokenizer.count_tokens(codes["text"])
         alternatives = _alternatives(texts, known, tokenizer) if more or config.phrasings else None
     if config.labels:
-        if labels is None or num_classes is None:
+        if labels is None or not classes:
             raise ConfigError(f"data.labels=true, but {config.path} has no class labels")
-        labels = torch.where(labels < 0, num_classes, labels)  # unlabelled: the null class
+        labels = torch.where(labels < 0, len(classes), labels)  # unlabelled: the null class
     train = config.features and dataset.splits[:1] == [config.train_split]
     features = read_features(config.features, keys) if train else None
     return Examples(codes, labels if config.labels else None, list(captions), text_tokens, alternatives, features)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmprime.data import CodeDataset, load_documents, pack_documents, read_index
+from mmprime.data.codes import VENDORS, vendors_of
 from mmprime.data.shards import split_shards
 from mmprime.data.storage import is_remote, join, read_remote
 from mmprime.data.tokens import token_blocks
@@ -129,8 +130,8 @@ def _streaming(plan: StreamPlan, train: Examples | StreamedExamples) -> list[str
 def _load_codes(plan: StreamPlan) -> Corpus:
     config, index = plan.config, plan.index
     grid, radices = (index["grid"][0], index["grid"][1]), tuple(index.get("radices", ()))
-    num_codes, classes = int(index["num_codes"]), list(index.get("classes", ()))
-    num_classes = len(classes) or None if config.labels else None
+    num_codes, classes = int(index["num_codes"]), class_names(config, index)
+    num_classes = len(classes) or None
     _check(config, list(grid), num_codes, num_classes)
     _check_image_tokenizer(config, index["tokenizer_fingerprint"])
     tokenizer = _tokenizer(config) if config.text_length else None
@@ -139,11 +140,11 @@ def _load_codes(plan: StreamPlan) -> Corpus:
         raise ConfigError(f"data.features={config.features}: they are for data in memory; set data.stream=false")
     in_memory = [*([] if streamed else [config.train_split]), *(config.validation or ())]
     sets = {name: CodeDataset.load(data_folder(config.path), name) for name in in_memory}
-    examples = {name: code_examples(dataset, config, tokenizer, num_classes) for name, dataset in sets.items()}
+    examples = {name: code_examples(dataset, config, tokenizer, classes) for name, dataset in sets.items()}
     train = None
     if streamed:
         first = f"the first of {config.train_split}"
-        source = CodeSource(plan, tokenizer, num_classes)
+        source = CodeSource(plan, tokenizer, classes)
         train = StreamedExamples.open(plan, source, lambda head: sets.update({first: head}))
     codes_by_span = {"image": num_codes}
     lengths: dict[str, int | tuple[int, int]] = {"image": grid}
@@ -165,8 +166,17 @@ def _load_codes(plan: StreamPlan) -> Corpus:
         fingerprint=dataset_fingerprint(config.path),
         tokenizers=made_by,
         notices=[*_streaming(plan, trained), *captions],
-        classes=classes if config.labels else [],
+        classes=classes,
     )
+
+
+def class_names(config: DataConfig, index: dict[str, Any]) -> list[str]:
+    """Names of the classes a model is conditioned on. Raises ConfigError for vendors that the index does not have."""
+    if config.labels != VENDORS:
+        return list(index.get("classes", ())) if config.labels else []
+    if not (vendors := vendors_of(index, config.train_split)):
+        raise ConfigError(f"data.labels=vendors, but the index of {config.path} does not say who drew its images")
+    return vendors
 
 
 def _uncaptioned(sets: dict[str, CodeDataset]) -> list[str]:

@@ -94,7 +94,8 @@ class DataConfig:
     features: str = _path()  # of the training pictures, by mmprime prepare features; for objective.align
     text_length: int = _number(0, "[0, 1e6]")  # tokens of the text span; codes: 0 = no text span; text: length of a row
     phrasings: bool = False  # a caption that is given is worded as people write it (mmprime.data.phrasings)
-    labels: bool = False  # condition on class labels
+    # condition on class labels; vendors: on who drew an image, of those in train_split
+    labels: bool | str = field(default=False, metadata={"choices": (False, True, "vendors")})
     grid: list[int] = field(
         default_factory=list, metadata=_each("[1, 4096]", (0, 2))
     )  # expected image grid; checked against the data where given
@@ -133,6 +134,9 @@ class ModelConfig:
     heads: int = _number(0, "[0, 1024]")
     dropout: float = _number(0.0, "[0, 1)")
     mask_rate: bool = False  # also tell the model how much is masked
+    conditioning: str = _choice(
+        "adaln_zero", "added"
+    )  # of labels: modulates every block | added to each token of the input
     attention: str = _choice("auto", "sdpa", "xformers", "reference")
     # activations that are computed anew in the backward pass: all inside a block | all but products and attention
     checkpointing: str = _choice("none", "full", "selective")

@@ -26,6 +26,7 @@ from mmprime.tokenizers import TextTokenizer
 
 from .conditions import Conditions
 from .config import ConfigError, data_folder, resolve, tokenizer_path
+from .corpus import class_names
 from .flops import head_flops, trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
@@ -110,7 +111,7 @@ class StepCosts:
             x = torch.randn(batch, self.canvas.num_tokens, options.width, requires_grad=True)
             half = options.width // options.heads // 2
             turn = torch.ones(self.canvas.num_tokens, 1, half)
-            condition = torch.randn(batch, 1, options.width, requires_grad=True) if options.is_conditional else None
+            condition = torch.randn(batch, 1, options.width, requires_grad=True) if options.is_modulated else None
             with OpTrace(blocks.parameters()) as trace:
                 with self._autocast():
                     hidden = blocks._trunk(x, torch.polar(turn, turn), condition)
@@ -221,7 +222,7 @@ def canvas_of(config: DiffusionConfig | ToyRunConfig) -> tuple[Canvas, int | Non
         digits = index.get("radices") if name == "image" else None
         default = CodecConfig(kind="product" if digits else "clustered")
         spans.append(Span(name, length, _codec(codes, config.model.codec.get(name, default), digits)))
-    classes = (len(index.get("classes", ())) or data.num_classes or None) if data.labels else None
+    classes = (len(class_names(data, index) if index else ()) or data.num_classes or None) if data.labels else None
     return Canvas(spans), classes
 
 

@@ -5,7 +5,7 @@ The numbers a step asks for are positions of an endless stream (``mmprime.data.s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,8 +75,8 @@ class CodeSource(Source[Examples]):
 
     canvas: Canvas | None = None
 
-    def __init__(self, plan: StreamPlan, tokenizer: TextTokenizer | None, num_classes: int | None) -> None:
-        self.plan, self.tokenizer, self.num_classes = plan, tokenizer, num_classes
+    def __init__(self, plan: StreamPlan, tokenizer: TextTokenizer | None, classes: Sequence[str]) -> None:
+        self.plan, self.tokenizer, self.classes = plan, tokenizer, classes
 
     def blocks(self, entry: dict[str, Any]) -> Iterator[CodeDataset]:
         config = self.plan.config
@@ -94,9 +94,9 @@ class CodeSource(Source[Examples]):
                 f"{self.plan.config.path}: {bare[0]} has no caption: a stream leaves nothing out; train without text "
                 "(data.text_length=0), or from memory (data.stream=false)"
             )
-        if block.labels is None and self.num_classes is not None:
+        if block.labels is None and self.classes:
             block = replace(block, labels=torch.full((len(block),), -1))
-        return _packed(code_examples(block, self.plan.config, self.tokenizer, self.num_classes), self.canvas)
+        return _packed(code_examples(block, self.plan.config, self.tokenizer, self.classes), self.canvas)
 
 
 class TokenSource(Source[Examples]):

@@ -232,12 +232,28 @@ def test_bad_input_is_named() -> None:
         ({"attention": "flash"}, "'flash'"),
         ({"dropout": 1.0}, "dropout"),
         ({"num_classes": 0}, "num_classes"),
+        ({"conditioning": "film"}, "'film'; there are adaln_zero, added"),
         ({"depth": -1}, "-1"),
     ],
 )
 def test_bad_config_is_named(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         DiTConfig(**options).resolve()
+
+
+def test_an_added_condition_shifts_the_tokens_of_the_input_and_nothing_else() -> None:
+    canvas = make_canvas()
+    model, y = make_model(canvas, num_classes=3, conditioning="added"), random_state(canvas)
+    assert not [name for name, _ in model.named_parameters() if "modulation" in name or "final" in name]
+    label = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        assert model.conditioning is not None and model.conditioning.label is not None
+        shift = model.conditioning.label.weight.normal_()[label]
+        seen = model(y, canvas, {"label": label})
+        for embedding in model.embedders.values():
+            embedding.register_forward_hook(lambda _, __, out: out + shift[:, None])
+        model.conditioning.label.weight.zero_()
+        torch.testing.assert_close(seen, model(y, canvas, {"label": label}))
 
 
 def test_concatenated_digits_have_channels_of_their_own_and_move_the_token() -> None:
@@ -251,7 +267,7 @@ def test_concatenated_digits_have_channels_of_their_own_and_move_the_token() -> 
     torch.testing.assert_close(channels, torch.cat([embedding.digits.weight[2], embedding.digits.weight[13]]))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_classes": 3}])
+@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"num_classes": 3, "conditioning": "added"}])
 def test_hidden_at_is_the_forward_pass_where_it_is_asked(options: dict[str, int]) -> None:
     canvas = make_canvas()
     model, y = make_model(canvas, **options), random_state(canvas)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprime.data.codes import VENDORS
 from mmprime.data.storage import is_remote
 from mmprime.engine import Canvas, Condition, Rows, masking_of
 from mmprime.evaluation.likelihood import Effort, ScoredRows, Sizes, estimate, ratio, uniform_nats
@@ -260,6 +261,7 @@ class DiffusionTask(Task):
             level_powers=tuple(self.objective.level_powers),
             words=collect_words(captions if self.canvas.has("text") else ()),
             classes=tuple(self.corpus.classes),
+            labels=VENDORS if data.labels == VENDORS else "",
             codecs=self.codecs,
             training_data=describe_all_data(resolve(data.path), list(map(resolve, data.also)), data.train_split),
             base=self.base,
