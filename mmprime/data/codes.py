@@ -195,9 +195,9 @@ def vendors_of(index: dict[str, Any], split: str) -> list[str]:
 
 
 def vendor_labels(vendors: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """(n,) int64: the place of each vendor among the classes, -1 of one that is not there."""
-    places = {name: place for place, name in enumerate(classes)}
-    return torch.tensor([places.get(vendor, -1) for vendor in vendors])
+    """(n,) int64: the number of each vendor among the classes, -1 of one that is not there."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return torch.tensor([numbers.get(vendor, -1) for vendor in vendors])
 
 
 def _memory_dtype(radices: Sequence[int]) -> torch.dtype:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from mmprime.engine import mix
-
-if TYPE_CHECKING:
-    from .model_folder import ModelCard
 
 NAMED = 8  # unknown words that are told with their nearest; of more there is only a count
 _LABEL_STREAM = 5
@@ -89,15 +85,13 @@ def class_label(asked: int | str, classes: Sequence[str], num_classes: int | Non
 
 
 def picture_labels(
-    asked: int | str | None, card: ModelCard, num_classes: int | None, seeds: Sequence[int]
+    asked: int | str | None, classes: Sequence[str], num_classes: int | None, seeds: Sequence[int], any_class: bool
 ) -> list[int] | None:
-    """The label of each picture, a seed each: the one that is asked for, as `class_label` has it; else None, or of a
-    model that knows who drew its pictures a class at random."""
+    """The label of each picture, a seed each: the one that is asked for, as `class_label` has it; else one at random
+    where any will do; else None."""
     if asked is not None:
-        return [class_label(asked, card.classes, num_classes)] * len(seeds)
-    if card.labels and card.classes:
-        return [mix(seed, _LABEL_STREAM) % len(card.classes) for seed in seeds]
-    return None
+        return [class_label(asked, classes, num_classes)] * len(seeds)
+    return [mix(seed, _LABEL_STREAM) % len(classes) for seed in seeds] if any_class else None
 
 
 def _plain(name: str) -> str:

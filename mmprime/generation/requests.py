@@ -25,7 +25,7 @@ from .images import code_mask, keep_outside, known_images
 from .infilling import read_partly, with_blanks
 from .model_folder import ModelCard, check_sizes
 from .prompts import picture_labels, require_prompt
-from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, resume_rows, sample_rows, seeds_of
+from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, each_seed, resume_rows, sample_rows
 
 if TYPE_CHECKING:
     from mmprime.models import Network
@@ -91,8 +91,9 @@ class ModelRequests:
             raise ValueError(f"the negative prompt {negative!r} needs a prompt beside it")
         config = self.config_for("image", config)
         cond: dict[str, Tensor] = {} if prompt is None else self._away_from(negative, len(asked), num, config)
-        seeds, classes = seeds_of(config.seed, len(prompts)), self.model.config.num_classes
-        if (labels := picture_labels(label, self.card, classes, seeds)) is not None:
+        known_as, seeds = self.card.classes, each_seed(config.seed, len(prompts))
+        labels = picture_labels(label, known_as, self.model.config.num_classes, seeds, bool(self.card.labels))
+        if labels is not None:
             cond["label"] = torch.tensor(labels, device=self.device)
         result = sample_rows(self.model, self.canvas, y, config, absent, cond or None)
         return self._pictures(result, prompts)

@@ -161,7 +161,7 @@ def sample_rows(
     """
     if (config.pause is not None or state is not None) and len(y) > AT_ONCE:
         raise ValueError(f"{len(y)} examples cannot be paused, at most {AT_ONCE}; ask for fewer")
-    seeds = seeds_of(config.seed, len(y))
+    seeds = each_seed(config.seed, len(y))
     start = time.perf_counter()
     parts = torch.arange(len(y), device=y.device).split(AT_ONCE)
     steps = steps_of(config.chosen(_DEFAULT))
@@ -208,7 +208,7 @@ def resume_rows(
     y = y if remask is None else y.masked_fill(remask.to(y.device), MASK_ID)
     if paused.absent is not None:
         y = y.masked_fill(paused.absent.to(y.device), MASK_ID)
-    seeds = [mix(seed, _EDIT_STREAM, paused.step) for seed in seeds_of(config.seed, len(y))]
+    seeds = [mix(seed, _EDIT_STREAM, paused.step) for seed in each_seed(config.seed, len(y))]
     sampler = config.chosen(_DEFAULT)
     left = max(1, (steps_of(sampler) or 1) - paused.step)
     sampler = sampler.rest if isinstance(sampler, Regions) else sampler
@@ -257,7 +257,7 @@ def _last_step(config: SamplingConfig, rollout: Rollout) -> int | None:
     return int(rollout.memory["rank"][:, named[0].mask].max())
 
 
-def seeds_of(seed: int | Sequence[int], count: int) -> list[int]:
+def each_seed(seed: int | Sequence[int], count: int) -> list[int]:
     """One of each example. Raises ValueError on another number of seeds than examples."""
     if isinstance(seed, int):
         return [mix(seed, number) for number in range(count)]

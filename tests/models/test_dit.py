@@ -247,7 +247,8 @@ def test_an_added_condition_shifts_the_tokens_of_the_input_and_nothing_else() ->
     assert not [name for name, _ in model.named_parameters() if "modulation" in name or "final" in name]
     label = torch.tensor([2, 0, 1])
     with torch.no_grad():
-        assert model.conditioning is not None and model.conditioning.label is not None
+        assert model.conditioning is not None
+        assert model.conditioning.label is not None
         shift = model.conditioning.label.weight.normal_()[label]
         seen = model(y, canvas, {"label": label})
         for embedding in model.embedders.values():

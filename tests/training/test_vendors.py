@@ -32,7 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = DiffusionConfig(task="diffusion", data=data, train=TrainConfig(steps=1), model=net)
     task = DiffusionTask.from_config(config)
     held_out, of_caption = task.validation["val_vendor"].labels, task.validation["val_caption"].labels
-    assert held_out is not None and of_caption is not None
+    assert held_out is not None
+    assert of_caption is not None
     assert set(held_out.tolist()) == {7}, "a vendor that is not trained on is the null class"
     assert set(of_caption.tolist()) < set(range(7))
     with torch.no_grad():  # from zero no label would be seen
@@ -45,7 +46,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_labels_are_the_places_of_the_vendors() -> None:
     classes = class_names(DataConfig(path=CODES, labels="vendors"), read_index(CODES, "codes"))
-    assert classes[0] == "emojione" and classes == sorted(classes) and "fxemoji" not in classes
+    assert classes[0] == "emojione"
+    assert classes == sorted(classes)
+    assert "fxemoji" not in classes
     dataset = CodeDataset.load(CODES, "val_caption")
     labels = vendor_labels(dataset.vendors, classes)
     assert [classes[label] for label in labels.tolist()] == dataset.vendors
@@ -60,12 +63,14 @@ def test_an_index_without_vendors_is_refused() -> None:
 
 def test_each_picture_is_of_a_vendor_by_its_seed_unless_one_is_named(model: Path) -> None:
     pipe = from_pretrained(model)
-    assert pipe.card.labels == "vendors" and "noto" in pipe.card.classes
+    assert pipe.card.labels == "vendors"
+    assert "noto" in pipe.card.classes
     config = SamplingConfig(steps=1, seed=3, temperature=0.0)
     drawn = pipe.generate("red apple", 12, config).codes
     named = {name: pipe.generate("red apple", 12, config, label=name).codes for name in pipe.card.classes}
     of = [[name for name, codes in named.items() if torch.equal(codes[row], drawn[row])] for row in range(12)]
-    assert all(len(names) >= 1 for names in of) and len({name for names in of for name in names}) > 3
+    assert all(len(names) >= 1 for names in of)
+    assert len({name for names in of for name in names}) > 3
     pipe.card = replace(pipe.card, labels="")
     assert not torch.equal(pipe.generate("red apple", 12, config).codes, drawn)
 
@@ -73,4 +78,5 @@ def test_each_picture_is_of_a_vendor_by_its_seed_unless_one_is_named(model: Path
 def test_what_is_scored_has_its_vendor(model: Path) -> None:
     pipe = from_pretrained(model)
     rows = load_scored(pipe, CODES, "val_vendor", 4, 0)
-    assert rows.cond is not None and rows.cond["label"].tolist() == [7] * 4
+    assert rows.cond is not None
+    assert rows.cond["label"].tolist() == [7] * 4
