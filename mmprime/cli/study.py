@@ -1,4 +1,4 @@
-"""Train and measure the cells of a study, and show what came out: mmprime study run|table|plot STUDY.yaml
+"""Train and measure the cells of a study, and show what came out: mmprime study run|table|plot|frontier STUDY.yaml
 
 A cell that is done is not run again; a cell that was stopped goes on where it stood.
 Exit codes: 0 done, 2 a mistake in what was asked (one line), 130 stopped after saving; all of them: docs/commands.md.
@@ -30,7 +30,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     plot = commands.add_parser("plot", help="differences to the first cell against the number of steps")
     plot.add_argument("--only", default="", help="bases whose name contains this")
     plot.add_argument("--out", type=console.out_file, required=True, help="a .png, .svg or .pdf file")
-    for command in (run, show, plot):
+    frontier = commands.add_parser("frontier", help="bounds against seconds of training and of sampling")
+    frontier.add_argument("--only", default="", help="bases whose name contains this")
+    frontier.add_argument("--out", type=console.out_file, help="draw a figure too: a .png, .svg or .pdf file")
+    for command in (run, show, plot, frontier):
         command.add_argument("study", help="a YAML file, see benchmarks/studies/")
     return parser.parse_args(arguments)
 
@@ -49,7 +52,7 @@ def study(options: argparse.Namespace) -> None:
     from mmprime.studies.spec import Study
 
     chosen = Study.load(options.study)
-    {"run": run, "table": show_table, "plot": plot}[options.command](chosen, options)
+    {"run": run, "table": show_table, "plot": plot, "frontier": show_frontier}[options.command](chosen, options)
 
 
 def run(chosen: Study, options: argparse.Namespace) -> None:
@@ -102,6 +105,27 @@ def plot(chosen: Study, options: argparse.Namespace) -> None:
         raise ValueError(f"no base whose name contains {options.only!r} has cells that are done")
     plot_panels(options.out, panels, "steps T", log_x=True)
     print(f"{len(panels)} panels in {options.out}")
+
+
+def show_frontier(chosen: Study, options: argparse.Namespace) -> None:
+    """Tables of each base: bounds by seconds of training and of sampling; a figure with their fronts."""
+    from mmprime.evaluation.plots import plot_fronts, require_plots
+    from mmprime.studies.frontier import budget_table, cost_table, panel, sampling_costs, training_costs
+
+    if options.out:
+        require_plots(options.out)
+    panels = []
+    for base in (base for base in chosen.bases if options.only in base):
+        training, sampling = training_costs(chosen, base), sampling_costs(chosen, base)
+        if training and sampling:
+            print(f"### {base}, training\n\n{cost_table(training)}\n")
+            print(f"### {base}, sampling: bound (T) within the time of a sample\n\n{budget_table(sampling)}\n")
+            panels += [panel(training, f"{base}: training"), panel(sampling, f"{base}: sample")]
+    if not panels:
+        raise ValueError(f"no base whose name contains {options.only!r} has cells with seconds in {chosen.seconds}")
+    if options.out:
+        plot_fronts(options.out, panels)
+        print(f"{len(panels)} panels in {options.out}")
 
 
 def main(arguments: list[str] | None = None) -> int:

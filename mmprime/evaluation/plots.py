@@ -72,6 +72,30 @@ def plot_panels(
     save_figure(figure, file)
 
 
+def plot_fronts(file: str | Path, panels: Sequence[tuple[str, str, Sequence[Line], Line]]) -> None:
+    """Panels side by side, each (label of x, label of y, lines, their front) over a logarithmic x: the front is a broad
+    grey staircase, and a label has one colour in all panels."""
+    figure = new_figure(file, 2 + (_WIDTH - 2) * len(panels), _HEIGHT)
+    import matplotlib
+
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    labels = [*dict.fromkeys(line.label for _, _, lines, _ in panels for line in lines)]
+    colors = matplotlib.color_sequences["tab20"]
+    known = {}
+    for axes, (x_label, y_label, lines, best) in zip(grid, panels):
+        axes.set_prop_cycle(color=[colors[labels.index(line.label) % len(colors)] for line in lines])
+        axes.step(best.x, best.y, where="post", color="0.88", linewidth=7, zorder=0)
+        _lines(axes, lines, x_label, y_label, marker="o")
+        axes.set_xscale("log")
+        known |= dict(zip(*reversed(axes.get_legend_handles_labels())))
+        if legend := axes.get_legend():
+            legend.remove()
+    figure.legend(
+        [known[label] for label in labels], labels, loc="outside right upper", frameon=False, fontsize="small"
+    )
+    save_figure(figure, file)
+
+
 def plot_reliability(file: str | Path, lines: Sequence[Line], shares: Sequence[Sequence[float]]) -> None:
     """Share right against confidence beside the diagonal; below, how the predictions spread (shares of each line)."""
     figure = new_figure(file, 5.2, 6.6)

@@ -206,6 +206,11 @@ class Study:
         return self.results.with_suffix(".safetensors")
 
     @property
+    def seconds(self) -> Path:
+        """Where the seconds of training and sampling of each group of cells lie, as one run has measured them."""
+        return self.results.with_name(f"{self.results.stem}_seconds.json")
+
+    @property
     def lock(self) -> Path:
         """Processes that run parts of the study write its table in turns."""
         return self.directory / ".results.lock"
