@@ -115,6 +115,8 @@ MUTANTS = [
     m("budget: the fine levels first", "samplers/coarse_first:CoarseFirst.plan",
       "start.canvas.digit_of * len(steps) // levels", "len(steps) - 1 - start.canvas.digit_of * len(steps) // levels",
       "step_budgets::test_the_bound_of_a_budget_is_that_of_its_plans"),
+    m("budget: units of tokens span groups", "samplers/coarse_first:CoarseFirst.order",
+      "canvas.first_in_token(order.free, group)", "canvas.first_in_token(order.free)", "step_budgets"),
     m("planned bound: all steps alike", "likelihood:planned_nelbo", "count / share", "plan.num_steps", "step_budgets"),
     m("spans timed together", "likelihood:joint_loss", "options.get('independent_spans')", "False",
       "likelihood::test_joint_loss_can_time_the_spans_apart"),

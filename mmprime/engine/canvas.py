@@ -153,10 +153,15 @@ class Canvas:
         out = torch.zeros(len(marked), self.num_tokens, dtype=torch.int64, device=marked.device)
         return out.index_add_(1, self.token_on(marked.device), marked.long()) > 0
 
-    def first_in_token(self, marked: Tensor) -> Tensor:
-        """(B, N) bool -> the first marked digit of each token."""
+    def first_in_token(self, marked: Tensor, group: Tensor | None = None) -> Tensor:
+        """(B, N) bool -> the first marked digit of each token, or with group (N,), rising inside a token, of each group
+        of a token."""
         count = marked.long().cumsum(-1)
-        start = self.token_start.to(marked.device)
+        start = self.token_start
+        if group is not None:
+            unit = self.token_of * (1 + int(group.max())) + group
+            start = torch.searchsorted(unit, unit)
+        start = start.to(marked.device)
         before = count[:, start] - marked[:, start].long()
         return marked & (count - before == 1)
 

@@ -58,6 +58,27 @@ def test_groups_of_levels_share_the_steps() -> None:
     assert paced.bincount().tolist() == [0, 2, 6, 9]  # 17 (1 - cos(π k / 6)) = 2.3, 8.5, 17
 
 
+def test_the_digits_of_a_token_come_at_once_inside_a_group() -> None:
+    """Two groups of two levels in six steps and two; a digit of the text alone, in the first group."""
+    rank = plan_of(CoarseFirst(8, budget="6,2", unit="token"), FOUR).rank
+    image = rank[:, FOUR.mask("image")].view(3, 6, 4)
+    assert torch.equal(image[..., 0], image[..., 1])
+    assert torch.equal(image[..., 2], image[..., 3])
+    coarse, fine = torch.cat([rank[:, :5], image[..., 0]], 1), image[..., 2]
+    assert [sorted(row.tolist()) for row in coarse] == [sorted([1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6])] * 3
+    assert [sorted(row.tolist()) for row in fine] == [[7] * 3 + [8] * 3] * 3
+    assert len(coarse.unique(dim=0)) == 3
+    given = FOUR.mask("image", digits=[0]) | FOUR.mask("image", digits=[2])
+    rank = plan_of(CoarseFirst(4, budget="2,2", unit="token"), FOUR, 2, given).rank
+    assert bool((rank[:, given] == 0).all())
+    assert rank[:, FOUR.mask("image", digits=[3])].unique().tolist() == [3, 4]
+    plain = plan_of(CoarseFirst(99, unit="token"), FOUR).rank  # one unit a step, level after level
+    assert bool((plain[:, FOUR.digit_of == 0].amax(-1) < plain[:, FOUR.digit_of == 1].amin(-1)).all())
+    assert sampler_words(CoarseFirst(8, budget="6,2", unit="token")) == "coarse_first budget=6,2 unit=token"
+    with pytest.raises(ValueError, match="unknown unit 'tokens'; there are digit, token"):
+        CoarseFirst(8, unit="tokens")
+
+
 def test_a_budget_in_words() -> None:
     sampler = sampler_of("coarse_first", {"budget": "7,1"}, steps=8)
     assert sampler == CoarseFirst(8, budget="7,1")
