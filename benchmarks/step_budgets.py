@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import Tensor
 
 from mmprime.engine.samplers import Planned, sampler_from_words, sampler_words
 from mmprime.evaluation.likelihood import Effort, Estimate, ScoredRows, estimate
@@ -46,15 +47,13 @@ def bounds(study: Study, cell: Cell, samplers: list[Planned]) -> list[tuple[Quan
     return found
 
 
-def difference(study: Study, other: Cell, quantity: Quantity, estimated: Estimate, span: str) -> str:
-    """To the T-step bound of another cell in per cent, in pairs of examples."""
-    metric = f"nelbo {span} T={quantity.steps} {other.masking}"
-    theirs = read_nats(study.nats).get(other.name, {}).get(metric)
-    if theirs is None:
+def difference(nats: Tensor, others: Tensor | None) -> str:
+    """Of the mean of nats (n,) to that of others, in per cent and in pairs of examples; empty where there are none."""
+    if others is None:
         return ""
-    ratio = float(estimated.nats.mean() / theirs.double().mean())
-    errors = estimated.nats - ratio * theirs.double()
-    return f"{100 * (ratio - 1):+.1f} ± {100 * float(errors.std() / len(errors) ** 0.5 / theirs.double().mean()):.1f} %"
+    ratio = float(nats.mean() / others.double().mean())
+    errors = nats - ratio * others.double()
+    return f"{100 * (ratio - 1):+.1f} ± {100 * float(errors.std() / len(errors) ** 0.5 / others.double().mean()):.1f} %"
 
 
 def main() -> None:
@@ -74,12 +73,16 @@ def main() -> None:
         parser.error(f"{options.cell} is not trained; mmprime study run {options.study} --only {options.cell!r}")
     samplers = [sampler_from_words(words.split()) for words in options.samplers]
     cell, span = cells[options.cell], study.bases[cells[options.cell].base]["span"]
-    lines = []
+    lines, first, kept = [], {}, read_nats(study.nats)
     for quantity, estimated in bounds(study, cell, samplers):
         value, error = estimated.per_token
-        gaps = [difference(study, cells[name], quantity, estimated, span) for name in options.against]
+        gaps = [difference(estimated.nats, first.setdefault(quantity.steps, estimated.nats))]
+        for other in (cells[name] for name in options.against):
+            theirs = kept.get(other.name, {}).get(f"nelbo {span} T={quantity.steps} {other.masking}")
+            gaps.append(difference(estimated.nats, theirs))
         lines.append([str(quantity.steps), sampler_words(quantity.sampler), f"{value:.3f} ± {error:.3f}", *gaps])
-    print(markdown(["T", "sampler", "bound, nats/token", *(f"against {n}" for n in options.against)], lines, words=[1]))
+    against = ["against the first of T", *(f"against {name}" for name in options.against)]
+    print(markdown(["T", "sampler", "bound, nats/token", *against], lines, words=[1]))
 
 
 if __name__ == "__main__":

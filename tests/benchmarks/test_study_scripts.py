@@ -68,7 +68,7 @@ def test_planned_samplers_of_a_trained_cell_are_compared_in_pairs(
     run_cell(study, next(cell for cell in study.cells() if cell.name == "codes-nested-s3"))
     step_budgets.main()
     one, four = ([each.strip() for each in line.split("|")] for line in capsys.readouterr().out.splitlines()[-2:])
-    assert (one[1], one[2], one[4]) == ("1", "coarse_first", "+0.0 ± 0.0 %")
+    assert (one[1], one[2], one[4], one[5]) == ("1", "coarse_first", "+0.0 ± 0.0 %", "+0.0 ± 0.0 %")
     assert (four[1], four[2]) == ("4", "coarse_first budget=3,1")
     assert 5 < float(four[3].split()[0]) < 7
-    assert four[4].endswith("%")
+    assert four[5].endswith("%")
