@@ -87,6 +87,8 @@ def plot_fronts(file: str | Path, panels: Sequence[tuple[str, str, Sequence[Line
         axes.step(best.x, best.y, where="post", color="0.88", linewidth=7, zorder=0)
         _lines(axes, lines, x_label, y_label, marker="o")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}" if max(best.x) < 5 * min(best.x) else "")
         known |= dict(zip(*reversed(axes.get_legend_handles_labels())))
         if legend := axes.get_legend():
             legend.remove()

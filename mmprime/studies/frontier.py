@@ -3,8 +3,8 @@
     training: the continuous bound, or that of T steps, against the CPU seconds of training
     sampling: the bound of T steps against the CPU seconds of a sample in T steps
 
-A point is on the front where no point of fewer or equal seconds has a lower bound (Pareto). Bounds are the means over
-seeds of the study's table; seconds are those of one run of `benchmarks/frontier.py`, which compare.
+A point is on the front where no point of fewer or equal seconds has a lower bound (Pareto). Bounds are means over the
+seeds that all groups of a base have, so that they compare; seconds are those of one run of `benchmarks/frontier.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmprime.evaluation import Measure
 from mmprime.evaluation.metric import markdown
 from mmprime.evaluation.plots import Line
 
-from .report import Group, groups
+from .report import groups
 from .spec import Study
 from .store import read_results
 
@@ -68,10 +68,13 @@ def cost_table(costs: Sequence[Cost]) -> str:
 
 
 def budget_table(costs: Sequence[Cost]) -> str:
-    """Markdown, a line a group: its lowest bound and the T of it within seconds that double from column to column,
-    shown in milliseconds; the lowest of a column is bold."""
-    least, most = min(cost.seconds for cost in costs), max(cost.seconds for cost in costs)
-    budgets = [float(f"{least * 2**k:.2g}") for k in range(1, 1 + max(1, math.ceil(math.log2(most / least))))]
+    """Markdown, a line a group: its lowest bound and the T of it within the seconds of points of the front, rounded up
+    and in milliseconds, from one to the next that is lower by 1 %; the lowest of a column is bold."""
+    budgets, last = [], math.inf
+    for cost in front(costs):
+        if cost.bound < 0.99 * last:
+            budgets.append(_rounded_up(cost.seconds))
+            last = cost.bound
     lines = {name: [name] for name in dict.fromkeys(cost.name for cost in costs)}
     for budget in budgets:
         within = [cost for cost in costs if cost.seconds <= budget]
@@ -81,6 +84,12 @@ def budget_table(costs: Sequence[Cost]) -> str:
             text = "" if best is None else f"{best.bound:.2f} ({best.steps})"
             line.append(f"**{text}**" if best is not None and best.bound == lowest else text)
     return markdown(["cell", *(f"{1000 * budget:g} ms" for budget in budgets)], [*lines.values()], words=[0])
+
+
+def _rounded_up(seconds: float) -> float:
+    """To two digits."""
+    unit = 10.0 ** (math.floor(math.log10(seconds)) - 1)
+    return math.ceil(seconds / unit - 1e-9) * unit
 
 
 def panel(costs: Sequence[Cost], title: str) -> tuple[str, str, list[Line], Line]:
@@ -99,21 +108,21 @@ def _costs(study: Study, base: str, steps: Sequence[int | None], metric: str) ->
     seconds = read_results(study.seconds)
     if not seconds:
         raise ValueError(f"no seconds in {study.seconds}; python benchmarks/frontier.py STUDY measures them")
+    measured = [(g, seconds.get(f"{base}-{g.name.replace(' · ', '-')}")) for g in groups(study, base)]
+    seeds = set.intersection(*[set(group.runs) for group, rows in measured if rows] or [set()])
     span, costs = study.bases[base]["span"], []
-    for group, name in ((group, f"{base}-{group.name.replace(' · ', '-')}") for group in groups(study, base)):
-        spent = {row.metric: row.value for row in seconds.get(name, ())}
+    for group, rows in measured:
+        spent = {row.metric: row.value for row in rows or ()}
         for count in steps:
             time = "continuous" if count is None else f"T={count}"
-            bound, cost = _mean(group, f"nelbo {span} {time} {{masking}}"), spent.get(metric.format(steps=count))
-            if bound is not None and cost is not None:
-                costs.append(Cost(group.name, count, cost, *bound))
+            bounds = group.values(f"nelbo {span} {time} {{masking}}")
+            values, cost = [bounds[seed] for seed in seeds if seed in bounds], spent.get(metric.format(steps=count))
+            if values and cost is not None:
+                costs.append(Cost(group.name, count, cost, *_mean(values)))
     return costs
 
 
-def _mean(group: Group, start: str) -> tuple[float, float | None] | None:
+def _mean(rows: Sequence[Measure]) -> tuple[float, float | None]:
     """Over seeds with its standard error; of one seed that over examples."""
-    rows: list[Measure] = [*group.values(start).values()]
-    if not rows:
-        return None
     values = torch.tensor([row.value for row in rows], dtype=torch.float64)
     return float(values.mean()), rows[0].stderr if len(rows) == 1 else float(values.std() / len(rows) ** 0.5)

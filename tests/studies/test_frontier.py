@@ -10,7 +10,7 @@ from mmprime.cli.study import main
 from mmprime.evaluation import Measure
 from mmprime.studies.frontier import Cost, budget_table, cost_table, front, panel, sampling_costs, training_costs
 from mmprime.studies.spec import Study
-from mmprime.studies.store import write_results
+from mmprime.studies.store import read_results, write_results
 
 STUDY = """
 dir: {folder}/runs
@@ -48,14 +48,18 @@ def study(tmp_path: Path) -> Study:
     return study
 
 
-def test_bounds_are_means_over_seeds_and_seconds_those_of_one_run(study: Study) -> None:
-    assert training_costs(study, "codes") == [
-        Cost("whole", None, 100, 5.25, pytest.approx(0.25)), Cost("apart", None, 150, 4.5, 0.25),
-    ]  # fmt: skip
+def test_bounds_are_means_over_the_seeds_that_all_have(study: Study) -> None:
+    """Seed 0 alone, whose error is that over examples; then both."""
+    assert training_costs(study, "codes") == [Cost("whole", None, 100, 5.0, 0.25), Cost("apart", None, 150, 4.5, 0.25)]
     assert [(cost.name, cost.steps, cost.seconds, cost.bound) for cost in sampling_costs(study, "codes")] == [
-        ("whole", 2, 0.01, 8.25), ("whole", 8, 0.03, 6.25), ("apart", 2, 0.012, 9.0), ("apart", 8, 0.05, 5.0),
+        ("whole", 2, 0.01, 8.0), ("whole", 8, 0.03, 6.0), ("apart", 2, 0.012, 9.0), ("apart", 8, 0.05, 5.0),
     ]  # fmt: skip
-    assert [cost.bound for cost in training_costs(study, "codes", 8)] == [6.25, 5.0]
+    assert [cost.bound for cost in training_costs(study, "codes", 8)] == [6.0, 5.0]
+    table = read_results(study.results)
+    write_results(study.results, {**table, "codes-apart-s1": [bound("continuous", "independent", 4.7, 1)]})
+    whole, apart = training_costs(study, "codes")
+    assert (whole.bound, apart.bound) == (5.25, pytest.approx(4.6))
+    assert (whole.error, apart.error) == (pytest.approx(0.25), pytest.approx(0.1))
 
 
 def test_the_front_leaves_out_what_is_dearer_and_no_better() -> None:
@@ -67,21 +71,21 @@ def test_the_front_leaves_out_what_is_dearer_and_no_better() -> None:
 
 
 def test_the_best_bound_within_a_time_is_marked(study: Study) -> None:
-    """10 ms doubled: 20, 40 and 80; T in brackets."""
+    """T in brackets; the front has three points."""
     cells = [
         [each.strip() for each in line.split("|")[1:-1]]
         for line in budget_table(sampling_costs(study, "codes")).splitlines()
     ]
-    assert cells[0] == ["cell", "20 ms", "40 ms", "80 ms"]
-    assert cells[2] == ["whole", "**8.25 (2)**", "**6.25 (8)**", "6.25 (8)"]
-    assert cells[3] == ["apart", "9.00 (2)", "9.00 (2)", "**5.00 (8)**"]
+    assert cells[0] == ["cell", "10 ms", "30 ms", "50 ms"]
+    assert cells[2] == ["whole", "**8.00 (2)**", "**6.00 (8)**", "6.00 (8)"]
+    assert cells[3] == ["apart", "", "9.00 (2)", "**5.00 (8)**"]
 
 
 def test_a_panel_has_a_line_a_group_and_the_front(study: Study) -> None:
     label, _, lines, best = panel(sampling_costs(study, "codes"), "codes")
     assert label == "codes, CPU seconds"
     assert [(line.label, [*line.x]) for line in lines] == [("whole", [0.01, 0.03]), ("apart", [0.012, 0.05])]
-    assert ([*best.x], [*best.y]) == ([0.01, 0.03, 0.05], [8.25, 6.25, 5.0])
+    assert ([*best.x], [*best.y]) == ([0.01, 0.03, 0.05], [8.0, 6.0, 5.0])
 
 
 def test_the_command_prints_tables_and_draws(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +93,7 @@ def test_the_command_prints_tables_and_draws(study: Study, tmp_path: Path, capsy
     assert main(["frontier", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "f.png")]) == 0
     printed = capsys.readouterr().out
     assert "### codes, training" in printed
-    assert "5.25 ± 0.25" in printed
+    assert "5.00 ± 0.25" in printed
     assert (tmp_path / "f.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["frontier", str(tmp_path / "study.yaml"), "--only", "absent"]) == 2
     assert "no base whose name contains 'absent' has cells with seconds in" in capsys.readouterr().err
