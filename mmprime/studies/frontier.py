@@ -68,12 +68,12 @@ def cost_table(costs: Sequence[Cost]) -> str:
 
 
 def budget_table(costs: Sequence[Cost]) -> str:
-    """Markdown, a line a group: its lowest bound and the T of it within the seconds of points of the front, rounded up
-    and in milliseconds, from one to the next that is lower by 1 %; the lowest of a column is bold."""
+    """Markdown, a line a group: its lowest bound and the T of it within a tenth more than the seconds of a point of the
+    front, in milliseconds, from one such point to the next that is lower by 1 %; the lowest of a column is bold."""
     budgets, last = [], math.inf
     for cost in front(costs):
         if cost.bound < 0.99 * last:
-            budgets.append(_rounded_up(cost.seconds))
+            budgets.append(_rounded_up(1.1 * cost.seconds))
             last = cost.bound
     lines = {name: [name] for name in dict.fromkeys(cost.name for cost in costs)}
     for budget in budgets:

@@ -71,12 +71,12 @@ def test_the_front_leaves_out_what_is_dearer_and_no_better() -> None:
 
 
 def test_the_best_bound_within_a_time_is_marked(study: Study) -> None:
-    """T in brackets; the front has three points."""
+    """T in brackets; the front has three points, each with a tenth more time."""
     cells = [
         [each.strip() for each in line.split("|")[1:-1]]
         for line in budget_table(sampling_costs(study, "codes")).splitlines()
     ]
-    assert cells[0] == ["cell", "10 ms", "30 ms", "50 ms"]
+    assert cells[0] == ["cell", "11 ms", "33 ms", "55 ms"]
     assert cells[2] == ["whole", "**8.00 (2)**", "**6.00 (8)**", "6.00 (8)"]
     assert cells[3] == ["apart", "", "9.00 (2)", "**5.00 (8)**"]
 
