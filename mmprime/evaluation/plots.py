@@ -81,7 +81,7 @@ def plot_fronts(file: str | Path, panels: Sequence[tuple[str, str, Sequence[Line
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     labels = [*dict.fromkeys(line.label for _, _, lines, _ in panels for line in lines)]
     colors = matplotlib.color_sequences["tab20"]
-    known = {}
+    known: dict[str, Any] = {}
     for axes, (x_label, y_label, lines, best) in zip(grid, panels):
         axes.set_prop_cycle(color=[colors[labels.index(line.label) % len(colors)] for line in lines])
         axes.step(best.x, best.y, where="post", color="0.88", linewidth=7, zorder=0)
