@@ -12,6 +12,7 @@ a state of its own: masks, heads and samplers know nothing of patches. Patches a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -36,33 +37,48 @@ class Patches(nn.Module):
         if side > 1 and not grids:
             names = ", ".join(span.name for span in canvas.spans)
             raise ValueError(f"patch={side} joins tokens of a grid, and none of the spans ({names}) has one; use 1")
-        self.coarse(canvas)
         self.maps = nn.ModuleDict({name: _PatchMap(width, side) for name in grids})
+        self.coarse(canvas)  # which checks it
 
     def coarse(self, canvas: Canvas) -> Canvas:
-        """The canvas of the trunk, one token for each position. Raises ValueError on a grid that is not filled."""
+        """The canvas of the trunk, one token for each position.
+
+        Raises ValueError on a grid that patches do not fill, and where there is a grid and was none, or none and was.
+        """
+        self._check(canvas)
         return canvas if self.side == 1 else Canvas([_coarse(span, self.side) for span in canvas.spans])
 
     def positions(self, tokens: Tensor, canvas: Canvas) -> Tensor:
         """Embeddings (B, L, D) of all tokens -> (B, P, D) of the positions of the trunk."""
         if not self.maps:
             return tokens
+        self._check(canvas)
         parts = _parts(tokens, canvas)
-        return torch.cat([self.maps[s.name].join(_patches(x, s, self.side)) if s.grid else x for s, x in parts], 1)
+        return torch.cat([self._map(s).join(_patches(x, s, self.side)) if s.grid else x for s, x in parts], 1)
 
     def tokens(self, states: Tensor, embedded: Tensor, canvas: Canvas) -> Tensor:
         """States (B, P, D) of positions, embeddings (B, L, D) of tokens -> states (B, L, D) of tokens."""
         if not self.maps:
             return states
         pairs = zip(_parts(states, self.coarse(canvas)), _parts(embedded, canvas))
-        return torch.cat([self.maps[s.name](h, e, s) if s.grid else h for (s, h), (_, e) in pairs], 1)
+        return torch.cat([self._map(s)(h, e, s) if s.grid else h for (s, h), (_, e) in pairs], 1)
 
     def wanted(self, tokens: Tensor, canvas: Canvas) -> Tensor:
         """(B, L) bool of tokens -> (B, P): positions with a token that is wanted."""
         if not self.maps:
             return tokens
+        self._check(canvas)
         parts = _parts(tokens[..., None], canvas)
         return torch.cat([_patches(x, s, self.side).any(-1) if s.grid else x[..., 0] for s, x in parts], 1)
+
+    def _check(self, canvas: Canvas) -> None:
+        for span in canvas.spans:
+            if self.maps and (span.grid is not None) != (span.name in self.maps):
+                one = "a grid" if span.grid is None else "a sequence"
+                raise ValueError(f"span {span.name!r} of length {span.length}: the model was built for {one} there")
+
+    def _map(self, span: Span) -> _PatchMap:
+        return cast(_PatchMap, self.maps[span.name])
 
 
 class _PatchMap(nn.Module):

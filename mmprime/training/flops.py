@@ -42,7 +42,7 @@ def embedding_flops(model: PrimeDiT, length: int) -> float:
         maps = [embedder.mix.weight] if embedder.mix is not None else []  # type: ignore[union-attr]
         maps += [embedder.digits.weight] if embedder.ordinal else []  # type: ignore[union-attr]
         each += share * sum(weight.numel() for weight in maps)  # type: ignore[misc, operator]
-        each += share * 5 * model.config.width**2 * (embedder.name in model.patches.maps)
+        each += share * 5 * model.config.width**2 * (str(embedder.name) in model.patches.maps)
     return 2 * length * each
 
 

@@ -142,5 +142,8 @@ def test_what_does_not_fit_is_refused() -> None:
     odd = make_canvas(grid=(3, 4))
     with pytest.raises(ValueError, match="patch=2 does not fill the 3 x 4 grid"):
         make_model(CANVAS, patch=2)(random_state(odd), odd)
+    flat = Canvas([CANVAS.span("text"), Span("image", 24, IMAGE)])
+    with pytest.raises(ValueError, match="span 'image' of length 24: the model was built for a grid there"):
+        make_model(CANVAS, patch=2)(random_state(flat), flat)
     with pytest.raises(ValueError, match=r"patch=2, this one patch=1: set model.patch=2"):
         transplant(make_model(CANVAS), make_model(CANVAS, patch=2))
