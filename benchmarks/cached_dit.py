@@ -30,7 +30,7 @@ class CachedDiT(BaseDenoiser):
     refresh: steps from one full pass to the next, None for no limit. block: tokens of a block, None for no blocks;
     prefix: keep what lies before the current block only. What an example gets depends on its own steps alone. The
     passes a run counts hold partial ones; `share` is what part of full passes was computed.
-    Raises ValueError on refresh or block below 1, a prefix without blocks, or neither refresh nor block.
+    Raises ValueError on refresh or block below 1, a prefix without blocks, neither refresh nor block, or patches.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class CachedDiT(BaseDenoiser):
             raise ValueError(f"refresh and block must be at least 1, got {refresh} and {block}")
         if (refresh is None and block is None) or (prefix and block is None):
             raise ValueError("a cache needs a refresh interval or a block size, and a prefix cache a block size")
+        if model.config.patch > 1:
+            raise ValueError(f"a cache keeps tokens, and the trunk has patches here (patch={model.config.patch})")
         self.model, self.refresh, self.block, self.prefix = model, refresh, block, prefix
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:

@@ -53,7 +53,7 @@ ADAPTER_OF = "adapter_of"
 _OWN_KEYS = ("format", "canvas", "model", "dtype", "weights_sha256")
 _ADDED: dict[str, Any] = {  # options younger than format 1, with what models had before
     "digit_embedding": "sum", "head": "softmax", "span_heads": {}, "head_rounds": 0, "head_width": 0,
-    "conditioning": "adaln_zero",
+    "conditioning": "adaln_zero", "patch": 1,
 }  # fmt: skip
 _SPAN_KEYS = {"name", "length", "radices"}
 

@@ -34,6 +34,7 @@ class DiTConfig:
     digit_embedding: str = "sum"  # of a token's digits; "concat": side by side in width/S channels each, then mixed;
     # "linear": of ordinal digits, a linear map of their values
     token_embedding: bool = True  # also embed a token as a whole once it is wholly visible, where codes have a table
+    patch: int = 1  # p x p tokens of a grid are one position of the trunk
     head: str = "auto"  # softmax | factored | chain | auto: softmax where codes have a table, else factored
     span_heads: dict[str, str] = field(default_factory=dict)  # of some spans by name, instead of `head`
     head_rounds: int = 0  # of a chain: digits of one round are independent; 0 is one round a digit
@@ -110,6 +111,8 @@ class DiTConfig:
             raise ValueError(f"head_rounds={self.head_rounds} is for head=chain, not head={self.head}")
         if self.head_rounds < 0 or self.head_width < 0:
             raise ValueError(f"head_rounds and head_width must be >= 0, got {self.head_rounds} and {self.head_width}")
+        if self.patch < 1:
+            raise ValueError(f"patch must be positive, got {self.patch}; with 1 each token is a position of the trunk")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be positive, got {self.mlp_ratio}")
         if not 0 <= self.dropout < 1:

@@ -2,6 +2,7 @@
 
     y (B, N) --embedding of each span--> (B, L, D) --blocks--> (B, L, D) --head of the span--> logits
 
+With `patch` the blocks see p x p tokens of a grid as one position: (B, L, D) -> (B, P, D) -> blocks -> (B, L, D).
 It knows no time: what is masked says it all. Modalities meet in the trunk; each has its embedding and its head.
 """
 
@@ -34,6 +35,7 @@ from .layers import (
     take,
 )
 from .network import Network
+from .patches import Patches
 from .rotary import RotaryTables
 
 _ATEN = torch.ops.aten
@@ -65,6 +67,7 @@ class PrimeDiT(Network):
         self.canvas, self.config = canvas, config
         embedding = config.width, config.token_embedding, config.digit_embedding
         self.embedders = nn.ModuleDict({span.name: TokenEmbedding(span, *embedding) for span in canvas.spans})
+        self.patches = Patches(canvas, config.width, config.patch)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.kinds = {span.name: config.head_of(span) for span in canvas.spans}
         self.heads = nn.ModuleDict({span.name: self._net(span) for span in canvas.spans})
@@ -79,14 +82,16 @@ class PrimeDiT(Network):
 
         Raises ValueError on shapes, digits, spans or conditions that do not fit.
         """
-        x, condition = self._start(y, canvas, cond)
-        return self._trunk(x, self.rotary(canvas, y.device), condition)
+        embedded, condition = self._start(y, canvas, cond)
+        return self.patches.tokens(self._through(embedded, condition, canvas), embedded, canvas)
 
     def hidden_at(self, y: Tensor, canvas: Canvas, cond: Condition | None, wanted: Tensor) -> Tensor:
-        """As `forward` at the tokens `wanted` (B, L) bool, zero elsewhere; the last block computes no others."""
-        at = positions(wanted)
-        x = self.through(y, canvas, cond, [ALL_TOKENS] * (len(self.blocks) - 1) + [AttentionSubset(at)])
-        return put(x, at, canvas.num_tokens)
+        """As `forward` at the tokens `wanted` (B, L) bool; the last block computes no others but those of their
+        patches, and what stands elsewhere means nothing."""
+        at, (embedded, condition) = positions(self.patches.wanted(wanted, canvas)), self._start(y, canvas, cond)
+        scopes = [*[ALL_TOKENS] * (len(self.blocks) - 1), AttentionSubset(at)]
+        x = self._through(embedded, condition, canvas, scopes)
+        return self.patches.tokens(put(x, at, self.patches.coarse(canvas).num_tokens), embedded, canvas)
 
     def through(
         self,
@@ -96,11 +101,11 @@ class PrimeDiT(Network):
         scopes: Sequence[AttentionScope],
         at: Tensor | None = None,
     ) -> Tensor:
-        """The tokens `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D)."""
-        (x, condition), table = self._start(y, canvas, cond), self.rotary(canvas, y.device)
-        if at is not None:
-            x, table = take(x, at), table[at]
-        return self._trunk(x, table, condition, scopes)
+        """The positions `at` (B, W), or all, go through the trunk, each block with its own scope -> (B, W', D).
+
+        Positions are tokens, or patches of them.
+        """
+        return self._through(*self._start(y, canvas, cond), canvas, scopes, at)
 
     def logits(self, hidden: Tensor, span: Span) -> Tensor:
         """Hidden states (M, D) of tokens of a span with the head "softmax" -> (M, C)."""
@@ -169,6 +174,20 @@ class PrimeDiT(Network):
         if span.codec is not known.codec and span.codec != known.codec:
             raise ValueError(f"span {span.name!r}: the model was built for {known.codec!r}, got {span.codec!r}")
         return known
+
+    def _through(
+        self,
+        embedded: Tensor,
+        condition: Tensor | None,
+        canvas: Canvas,
+        scopes: Sequence[AttentionScope] | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """Embeddings (B, L, D) of all tokens -> states (B, P, D) of the positions, or of those `at` (B, W)."""
+        x, table = self.patches.positions(embedded, canvas), self.rotary(self.patches.coarse(canvas), embedded.device)
+        if at is not None:
+            x, table = take(x, at), table[at]
+        return self._trunk(x, table, condition, scopes)
 
     def _trunk(
         self, x: Tensor, table: Tensor, condition: Tensor | None, scopes: Sequence[AttentionScope] | None = None

@@ -1,10 +1,10 @@
 """Alignment of the trunk's middle to a frozen network's features of the clean picture, in the first part of a training.
 
-    loss += weight · mean over image tokens i of 1 - cos(P(h_i), f_i)
+    loss += weight · mean over image tokens (or patches) i of 1 - cos(P(h_i), f_i)
 
-h (B, L, D): states of the image's tokens after the middle block, of the partly masked example; f: one vector a token,
-from a convolutional network, made once (`picture_features`); P: a projection, trained along and not exported. The model
-knows nothing of it: its block is watched while the objective forwards it.
+h (B, P, D): states of the image's tokens, or patches, after the middle block, of the partly masked example; f: one
+vector each, from a convolutional network, made once (`picture_features`); P: a projection, trained along and not
+exported. The model knows nothing of it: its block is watched while the objective forwards it.
 
 Sources: Yu et al. (REPA), arXiv 2410.06940; stopped early after arXiv 2603.14366.
 """
@@ -49,13 +49,12 @@ class FeatureAlignment(nn.Module):
         several = any(0 < share < 1 for share in (*goal.mixture.values(), *goal.blend.values()))
         if several or config.run.compile:
             raise ConfigError(f"{said} is for one objective and one masking, without run.compile")
-        tokens = canvas.span("image").num_tokens
-        if features.shape[1] != tokens:
-            raise ConfigError(
-                f"data.features has {features.shape[1]} vectors a picture, the image span {tokens} tokens"
-            )
+        trunk = model.patches.coarse(canvas)
+        count, what = trunk.span("image").num_tokens, "tokens" if trunk is canvas else "patches"
+        if features.shape[1] != count:
+            raise ConfigError(f"data.features has {features.shape[1]} vectors a picture, the image span {count} {what}")
         self.weight, self.steps = goal.align, round(goal.align_share * config.train.steps)
-        self.tokens, self.image = canvas.token_slice("image"), canvas.mask("image")
+        self.positions, self.image = trunk.token_slice("image"), canvas.mask("image")
         self.depth = (len(model.blocks) - 1) // 2
         width = model.config.width
         self.project = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, features.shape[2]))
@@ -82,11 +81,11 @@ class FeatureAlignment(nn.Module):
             handle.remove()
 
     def forward(self, seen: list[Tensor], features: Tensor, absent: Tensor) -> Tensor:
-        """One pass of states (B, L, D), features (B, l, F), absent (B, N) -> the mean distance () of those with an
+        """One pass of states (B, P, D), features (B, l, F), absent (B, N) -> the mean distance () of those with an
         image."""
         (states,) = seen
         here = ~absent[:, self.image.to(absent.device)].any(-1)
-        cosine = functional.cosine_similarity(self.project(states[:, self.tokens]).float(), features.float(), dim=-1)
+        cosine = functional.cosine_similarity(self.project(states[:, self.positions]).float(), features.float(), dim=-1)
         return ((1 - cosine).mean(-1) * here).sum() / here.sum().clamp(min=1)
 
 

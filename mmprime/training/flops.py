@@ -1,6 +1,7 @@
 """Floating-point operations of the matrix products of a denoiser, trunk and heads apart.
 
-    trunk      2 N a token, N the weights of its matrices, and 4 L' D a layer and token for attention to L' tokens
+    trunk      2 N a position, N the weights of its matrices, and 4 P D a layer and position for attention to P of them
+    patches    10 D² a token, to join and to unfold
     softmax    2 D C a token, or 2 D K where only K codes are left
     factored   2 D Σ b_j a token
     chain      2 D (Σ b_j + d) a token, and 2 d (6 d + b) a digit asked for; d is the width inside the chain
@@ -26,15 +27,23 @@ def denoiser_of(modules: nn.Module) -> PrimeDiT | None:
 
 
 def trunk_flops(model: PrimeDiT, rows: int, length: int) -> float:
-    """Of one forward pass of `rows` examples of `length` tokens: embeddings, blocks and modulation."""
-    each, once = _matrices(model.blocks, "modulation"), _once(model)
+    """Of one forward pass of `rows` examples of `length` tokens: embeddings, patches, blocks and modulation."""
+    positions = length * model.patches.coarse(model.canvas).num_tokens / model.canvas.num_tokens
+    attention = 4 * positions * model.config.width * len(model.blocks)
+    blocks = positions * (2 * _matrices(model.blocks, "modulation") + attention)
+    return rows * (embedding_flops(model, length) + blocks + 2 * _once(model))
+
+
+def embedding_flops(model: PrimeDiT, length: int) -> float:
+    """Of one forward pass of an example of `length` tokens: embeddings and patches."""
+    each = 0.0
     for embedder in model.embedders.values():
         share = model.canvas.span(str(embedder.name)).num_tokens / model.canvas.num_tokens
         maps = [embedder.mix.weight] if embedder.mix is not None else []  # type: ignore[union-attr]
         maps += [embedder.digits.weight] if embedder.ordinal else []  # type: ignore[union-attr]
         each += share * sum(weight.numel() for weight in maps)  # type: ignore[misc, operator]
-    attention = 4 * length * model.config.width * len(model.blocks)
-    return rows * (length * (2 * each + attention) + 2 * once)
+        each += share * 5 * model.config.width**2 * (str(embedder.name) in model.patches.maps)
+    return 2 * length * each
 
 
 def _once(model: PrimeDiT) -> float:

@@ -144,6 +144,7 @@ class ModelConfig:
         "sum", "concat", "linear"
     )  # of the digits of a token: their sum | side by side, mixed
     # | of ordinal digits, a linear map of their values
+    patch: int = _number(1, "[1, 256]", "1 = a token is one")  # p x p tokens of a grid are one position of the trunk
     head: str = _choice("auto", "softmax", "factored", "chain")  # auto: factored for product codes, else softmax
     span_heads: dict[str, str] = field(default_factory=dict)  # of some spans, instead of `head`
     head_rounds: int = _number(0, "[0, 64]", "0 = one round a digit")  # of a chain

@@ -27,7 +27,7 @@ from mmprime.tokenizers import TextTokenizer
 from .conditions import Conditions
 from .config import ConfigError, data_folder, resolve, tokenizer_path
 from .corpus import class_names
-from .flops import head_flops, trunk_flops
+from .flops import embedding_flops, head_flops, trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
 from .op_trace import Op, OpTrace
@@ -78,8 +78,9 @@ class StepCosts:
         self._blocks: dict[str, tuple[Piece, Piece]] = {}
         self.around = self._around()
         products = sum(count * op.flops for op, count in self.around.ops.items())
-        trunk = 3 * trunk_flops(model, 1, self.canvas.num_tokens)
-        self.flops = trunk + products / self.repeats / self.around.batch
+        length = self.canvas.num_tokens
+        blocks = trunk_flops(model, 1, length) - embedding_flops(model, length)  # the latter are traced around them
+        self.flops = 3 * blocks + products / self.repeats / self.around.batch
 
     @property
     def count(self) -> int:
@@ -108,9 +109,9 @@ class StepCosts:
         batch, options = self.config.train.batch, replace(self.options, depth=count, checkpointing=checkpointing)
         with FakeTensorMode():
             blocks = _Blocks(options)
-            x = torch.randn(batch, self.canvas.num_tokens, options.width, requires_grad=True)
-            half = options.width // options.heads // 2
-            turn = torch.ones(self.canvas.num_tokens, 1, half)
+            positions = self._meta.patches.coarse(self.canvas).num_tokens
+            x = torch.randn(batch, positions, options.width, requires_grad=True)
+            turn = torch.ones(positions, 1, options.width // options.heads // 2)
             condition = torch.randn(batch, 1, options.width, requires_grad=True) if options.is_modulated else None
             with OpTrace(blocks.parameters()) as trace:
                 with self._autocast():
@@ -150,7 +151,7 @@ class StepCosts:
             for span in spans
         )
         parts = max(1, round(flops / AROUND))
-        short = [Span(span.name, max(1, span.num_tokens // parts), span.codec) for span in spans]
+        short = [_shortened(span, parts, self.options.patch) for span in spans]
         canvas = self.canvas if parts == 1 else Canvas(short)
         return canvas, canvas.num_tokens / self.canvas.num_tokens
 
@@ -178,6 +179,14 @@ class StepCosts:
         return autocast("bf16" if self.half else "fp32", "cpu")
 
 
+def _shortened(span: Span, parts: int, patch: int) -> Span:
+    """A span with a share of the tokens; in rows of whole patches, where there are any."""
+    if span.grid is None or patch == 1:
+        return Span(span.name, max(1, span.num_tokens // parts), span.codec)
+    height, width = span.grid
+    return Span(span.name, (max(1, height // patch // parts) * patch, width), span.codec)
+
+
 def _most_asked(net: nn.Module, span: Span) -> int:
     return span.codec.num_codes if isinstance(net, SoftmaxNet) else span.num_tokens * span.codec.num_digits
 
@@ -194,6 +203,7 @@ class _Blocks(PrimeDiT):
 def _by_part(model: PrimeDiT) -> dict[str, int]:
     parts = {"trunk": model.blocks, "embedding": model.embedders, "head": model.heads}
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    sizes["embedding"] += sum(p.numel() for p in model.patches.parameters())
     return sizes | {"conditioning": sum(p.numel() for p in model.parameters()) - sum(sizes.values())}
 
 

@@ -53,6 +53,18 @@ def test_a_block_asks_for_the_products_that_it_has(costs):
     assert costs.block("selective")[0].peak < more.peak
 
 
+def test_blocks_see_patches_as_positions(costs):
+    few, width, depth = costs_of("model.patch=2"), 64, costs.depth
+    assert few.parameters["embedding"] - costs.parameters["embedding"] == (2 * 4 + 3) * width**2
+    assert few.count == sum(p.numel() for p in build_model(few.canvas, few.config.model, few.classes).parameters())
+    products, more = (sum(count * op.flops for op, count in c.block("none")[0].ops.items()) for c in (costs, few))
+    modulation = 6 * 4 * 6 * width**2  # of an example, not of a position
+    assert more - modulation == pytest.approx((products - modulation) / 4, rel=0.05)
+    block = 4 * width**2 + 3 * width * 192
+    fewer = 6 * depth * (16 * block - 4 * block) + 12 * depth * width * (16**2 - 4**2)
+    assert costs.flops - few.flops == pytest.approx(fewer - 6 * 16 * 5 * width**2, rel=0.1)
+
+
 def test_a_trace_knows_what_is_alive():
     weight = torch.nn.Parameter(torch.ones(64, 64))
     with OpTrace([weight]) as trace:
