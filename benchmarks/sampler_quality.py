@@ -23,6 +23,7 @@ from typing import Any
 
 from mmprime.cli import console
 from mmprime.engine import Guidance, mix, sampler_of
+from mmprime.engine.samplers import sampler_from_words
 from mmprime.evaluation import Measure, read_rows, stamp, to_json
 from mmprime.evaluation.metric import show
 from mmprime.evaluation.provenance import averaged_by, model_hash, versions
@@ -56,8 +57,12 @@ _scales = console.list_of(console.number_in(0, 100))
 Quality = Callable[[SamplingConfig], list[Measure]]
 
 
-def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, SamplingConfig]]:
-    """What is asked, in words, and how it is drawn."""
+def settings(kind: str, steps: list[int], asked: list[str]) -> Iterator[tuple[str, SamplingConfig]]:
+    """What is asked, in words, and how it is drawn: the samplers asked for, else all."""
+    for words, count in product(asked, steps):
+        yield f"{words}, {count} steps", SamplingConfig(sampler_from_words(words.split()), count)
+    if asked:
+        return
     for name in BY_STEPS:
         for count in [*steps, *([LONGEST] if name == BINARY else [])]:
             yield f"{name}, {count} steps", SamplingConfig(name, count)
@@ -72,7 +77,7 @@ def settings(kind: str, steps: list[int]) -> Iterator[tuple[str, SamplingConfig]
 
 def varied(options: argparse.Namespace) -> Iterator[tuple[str, SamplingConfig]]:
     """Each of the settings at each guidance, temperature and top_p that is asked for; what is usual goes unnamed."""
-    for name, config in settings(options.kind, options.steps):
+    for name, config in settings(options.kind, options.steps, options.sampler):
         for scale, temperature, top_p in product(options.guidance, options.temperature, options.top_p):
             guidance = Guidance(scale, options.schedule) if scale else 0.0
             words = [f"guidance={scale:g} {options.schedule}"] if scale else []
@@ -148,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=console.whole, default=0)
     parser.add_argument("--model", default=None, help="default assets/models/emoji_t2i, assets/models/sotu")
     parser.add_argument("--only", default="", help="settings that contain this")
+    parser.add_argument("--sampler", nargs="+", default=[], help="these alone, e.g. 'confidence unit=token noise=9'")
     parser.add_argument("--guidance", type=_scales, default=[0.0])
     parser.add_argument("--schedule", default="linear", help="of guidance")
     parser.add_argument("--temperature", type=console.powers, default=[1.0])

@@ -6,6 +6,8 @@
         FID, sFID, KID, Inception Score, precision, recall; --metric fd-effnet-lite0,kid-effnet-lite0 without Inception
     mmprime evaluate captions --model DIR [--num 300] [--phrasing natural]
         how often the nearest real drawing of a generated one carries its caption
+    mmprime evaluate captioning --model DIR [--num 300] [--candidates 4]
+        how often a caption that is read from a drawing is its own, word for word
     mmprime evaluate scenes --model DIR [--num 200]
         how often both objects of a scene are drawn, each where the caption has it
     mmprime evaluate text --model DIR [--temperature 0.7,1]
@@ -28,12 +30,24 @@ import argparse
 import sys
 
 from . import console
-from .evaluations import calibration, captions, geneval, imagenet, likelihood, samples, scenes, text, tokenizer
+from .evaluations import (
+    calibration,
+    captioning,
+    captions,
+    geneval,
+    imagenet,
+    likelihood,
+    samples,
+    scenes,
+    text,
+    tokenizer,
+)
 
 COMMANDS = {
     "likelihood": likelihood,
     "samples": samples,
     "captions": captions,
+    "captioning": captioning,
     "scenes": scenes,
     "text": text,
     "tokenizer": tokenizer,

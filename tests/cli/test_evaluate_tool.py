@@ -8,11 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tools_world import drawings, here, model, run, text_model
+from torch import Tensor
 
 from mmprime.cli import console, demo, evaluate
+from mmprime.cli.evaluations import captioning
 from mmprime.cli.evaluations.captions import gallery_set
-from mmprime.data import prepare_text
+from mmprime.data import ImageDataset, prepare_text
+from mmprime.generation.pipeline import Pipeline
+from mmprime.generation.sampling import SamplingConfig
 
 __all__ = ["drawings", "here", "model", "text_model"]  # fixtures
 
@@ -78,6 +83,37 @@ def test_likelihood_of_text(text_model: Path, here: Path) -> None:
     name = "train: nelbo text continuous independent"
     bits = rows[name, "nats/token"] / 0.6931471805599453
     assert rows[name, "bits/byte"] == pytest.approx(bits, rel=0.1)  # a byte tokenizer: one token a byte, but for ends
+
+
+def test_captions_are_read_word_for_word(
+    model: Path, drawings: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = ImageDataset.load(drawings / "images", "train")
+    truth = [f" {caption.upper()} " for caption in dataset.captions]
+    likeliest = captioning.likeliest
+    asked: list[Tensor] = []
+
+    def read(pipe: Pipeline, images: Tensor, config: SamplingConfig, candidates: int) -> tuple[list[str], float]:
+        asked.append(images)
+        texts, passes = likeliest(pipe, images, config, candidates)
+        return ([*truth[:2], *texts[2:]] if len(images) == len(truth) else texts), passes
+
+    monkeypatch.setattr(captioning, "likeliest", read)
+    arguments = ["captioning", "--model", model, "--data", drawings / "images", "--steps", "2", "--candidates", "2"]
+    assert run(evaluate, [*arguments, "--split", "train", "--json", "r.json"]) == 0
+    right, common = json.loads(Path("r.json").read_text())
+    assert right["metric"] == "train: caption read word for word"
+    assert right["num_samples"] == len(truth)
+    assert right["value"] == pytest.approx(2 / len(truth), abs=1e-9)
+    assert common["value"] == max(dataset.captions.count(text) for text in dataset.captions) / len(truth)
+    torch.testing.assert_close(asked[0], dataset.images / 255)
+
+
+def test_of_several_captions_the_likeliest_of_its_own_drawing_counts() -> None:
+    read = SimpleNamespace(texts=list("abcdef"), nfe=torch.full((6,), 4))
+    nats = torch.tensor([3.0, 2.0, 9.0, 1.0, 5.0, 4.0])
+    pipe = SimpleNamespace(device="cpu", caption=lambda *_: read, caption_nats=lambda _: nats)
+    assert captioning.likeliest(pipe, torch.zeros(2, 3, 8, 8), SamplingConfig(), 3) == (["b", "d"], 4.0)
 
 
 def test_caption_accuracy(
