@@ -151,7 +151,7 @@ def test_files_are_short():
     refuse(f"{short(path)}: {count} lines" for path, count in lengths.items() if count > 350)
     lengths = {path: lengths[path] for path in SOURCES}
     assert statistics.median(lengths.values()) <= 150
-    assert sum(lengths.values()) <= 36_400
+    assert sum(lengths.values()) <= 36_700
 
 
 # what is done in one place, and where

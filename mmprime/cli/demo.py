@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROMPTS = ("red apple", "sun", "red heart", "cat face", "pizza", "rocket")
 SHIPPED = (console.DEFAULT_MODEL, str(console.ROOT / "assets/models/english"))  # of the page
-READ, READINGS = "banana", 8  # the caption of the drawing that is read back, from as many readings
+READ, READINGS, READ_STEPS = "banana", 8, 16  # the caption of the drawing that is read back, from as many readings
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -114,10 +114,11 @@ def make_sheet(pipe: Pipeline, options: argparse.Namespace) -> None:
 def read_caption(pipe: Pipeline, options: argparse.Namespace) -> None:
     """The caption of one real drawing."""
     from mmprime.data import ImageDataset
+    from mmprime.generation.sampling import SamplingConfig
 
     real = ImageDataset.load(options.images, options.split)
     index = next((i for i, caption in enumerate(real.captions) if READ in caption), 0)
-    config = replace(pipe.config_for("text"), seed=options.seed)
+    config = SamplingConfig("token_synchronous", READ_STEPS, seed=options.seed)  # readings that differ
     result = pipe.caption(real.images[index : index + 1].float() / 255, READINGS, config)
     best = int(pipe.caption_nats(result, seed=options.seed).argmin())
     source = f"a drawing of {real.captions[index]!r} ({options.split})"

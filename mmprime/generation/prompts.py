@@ -6,10 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-from mmprime.engine import mix
-
 NAMED = 8  # unknown words that are told with their nearest; of more there is only a count
-_LABEL_STREAM = 5
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -82,16 +79,6 @@ def class_label(asked: int | str, classes: Sequence[str], num_classes: int | Non
         null = ", the null class, is what is drawn without a label" if int(asked) == num_classes else ""
         raise ValueError(f"label {asked}{null}: {known}")
     return int(asked)
-
-
-def picture_labels(
-    asked: int | str | None, classes: Sequence[str], num_classes: int | None, seeds: Sequence[int], any_class: bool
-) -> list[int] | None:
-    """The label of each picture, a seed each: the one that is asked for, as `class_label` has it; else one at random
-    where any will do; else None."""
-    if asked is not None:
-        return [class_label(asked, classes, num_classes)] * len(seeds)
-    return [mix(seed, _LABEL_STREAM) % len(classes) for seed in seeds] if any_class else None
 
 
 def _plain(name: str) -> str:

@@ -24,8 +24,8 @@ from .defaults import default_sampling
 from .images import code_mask, keep_outside, known_images
 from .infilling import read_partly, with_blanks
 from .model_folder import ModelCard, check_sizes
-from .prompts import picture_labels, require_prompt
-from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, each_seed, resume_rows, sample_rows
+from .prompts import class_label, require_prompt
+from .sampling import Paused, Pictures, Result, SamplingConfig, Texts, random_labels, resume_rows, sample_rows
 
 if TYPE_CHECKING:
     from mmprime.models import Network
@@ -85,17 +85,17 @@ class ModelRequests:
         for each in asked if prompt is not None else ():
             require_prompt(each)
         known = {} if prompt is None else {"text": self.encode_captions(prompts)}
-        y = self._start(len(prompts), known)
         absent = self.canvas.mask("text") if prompt is None and self.canvas.has("text") else None
         if negative and prompt is None:
             raise ValueError(f"the negative prompt {negative!r} needs a prompt beside it")
         config = self.config_for("image", config)
         cond: dict[str, Tensor] = {} if prompt is None else self._away_from(negative, len(asked), num, config)
-        known_as, seeds = self.card.classes, each_seed(config.seed, len(prompts))
-        labels = picture_labels(label, known_as, self.model.config.num_classes, seeds, bool(self.card.labels))
-        if labels is not None:
-            cond["label"] = torch.tensor(labels, device=self.device)
-        result = sample_rows(self.model, self.canvas, y, config, absent, cond or None)
+        if label is not None:
+            number = class_label(label, self.card.classes, self.model.config.num_classes)
+            cond["label"] = torch.full((len(prompts),), number, device=self.device)
+        elif self.card.labels:
+            cond["label"] = random_labels(len(self.card.classes), config.seed, len(prompts)).to(self.device)
+        result = sample_rows(self.model, self.canvas, self._start(len(prompts), known), config, absent, cond or None)
         return self._pictures(result, prompts)
 
     def caption(self, images: Tensor, num: int = 1, config: SamplingConfig | None = None) -> Texts:

@@ -35,7 +35,7 @@ from mmprime.engine.samplers import Regions, with_steps
 from mmprime.engine.samplers.regions import guidance_scales, temperatures
 from mmprime.io import ticks
 
-_PLAN_STREAM, _VALUE_STREAM, _EDIT_STREAM = 1, 2, 3
+_PLAN_STREAM, _VALUE_STREAM, _EDIT_STREAM, _LABEL_STREAM = 1, 2, 3, 5
 AT_ONCE = 64
 _DEFAULT = default_sampler("nested")  # where a pipeline has not put its own
 
@@ -255,6 +255,11 @@ def _last_step(config: SamplingConfig, rollout: Rollout) -> int | None:
         known = ", ".join(region.name for region in config.regions) or "none"
         raise ValueError(f"no region {config.pause!r} to pause after; there are {known}")
     return int(rollout.memory["rank"][:, named[0].mask].max())
+
+
+def random_labels(count: int, seed: int | Sequence[int], num: int) -> Tensor:
+    """(num,) one of `count` classes for each example, by the seed of each."""
+    return torch.tensor([mix(each, _LABEL_STREAM) % count for each in each_seed(seed, num)])
 
 
 def each_seed(seed: int | Sequence[int], count: int) -> list[int]:

@@ -90,7 +90,7 @@ def test_captions_are_read_word_for_word(
 ) -> None:
     dataset = ImageDataset.load(drawings / "images", "train")
     truth = [f" {caption.upper()} " for caption in dataset.captions]
-    likeliest = captioning.likeliest
+    likeliest = captioning.likeliest_captions
     asked: list[Tensor] = []
 
     def read(pipe: Pipeline, images: Tensor, config: SamplingConfig, candidates: int) -> tuple[list[str], float]:
@@ -98,7 +98,7 @@ def test_captions_are_read_word_for_word(
         texts, passes = likeliest(pipe, images, config, candidates)
         return ([*truth[:2], *texts[2:]] if len(images) == len(truth) else texts), passes
 
-    monkeypatch.setattr(captioning, "likeliest", read)
+    monkeypatch.setattr(captioning, "likeliest_captions", read)
     arguments = ["captioning", "--model", model, "--data", drawings / "images", "--steps", "2", "--candidates", "2"]
     assert run(evaluate, [*arguments, "--split", "train", "--json", "r.json"]) == 0
     right, common = json.loads(Path("r.json").read_text())
@@ -113,7 +113,7 @@ def test_of_several_captions_the_likeliest_of_its_own_drawing_counts() -> None:
     read = SimpleNamespace(texts=list("abcdef"), nfe=torch.full((6,), 4))
     nats = torch.tensor([3.0, 2.0, 9.0, 1.0, 5.0, 4.0])
     pipe = SimpleNamespace(device="cpu", caption=lambda *_: read, caption_nats=lambda _: nats)
-    assert captioning.likeliest(pipe, torch.zeros(2, 3, 8, 8), SamplingConfig(), 3) == (["b", "d"], 4.0)
+    assert captioning.likeliest_captions(pipe, torch.zeros(2, 3, 8, 8), SamplingConfig(), 3) == (["b", "d"], 4.0)
 
 
 def test_caption_accuracy(

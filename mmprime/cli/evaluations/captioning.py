@@ -66,7 +66,9 @@ def of_split(
     more = dataset.more_captions or [[]] * len(dataset)
     known = [{plain(text) for text in (dataset.captions[row], *more[row])} for row in picked]
     seeds = [mix(options.seed, number) for number in range(len(picked) * options.candidates)]
-    texts, passes = likeliest(pipe, dataset.images[picked] / 255, replace(config, seed=seeds), options.candidates)
+    texts, passes = likeliest_captions(
+        pipe, dataset.images[picked] / 255, replace(config, seed=seeds), options.candidates
+    )
     reached = Accuracy.of([plain(text) in captions for text, captions in zip(texts, known)])
     commonest = Counter(text for captions in known for text in captions).most_common(1)[0][1] / len(known)
     common = ("share", len(known))
@@ -76,7 +78,9 @@ def of_split(
     ]
 
 
-def likeliest(pipe: Pipeline, images: Tensor, config: SamplingConfig, candidates: int) -> tuple[list[str], float]:
+def likeliest_captions(
+    pipe: Pipeline, images: Tensor, config: SamplingConfig, candidates: int
+) -> tuple[list[str], float]:
     """A caption of each of the images (n, 3, H, W), the likeliest of so many by the model's own bound; and the forward
     passes that sampling one of them took."""
     read = pipe.caption(images.to(pipe.device), candidates, config)
