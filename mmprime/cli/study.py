@@ -24,6 +24,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     run = commands.add_parser("run", help="train and measure what is not done yet")
     run.add_argument("--only", default="", help="cells whose name contains this")
     run.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every N-th cell, from the I-th on")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="in every cell: run.precision=fp32"
+    )
     show = commands.add_parser("table", help="a Markdown table of what is done")
     show.add_argument("--out", type=console.out_file, help="write it to this file too")
     show.add_argument("--against", default="", metavar="CELL", help="compare with this cell instead of the first")
@@ -65,6 +68,7 @@ def run(chosen: Study, options: argparse.Namespace) -> None:
         raise ValueError(f"no cell's name contains {options.only!r}")
     for number, cell in enumerate(cells):
         print(f"[{number + 1}/{len(cells)}] {cell.name}", flush=True)
+        cell = dataclasses.replace(cell, overrides=(*cell.overrides, *options.set))
         rows = run_cell(chosen, cell, options.typed)
         print("  " + "; ".join(f"{row.metric} {row.value:.4f}" for row in rows[:3]), flush=True)
 

@@ -10,11 +10,13 @@ buffers (code books, tables) are used as they stand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .config_checks import ConfigError, nearest
 from .schema import TrainConfig
@@ -50,12 +52,65 @@ def build_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torc
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-8, fused=True)
 
 
-def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> torch.optim.Muon:
+def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> Muon:
     """Muon (Jordan 2024; Liu et al., arXiv 2502.16982) for hidden matrices: orthogonalized momentum.
 
     Its updates are scaled to the root mean square of AdamW's, so that one ``train.lr`` serves both.
     """
-    return torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def muon_in_bfloat16(device: str) -> bool:
+    """Whether Muon orthogonalizes in bfloat16 on this type of device; a CPU may lack its products (slower by five)."""
+    abilities = torch.cpu.get_capabilities()
+    return device != "cpu" or any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+class Muon(torch.optim.Muon):
+    """torch's; where not `muon_in_bfloat16` it orthogonalizes in float32, matrices of one shape together.
+
+    Matrices that are shared out over processes (FSDP) stay with torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update; returns what the closure does."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        if any(isinstance(p, DTensor) or muon_in_bfloat16(p.device.type) for p in every):
+            return super().step(closure)
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        weights: list[Tensor] = []
+        grads: list[Tensor] = []
+        momenta: list[Tensor] = []
+        self._init_group(group, weights, grads, momenta)
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, weight in enumerate(weights):
+            by_shape.setdefault(tuple(weight.shape), []).append(index)
+        for shape, chosen in by_shape.items():
+            update = torch.stack([grads[i].lerp(momenta[i], group["momentum"]) for i in chosen])
+            update = _orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            for index, each in zip(chosen, update):
+                weights[index].mul_(1 - group["lr"] * group["weight_decay"])
+                weights[index].add_(each, alpha=-0.2 * group["lr"] * math.sqrt(max(shape)))
+
+
+def _orthogonalized(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Newton-Schulz iteration of each matrix of [n, rows, columns]: its singular values go to about 1."""
+    if tall := x.shape[1] > x.shape[2]:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class EMA:

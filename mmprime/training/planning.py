@@ -38,7 +38,7 @@ def report(path: str, overrides: Sequence[str], fleet: Fleet, name: str) -> str:
     hardware = hardware_of(kind)
     precision = config.run.precision
     half = precision == "bf16" or (precision == "auto" and kind != "cpu")
-    costs = StepCosts(config, half)
+    costs = StepCosts(config, half, kind)
     planner = Planner(costs, hardware, devices)
     configured, chosen = planner.configured(), planner.chosen()
     columns = {"as configured": configured} if configured else {}

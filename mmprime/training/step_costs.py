@@ -31,6 +31,7 @@ from .flops import embedding_flops, head_flops, trunk_flops
 from .model import build_model, plain_codec
 from .objective import Objective, start_objective
 from .op_trace import Op, OpTrace
+from .optim import muon_in_bfloat16
 from .schema import CodecConfig, Config, DiffusionConfig, ToyRunConfig
 
 AROUND, EXAMPLES = 4e9, 8  # FLOPs of the heads in one trace around the blocks, and its examples at most
@@ -56,7 +57,7 @@ class StepCosts:
     Raises ConfigError for other tasks, fine-tuning, and where neither data nor config say how large the canvas is.
     """
 
-    def __init__(self, config: Config, half: bool) -> None:
+    def __init__(self, config: Config, half: bool, kind: str = "cuda") -> None:
         if not isinstance(config, DiffusionConfig | ToyRunConfig):
             raise ConfigError(f"task={config.task} is not planned; mmprime train CONFIG --profile measures its steps")
         if config.model.init:
@@ -72,6 +73,7 @@ class StepCosts:
             (name, p) for name, p in model.blocks.named_parameters() if p.ndim == 2 and "modulation" not in name
         ]
         self.muon = [tuple(p.shape) for _, p in matrices] if config.train.optimizer == "muon" else []
+        self.muon_half = muon_in_bfloat16(kind)
         self.muon_count = sum(math.prod(shape) for shape in self.muon)
         self.tensors = sum(1 for _ in model.parameters())
         self.depth, self.options = model.config.depth, model.config
@@ -96,13 +98,13 @@ class StepCosts:
         return self._blocks[checkpointing]
 
     def optimizer(self) -> Counter[Op]:
-        """Clipping, AdamW or Muon, averages: bytes of float32 a weight, and products of Newton-Schulz in bf16."""
+        """Clipping, AdamW or Muon, averages: bytes of float32 a weight, and products of Newton-Schulz."""
         moved = 4.0 * (13 * (self.count - self.muon_count) + 20 * self.muon_count)
         ops = Counter({Op("plain", 0.0, 0.0, moved): 1})
         for shape in self.muon:
             small, large = sorted(shape)
             flops = _NEWTON_SCHULZ * (4.0 * small**2 * large + 2.0 * small**3)
-            ops[Op("product", flops, 0.0, 0.0, True)] += 1
+            ops[Op("product", flops, 0.0, 0.0, self.muon_half)] += 1
         return ops + Counter({Op("plain", 0.0, 0.0): 4 * self.tensors + 40 * len(self.muon)})
 
     def _trace_blocks(self, count: int, checkpointing: str) -> Piece:
