@@ -231,7 +231,8 @@ def _sampling(desk: PageRequests, span: str, plan: str = OF_MODEL) -> list[Any]:
         steps = gr.Slider(1, most, usual, step=1, label="Steps", elem_classes="steps", **small)
         start = float(scale) if isinstance(scale, int | float) else 0.0
         guidance = gr.Slider(0, limits.guidance, start, step=0.5, label="Guidance", elem_classes="guidance", **small)
-        temperature = gr.Slider(0, limits.temperature, 1, step=0.1, label="Temperature", **small)
+        warmth = min(config.temperature, limits.temperature) if plan == OF_MODEL else 1
+        temperature = gr.Slider(0, limits.temperature, warmth, step=0.1, label="Temperature", **small)
     return [model, sampler, steps, guidance, temperature, seed]
 
 

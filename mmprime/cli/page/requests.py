@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from mmprime.engine import Guidance
 from mmprime.engine.samplers import SAMPLERS, Regions, sampler_of
 from mmprime.generation.images import code_mask
 from mmprime.generation.infilling import BLANK
@@ -88,10 +89,16 @@ class PageRequests:
         return self.limits.picture(file, self._side(model))
 
     def caption(self, image: Tensor, readings: float, asked: Asked) -> tuple[list[tuple[str, float]], str]:
-        """Captions read from a picture with their nats, the one that fits best first; and what it cost, in words."""
+        """Captions read from a picture with their nats, the one that fits best first; and what it cost, in words.
+
+        As the model says, a single reading is read by its own settings; several at the temperature that is asked for.
+        """
         pipe, config = self._sampling("text", asked, of="image")
         self._fits(image, asked.model)
         count = self.limits.whole(readings, self.limits.readings, "the number of readings")
+        if asked.sampler == OF_MODEL:
+            own = replace(pipe.config_for("text"), seed=config.seed)
+            config = own if count == 1 else replace(own, temperature=config.temperature)
         texts = pipe.caption(image[None], count, config)
         nats = dict(sorted(zip(texts.texts, pipe.caption_nats(texts).tolist()), key=lambda each: -each[1]))
         best = sorted(nats.items(), key=lambda each: each[1])
@@ -157,12 +164,13 @@ class PageRequests:
         steps = limits.whole(asked.steps, limits.steps, "the number of steps")
         if asked.sampler not in PLANS:
             raise ValueError(f"no sampler is called {str(asked.sampler)[:40]!r}; there are {', '.join(PLANS)}")
-        sampler = pipe.config_for(span).sampler if asked.sampler == OF_MODEL else sampler_of(asked.sampler)
-        config = SamplingConfig(
-            sampler,
-            steps if steps_of(sampler) is not None else None,  # type: ignore[arg-type]
-            limits.number(asked.guidance, limits.guidance, "guidance"),
-            limits.number(asked.temperature, limits.temperature, "temperature"),
+        own = SamplingConfig(sampler_of(asked.sampler)) if asked.sampler != OF_MODEL else pipe.config_for(span)
+        scale = limits.number(asked.guidance, limits.guidance, "guidance")
+        config = replace(
+            own,
+            steps=steps if steps_of(own.sampler) is not None else None,  # type: ignore[arg-type]
+            guidance=Guidance(scale, Guidance.of(own.guidance).schedule) if scale else None,
+            temperature=limits.number(asked.temperature, limits.temperature, "temperature"),
             seed=limits.whole(asked.seed, 2**31 - 1, "the seed", 0),
         )
-        return pipe, replace(config, guidance=config.guidance or None)
+        return pipe, config
