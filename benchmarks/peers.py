@@ -15,11 +15,9 @@ do not. Memory is the growth of the peak of resident memory during a step (Linux
 from __future__ import annotations
 
 import argparse
-import ctypes
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -29,8 +27,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cost import cost
 from omegaconf import OmegaConf
-from sampling import peak_resident
 from torch import Tensor, nn
 
 from mmprime.cli import console
@@ -180,15 +178,6 @@ class Ours:
         self.model.eval()
         with autocast(self.precision, "cpu"):
             sample(self.model, self.canvas, sampler_of("ancestral", steps=steps), batch=self.batch, generator=1)
-
-
-def cost(work: Callable[[], None]) -> tuple[float, float]:
-    """CPU seconds and MB above what was held before."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, start = peak_resident(), time.process_time()
-    work()
-    return time.process_time() - start, peak_resident() - before
 
 
 def compare(work: dict[str, Callable[[], None]], repeats: int) -> str:

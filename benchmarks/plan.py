@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sampling import peak_resident
+from cost import peak_resident
 from torch.profiler import ProfilerActivity, profile
 
 from mmprime.evaluation.metric import markdown

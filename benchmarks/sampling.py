@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from cost import peak_resident
 from torch import Tensor
 
 from mmprime.engine import BaseDenoiser, Canvas, Codec, Condition, Span, sampler_of, stream
@@ -145,12 +146,6 @@ class Job:
         words += ["--quick"] if self.options.quick else []
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
         return float(done.stdout)
-
-
-def peak_resident() -> float:
-    """The most MB this process has held (Linux; the high-water mark of getrusage would be its parent's too)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def memory_of(job: Job, method: str) -> None:
