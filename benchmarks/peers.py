@@ -1,228 +1,86 @@
-"""The loops of MDM-Prime's authors as they are, beside this package's, on one core: training steps and sampling.
+"""The loops of others as they are, beside this package's, on one core: training steps and sampling.
 
     git clone https://github.com/chen-hao-chao/mdm-prime ../mdm-prime
     python benchmarks/peers.py --peer ../mdm-prime [--digits 1,2 --sampling-steps 16 --precision bf16]
+    git clone https://github.com/valeoai/Halton-MaskGIT ../Halton-MaskGIT
+    python benchmarks/peers.py --peer ../Halton-MaskGIT [--digits 1,2 --sampling-steps 32 --guidance 0,3]
 
-Their `text/diffusion.py` and `text/models/dit.py` are imported from the checkout and run unchanged: `Diffusion._loss`,
-backward and AdamW; `Diffusion._sample`. What they import for logging, data and metrics is replaced by empty modules,
-and the flash-attention kernels, which need a GPU, by `scaled_dot_product_attention` and a rotation of halves. Their
-carry-over of visible digits (`prime.carry_over`) is run off and on; this package always carries over. Same width,
-depth, heads, codes, digits, tokens and batch; theirs in float32, for its autocast is of GPUs, this package by
---precision. The parties take turns in one process; ratios of CPU seconds in one run compare, those of different runs
-do not. Memory is the growth of the peak of resident memory during a step (Linux).
+Whose checkout it is shows in its files; `peer_mdm_prime.py` and `peer_maskgit.py` say what of theirs runs and what had
+to be replaced around it. The parties take turns in one process; ratios of CPU seconds in one run compare, those of
+different runs do not. Memory is the growth of the peak of resident memory meanwhile (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Sequence
+from math import inf
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from statistics import median
+from types import ModuleType
 
+import peer_maskgit
+import peer_mdm_prime
 import torch
-import torch.nn.functional as F
-from cost import cost
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from cost import Case, in_turns
 
 from mmprime.cli import console
-from mmprime.engine import Canvas, Codec, Span, joint_loss, sample, sampler_of
-from mmprime.models import DiTConfig, PrimeDiT, autocast
+
+PEERS = {"chen-hao-chao/mdm-prime": peer_mdm_prime, "valeoai/Halton-MaskGIT": peer_maskgit}
 
 
-class _Lightning(nn.Module):
-    """What `Diffusion` asks of a LightningModule when it is run by hand."""
-
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def save_hyperparameters(self) -> None:
-        pass
-
-
-class _Absent(ModuleType):
-    """A module of which every name is `_Anything`."""
-
-    __path__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything
+def peer_of(folder: Path) -> ModuleType:
+    """The module for a checkout. Raises ValueError where the folder is none of those that are known."""
+    for peer in PEERS.values():
+        if (folder / peer.MARK).is_file():
+            return peer
+    known = " and ".join(f"no {peer.MARK} ({name})" for name, peer in PEERS.items())
+    raise ValueError(f"--peer {folder}: {known} there; give a checkout of one of them")
 
 
-class _Anything:
-    """Stands for a metric, tokenizer or logger: takes what it is given, and does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __call__(self, *_: Any, **__: Any) -> _Anything:
-        return self
-
-    def __getattr__(self, name: str) -> _Anything:
-        return self
+def cells(case: Case) -> list[str]:
+    """Medians of the parties in turns, and what theirs takes of ours."""
+    theirs, ours = in_turns([case.theirs, case.ours], case.repeats)
+    ratio = median(a[0] / b[0] for a, b in zip(theirs, ours))
+    seconds = [median(work[0] for work in costs) / case.examples for costs in (theirs, ours)]
+    peaks = [max(work[1] for work in costs) for costs in (theirs, ours)]
+    found = [f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"**{ratio:.2f}**", f"{peaks[0]:.0f}", f"{peaks[1]:.0f}"]
+    return [*case.about, *found, f"{peaks[1] / peaks[0] if peaks[0] else inf:.2f}"]
 
 
-def _attention(qkv: Tensor, lengths: Tensor, longest: int, dropout: float, causal: bool = False) -> Tensor:
-    """qkv (batch * tokens, 3, heads, width) -> (batch * tokens, heads, width)."""
-    q, k, v = qkv.view(-1, longest, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
-
-
-def _rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """qkv (batch, tokens, 3, heads, width), cos and sin (tokens, width / 2): queries and keys rotated."""
-    first, second = qkv[:, :, :2].chunk(2, -1)
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
-    return torch.cat([turned, qkv[:, :, 2:]], 2)
-
-
-def load_peer(folder: Path) -> Any:
-    """The class `Diffusion` of a checkout. Raises ValueError where there is none."""
-    text = folder / "text"
-    if not (text / "diffusion.py").is_file():
-        raise ValueError(f"--peer {folder}: no text/diffusion.py there; give a checkout of chen-hao-chao/mdm-prime")
-    absent = "hydra hydra.utils lightning lightning.pytorch lightning.pytorch.utilities torchmetrics transformers"
-    absent += " torchmetrics.aggregation dataloader utils.eval_utils flash_attn flash_attn.layers"
-    absent += " flash_attn.layers.rotary flash_attn.flash_attn_interface"
-    for name in absent.split():
-        sys.modules[name] = module = _Absent(name)
-        parent, _, child = name.rpartition(".")
-        if parent in sys.modules:
-            setattr(sys.modules[parent], child, module)
-    modules = sys.modules
-    modules["lightning"].LightningModule = _Lightning  # type: ignore[attr-defined]
-    modules["flash_attn.layers.rotary"].apply_rotary_emb_qkv_ = _rotate  # type: ignore[attr-defined]
-    modules["flash_attn.flash_attn_interface"].flash_attn_varlen_qkvpacked_func = _attention  # type: ignore[attr-defined]
-    modules["torchmetrics"].MetricCollection = lambda _: _Anything()  # type: ignore[attr-defined]
-    modules["transformers"].AutoTokenizer = _Anything()  # type: ignore[attr-defined]
-    sys.path.insert(0, str(text))
-    import diffusion  # type: ignore[import-not-found]
-
-    return diffusion.Diffusion
-
-
-def peer_config(options: argparse.Namespace, digits: int, carry_over: bool) -> Any:
-    """Their configs/config.yaml where `Diffusion` reads it, with this run's sizes."""
-    base = options.codes if digits == 1 else math.ceil(options.codes ** (1 / digits))
-    prime = {"target_length": digits, "base": base, "vocab_size": options.codes, "seq_length": options.length}
-    model = {"hidden_size": options.width, "cond_dim": 128, "length": options.length, "n_blocks": options.depth}
-    return OmegaConf.create(
-        {
-            "prime": {**prime, "carry_over": carry_over},
-            "model": {**model, "n_heads": options.width // 64, "scale_by_sigma": True, "dropout": 0.0},
-            "noise": {"type": "loglinear"},
-            "sampling": {"predictor": "ddpm_cache", "sampling_dtype": "fp32", "noise_removal": True, "nucleus_p": 1.0},
-            "training": {
-                "antithetic_sampling": True, "importance_sampling": False, "change_of_variables": False, "ema": 0.0,
-                "sampling_eps": 1e-3,
-            },
-            "eval": {"gen_ppl_eval_model_name_or_path": "", "compute_zero_shot": False, "checkpoint_path": ""},
-            "optim": {"lr": 1e-5}, "loader": {"eval_batch_size": options.batch}, "backbone": "dit",
-            "parameterization": "subs", "T": 0, "subs_masking": False, "time_conditioning": False,
-        }
-    )  # fmt: skip
-
-
-class Peer:
-    """Their model, loss and sampler."""
-
-    def __init__(self, diffusion: Any, options: argparse.Namespace, digits: int, carry_over: bool) -> None:
-        torch.manual_seed(0)
-        tokenizer = SimpleNamespace(vocab_size=options.codes, mask_token=None)
-        with redirect_stdout(StringIO()):
-            self.model = diffusion(peer_config(options, digits, carry_over), tokenizer)
-        nn.init.normal_(self.model.backbone.output_layer.linear.weight, std=0.02)
-        self.optimizer = torch.optim.AdamW(self.model.backbone.parameters(), lr=1e-5)
-
-    def step(self, codes: Tensor) -> None:
-        self.model.train()
-        self.model._loss(codes.clone(), torch.ones(codes.shape)).loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def sample(self, steps: int) -> None:
-        self.model.eval()
-        with torch.no_grad(), redirect_stdout(StringIO()):
-            self.model._sample(num_steps=steps)
-
-
-class Ours:
-    """This package's model of the same size."""
-
-    def __init__(self, options: argparse.Namespace, digits: int) -> None:
-        torch.manual_seed(0)
-        self.canvas = Canvas([Span("text", options.length, Codec.base(options.codes, digits))])
-        size = DiTConfig(width=options.width, depth=options.depth, heads=options.width // 64)
-        self.model = PrimeDiT(self.canvas, size)
-        nn.init.normal_(self.model.heads["text"].linear.weight, std=0.02)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
-        self.batch, self.random = options.batch, torch.Generator().manual_seed(0)
-        self.precision = options.precision
-
-    def step(self, codes: Tensor) -> None:
-        self.model.train()
-        with autocast(self.precision, "cpu"):
-            loss = joint_loss(self.model, self.canvas, self.canvas.pack({"text": codes}), generator=self.random).mean()
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def sample(self, steps: int) -> None:
-        self.model.eval()
-        with autocast(self.precision, "cpu"):
-            sample(self.model, self.canvas, sampler_of("ancestral", steps=steps), batch=self.batch, generator=1)
-
-
-def compare(work: dict[str, Callable[[], None]], repeats: int) -> str:
-    """Cells of a table: medians of the parties in turns, and what theirs takes of ours."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
-    for _ in range(repeats + 1):
-        for name, act in work.items():
-            found[name].append(cost(act))
-    theirs, ours = (steps[1:] for steps in found.values())
-    ratio = statistics.median(a[0] / b[0] for a, b in zip(theirs, ours))
-    seconds = [statistics.median(step[0] for step in steps) for steps in (theirs, ours)]
-    peaks = [max(step[1] for step in steps) for steps in (theirs, ours)]
-    cells = [f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"**{ratio:.2f}**", f"{peaks[0]:.0f}", f"{peaks[1]:.0f}"]
-    return " | ".join([*cells, f"{peaks[1] / peaks[0]:.2f}"])
-
-
-def main() -> None:
+def parse(words: Sequence[str] | None) -> tuple[ModuleType, argparse.Namespace]:
+    """The peer, and the options with its sizes where none were given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, required=True, help="a checkout of chen-hao-chao/mdm-prime")
-    for name, default in (("codes", 50_257), ("length", 512), ("batch", 2), ("width", 256), ("depth", 6)):
-        parser.add_argument(f"--{name}", type=console.positive, default=default)
+    parser.add_argument("--peer", type=Path, required=True, help="a checkout of theirs")
+    for name in ("codes", "length", "batch", "width", "depth"):
+        parser.add_argument(f"--{name}", type=console.positive)
     parser.add_argument("--digits", type=console.numbers, default=[1, 2])
+    parser.add_argument("--guidance", type=console.list_of(float), default=[0.0], help="scales; of Halton-MaskGIT")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of this package")
     parser.add_argument("--repeats", type=console.positive, default=5)
-    parser.add_argument(
-        "--sampling-steps", type=console.whole, default=0, help="also draw, in so many steps; 0: do not"
-    )
-    options = parser.parse_args()
+    parser.add_argument("--sampling-steps", type=console.whole, help="draw in so many; 0: of MDM-Prime, do not")
+    options = parser.parse_args(words)
+    try:
+        peer = peer_of(options.peer)
+        for name, value in peer.DEFAULTS.items():
+            if getattr(options, name) is None:
+                setattr(options, name, value)
+        peer.check(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return peer, options
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    peer, options = parse(words)
     torch.set_num_threads(1)
-    diffusion = load_peer(options.peer)
     print(f"C = {options.codes}, L = {options.length}, batch {options.batch}, width {options.width}, ", end="")
     print(f"depth {options.depth}; one thread, {options.precision}, torch {torch.__version__}, ", end="")
     print(f"medians of {options.repeats}\n")
-    print("| | digits | carry-over of theirs | s, theirs | s | faster | MB, theirs | MB | of it |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    codes = torch.randint(options.codes, (options.batch, options.length), generator=torch.Generator().manual_seed(0))
-    for digits in options.digits:
-        for carry_over in (True,) if digits == 1 else (False, True):
-            peer, ours = Peer(diffusion, options, digits, carry_over), Ours(options, digits)
-            about = f"{digits} | {'on' if carry_over else 'off'}"
-            steps = {"theirs": lambda p=peer: p.step(codes), "ours": lambda o=ours: o.step(codes)}
-            print(f"| training step | {about} | {compare(steps, options.repeats)} |", flush=True)
-            if count := options.sampling_steps:
-                draws = {"theirs": lambda p=peer: p.sample(count), "ours": lambda o=ours: o.sample(count)}
-                print(f"| {count} sampling steps | {about} | {compare(draws, 1)} |", flush=True)
+    columns = [*peer.COLUMNS, "s, theirs", "s", "faster", "MB, theirs", "MB", "of it"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for case in peer.cases(options.peer, options):
+        print(f"| {' | '.join(cells(case))} |", flush=True)
 
 
 if __name__ == "__main__":
