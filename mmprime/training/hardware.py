@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from mmprime.models import DiTConfig
 from mmprime.models.layers import Block
 
+from .meters import own_clock
 from .op_trace import Op, OpTrace
 
 PRODUCTS, COPIES = 0.6, 0.8  # of the published rates of a GPU
@@ -133,8 +133,8 @@ def _call_seconds() -> float:
 
 def _least(work: Callable[[], object]) -> float:
     """Seconds of a call: the least mean of a few stretches of calls, each as long as a step of a small model is apt to
-    be, for on a shared machine no step is as fast as its operations can be. One thread goes by its own CPU clock."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    be, for on a shared machine no step is as fast as its operations can be."""
+    clock = own_clock("cpu")
     work()
     means = []
     for _ in range(_STRETCHES):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,13 +31,25 @@ _MOST_MARKS = 4096  # kept before the host waits for the device
 _SIDES = {"cpu": (256, 512), "cuda": (4096, 8192)}
 
 
+def own_clock(device: str) -> Callable[[], float]:
+    """The clock of work on a device ("cpu", "cuda"): one CPU thread goes by the CPU seconds of the process, in which
+    what others do on the machine does not count; else what a clock on the wall says."""
+    return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
 class Meter:
     """Seconds by part and FLOPs of the steps since the last :meth:`read`; ``Meter()`` counts nothing.
 
-    A task without a denoiser has "trunk" and "head" in "loss".
+    A task without a denoiser has "trunk" and "head" in "loss". clock: seconds on a CPU.
     """
 
-    def __init__(self, modules: nn.Module | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        modules: nn.Module | None = None,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.on, self.backward, self.part = modules is not None, False, ""
         self.cuda = device is not None and device.type == "cuda"
         self.marks: list[tuple[str, Any]] = []
@@ -58,7 +70,7 @@ class Meter:
         """What comes now is this part; empty: nothing that counts."""
         if self.on and part != self.part:
             self.part = part
-            stamp: Any = time.perf_counter()
+            stamp: Any = None if self.cuda else self.clock()
             if self.cuda:
                 stamp = torch.cuda.Event(enable_timing=True)
                 stamp.record()

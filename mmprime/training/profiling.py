@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from mmprime.evaluation.metric import markdown
 from mmprime.io import whole_file, write_text
 
-from .meters import PARTS, Meter, memory_peak
+from .meters import PARTS, Meter, memory_peak, own_clock
 from .step import NonFiniteLoss
 from .trainer import Trainer
 
@@ -31,7 +31,7 @@ def profile_run(trainer: Trainer) -> Path:
     """
     folder = trainer.directory / "profile"
     stepper, device = trainer.stepper, trainer.device
-    stepper.meter = Meter(trainer.task.modules, device)
+    stepper.meter = Meter(trainer.task.modules, device, own_clock(device.type))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     first = trainer.at.step
@@ -113,7 +113,8 @@ def _by_part(meter: Meter, rate: float) -> list[str]:
             work = [f"{flops / TIMED / 1e9:,.4g}", f"{100 * flops / (seconds * rate):.1f}"] if flops else ["", ""]
             rows.append([part, f"{1e3 * seconds / TIMED:,.2f}", f"{100 * seconds / total:.1f}", *work])
     table = markdown(["part", "ms a step", "% of it", "GFLOP", "% of the product rate"], rows, words=[0])
-    return [table, "", "Forward and backward; `mmprime/training/meters.py` says what belongs to a part."]
+    kind = "CPU seconds of the one thread" if meter.clock is time.process_time else "by the clock"
+    return [table, "", f"Forward and backward, {kind}; `mmprime/training/meters.py` says what belongs to a part."]
 
 
 def _operators(profiler: profile, device: torch.device) -> list[str]:

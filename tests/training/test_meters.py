@@ -2,17 +2,19 @@
 
 import gzip
 import json
+import time
 
 import pytest
 import torch
 from diffusion_world import task
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_world import LineTask, small_config
 
 from mmprime.engine import Canvas, Codec, DigitQuery, Span
 from mmprime.models import DiTConfig, PrimeDiT
 from mmprime.training.flops import head_flops, step_factor, trunk_flops
-from mmprime.training.meters import PARTS, Meter, product_rate
+from mmprime.training.meters import PARTS, Meter, own_clock, product_rate
 from mmprime.training.profiling import profile_run
 from mmprime.training.schema import ObjectiveConfig
 from mmprime.training.signals import StopRequest
@@ -95,6 +97,23 @@ def test_a_task_without_a_denoiser_has_no_mfu(tmp_path):
     Trainer(LineTask(), small_config(tmp_path, steps=5)).run()
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-2])
     assert "mfu" not in line
+
+
+def test_parts_last_as_long_as_the_clock_says():
+    """Not so long as on the wall, where others may use the machine."""
+    ticks = iter([0.0, 3.0, 5.0])
+    meter = Meter(nn.Module(), torch.device("cpu"), lambda: next(ticks))
+    meter.mark("loss")
+    meter.mark("optimizer")
+    meter.end()
+    assert {part: seconds for part, seconds in meter.seconds.items() if seconds} == {"loss": 3, "optimizer": 2}
+
+
+def test_one_thread_has_a_clock_of_its_own(monkeypatch):
+    for threads, clock in ((1, time.process_time), (2, time.perf_counter)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert own_clock("cpu") is clock
+        assert own_clock("cuda") is time.perf_counter
 
 
 def test_the_rate_of_products_is_measured_once():
