@@ -142,7 +142,8 @@ class Meter:
         if not self.part:
             return
         if not self.backward:  # else it is computed anew
-            asked = inputs[1].level.numel() if isinstance(inputs[-1], DigitQuery) else logits.shape[-1]
+            codes = logits.shape[-1] if logits.ndim > 1 else net.linear.out_features  # (M,): nats of all codes' logits
+            asked = inputs[1].level.numel() if isinstance(inputs[-1], DigitQuery) else codes
             self.flops["head"] += factor * head_flops(net, len(inputs[0]), asked)
         self.mark("loss")
         self._at_gradient(logits, "head")

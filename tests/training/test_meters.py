@@ -85,6 +85,14 @@ def test_a_line_of_the_log_has_all_meters(tmp_path):
         assert 0.05 < line["memory_peak_gib"] < 64
 
 
+def test_nats_at_one_go_have_the_flops_of_all_logits():
+    model = PrimeDiT(Canvas([Span("image", 4, CODECS["softmax"])]), DiTConfig(width=32, depth=1, heads=2))
+    meter = Meter(model, torch.device("cpu"))
+    meter.mark("loss")
+    model.heads["image"](torch.randn(10, 32), true=torch.arange(10))
+    assert meter.flops["head"] == 3 * 2 * 10 * 32 * 64
+
+
 def test_validation_is_not_counted(tmp_path):
     trainer = metered(tmp_path)
     trainer.stepper(StopRequest(0.0))
