@@ -22,9 +22,6 @@ from mmprime.cli.page.growth import Growth
 from mmprime.cli.page.limits import Limits, brushed_codes
 from mmprime.cli.page.requests import PLANS, Asked, PageRequests
 from mmprime.cli.page.rules import RULES
-from mmprime.engine import Guidance
-from mmprime.engine.samplers import sampler_of
-from mmprime.generation.sampling import SamplingConfig
 
 __all__ = ["here", "model", "text_model"]  # fixtures
 
@@ -53,31 +50,6 @@ def last(growths: object) -> Growth:
 def image_of(desk: PageRequests, values: torch.Tensor) -> torch.Tensor:
     """(N,) -> (4, 4, 2): of the image span."""
     return desk.pipes["pictures"].canvas.view(values[None], "image")[0].view(4, 4, 2)
-
-
-def test_as_the_model_says_is_its_generation_config(desk: PageRequests, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = desk.pipes["pictures"]
-    own = SamplingConfig("p2", 5, Guidance(0.5, "constant"), temperature=0.8, top_p=0.9, seed=3)
-    monkeypatch.setitem(pipe.sampling, "image", replace(own, seed=0))
-    asked = Asked("pictures", steps=5, guidance=0.5, temperature=0.8, seed=3)
-    config = desk._sampling("image", asked)[1]
-    assert replace(config, sampler=own.sampler, guidance=own.guidance) == own
-    assert config.chosen(sampler_of("nested")) == own.chosen(sampler_of("nested"))
-    assert str(config.guidance) == "0.5 constant"
-    assert str(desk._sampling("image", replace(asked, sampler="nested"))[1].guidance) == "0.5"
-
-
-def test_one_caption_is_read_as_the_model_says_several_at_the_temperature_set(
-    desk: PageRequests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe, picture = desk.pipes["pictures"], last(desk.paint("red apple", HOW)).picture()
-    monkeypatch.setitem(pipe.sampling, "text", SamplingConfig("raster", 3, temperature=0.0))
-    asked = Asked("pictures", steps=2, guidance=2.0, temperature=3.0)
-    cold = pipe.caption(picture[None], 1, pipe.config_for("text")).texts
-    (one,), about = desk.caption(picture, 1, asked)
-    assert one[0] == cold[0]
-    assert "1 readings, 3 passes each" in about
-    assert len(desk.caption(picture, 8, asked)[0]) > 1
 
 
 @pytest.mark.parametrize("sampler", ["nested", "p2", "entropy_bounded"])

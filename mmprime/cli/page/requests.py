@@ -97,8 +97,8 @@ class PageRequests:
         self._fits(image, asked.model)
         count = self.limits.whole(readings, self.limits.readings, "the number of readings")
         if asked.sampler == OF_MODEL:
-            own = replace(pipe.config_for("text"), seed=config.seed)
-            config = own if count == 1 else replace(own, temperature=config.temperature)
+            default = replace(pipe.config_for("text"), seed=config.seed)
+            config = default if count == 1 else replace(default, temperature=config.temperature)
         texts = pipe.caption(image[None], count, config)
         nats = dict(sorted(zip(texts.texts, pipe.caption_nats(texts).tolist()), key=lambda each: -each[1]))
         best = sorted(nats.items(), key=lambda each: each[1])
@@ -164,12 +164,12 @@ class PageRequests:
         steps = limits.whole(asked.steps, limits.steps, "the number of steps")
         if asked.sampler not in PLANS:
             raise ValueError(f"no sampler is called {str(asked.sampler)[:40]!r}; there are {', '.join(PLANS)}")
-        own = SamplingConfig(sampler_of(asked.sampler)) if asked.sampler != OF_MODEL else pipe.config_for(span)
+        default = pipe.config_for(span) if asked.sampler == OF_MODEL else SamplingConfig(sampler_of(asked.sampler))
         scale = limits.number(asked.guidance, limits.guidance, "guidance")
         config = replace(
-            own,
-            steps=steps if steps_of(own.sampler) is not None else None,  # type: ignore[arg-type]
-            guidance=Guidance(scale, Guidance.of(own.guidance).schedule) if scale else None,
+            default,
+            steps=steps if steps_of(default.sampler) is not None else None,  # type: ignore[arg-type]
+            guidance=Guidance(scale, Guidance.of(default.guidance).schedule) if scale else None,
             temperature=limits.number(asked.temperature, limits.temperature, "temperature"),
             seed=limits.whole(asked.seed, 2**31 - 1, "the seed", 0),
         )
