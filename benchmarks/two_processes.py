@@ -2,9 +2,9 @@
 
     python benchmarks/two_processes.py configs/emoji_t2i.yaml --steps 60 run.precision=fp32
 
-A training on its own has micro-batches of the config's size, the pair of twice that, so a process has the same work in
-both. In turns, `--repeats` times; samples a second are the medians of log lines after the first. Efficiency: samples a
-second of the pair over the sum of the two. It needs two free cores.
+The pair shares two micro-batches a step, so a process has the same work in both. In turns, `--repeats` times; samples a
+second are the medians of log lines after the second. Efficiency: samples a second of the pair over the sum of the two.
+It needs two free cores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-
-from mmprime.training.config import load_config
 
 
 def rate(folder: Path) -> float:
@@ -50,8 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("out/two_processes"))
-    options = parser.parse_args()
-    batch = load_config(options.config, options.overrides).train.batch
+    options = parser.parse_intermixed_args()
     never = ["train.validate_every=0", "train.samples_every=0", "train.save_every=0"]
     fixed = [f"train.steps={options.steps}", f"train.log_every={max(1, options.steps // 6)}", "run.threads=1", *never]
     given = [options.config, *options.overrides, *fixed]
@@ -60,7 +57,7 @@ def main() -> None:
         folders = [options.folder / f"alone_{n}" for n in range(2)]
         finish([train(folder, 1, given) for folder in folders], options.folder)
         pair = options.folder / "pair"
-        finish([train(pair, 2, [*given, f"train.batch={2 * batch}"])], options.folder)
+        finish([train(pair, 2, [*given, "train.accumulate=2"])], options.folder)
         alone, together = [rate(folder) for folder in folders], rate(pair)
         words = " + ".join(f"{value:.1f}" for value in alone)
         print(f"| {repeat} | {words} | {together:.1f} | {together / sum(alone):.3f} |", flush=True)
