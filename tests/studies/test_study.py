@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmprime.cli.study import main
 from mmprime.codecs import load_codec
 from mmprime.data.text import Document, load_documents, write_documents
 from mmprime.engine import sampler_of
@@ -65,6 +66,16 @@ def test_a_cell_is_trained_measured_and_not_run_again(study: Study) -> None:
         study.results, {cell.name: [Measure("nelbo image continuous nested", 1.5, 0.1, "nats/token", 4, 1, 0)]}
     )
     assert run_cell(study, cell)[0].value == 1.5
+
+
+def test_overrides_of_a_run_come_last_in_every_cell(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+    row = Measure("nelbo", 1.0, 0.1, "nats/token", 4, 1, 0)
+    monkeypatch.setattr("mmprime.studies.run.run_cell", lambda _, cell, __: seen.append(cell.overrides) or [row])
+    assert main(["run", str(tmp_path / "study.yaml"), "--only", "s1", "--set", "model.width=16", "--set", "a=b"]) == 0
+    assert [overrides[-2:] for overrides in seen] == [("model.width=16", "a=b")] * 3
 
 
 def test_the_table_averages_seeds_pairs_them_and_leaves_out_what_is_missing(study: Study) -> None:
