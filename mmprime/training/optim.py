@@ -61,8 +61,11 @@ def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> Muon:
 
 
 def muon_in_bfloat16(device: str) -> bool:
-    """Whether Muon orthogonalizes in bfloat16 on this type of device; a CPU may lack its products (slower by five)."""
-    abilities = torch.cpu.get_capabilities()
+    """Whether Muon orthogonalizes in bfloat16 on this type of device; a CPU may lack its products, and crawls then.
+
+    A torch that cannot tell is taken to have them.
+    """
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {"bf16": True}
     return device != "cpu" or any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
