@@ -57,7 +57,7 @@ def build_muon(matrices: list[nn.Parameter], config: TrainConfig) -> Muon:
 
     Its updates are scaled to the root mean square of AdamW's, so that one ``train.lr`` serves both.
     """
-    return Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Muon(matrices, config.lr, config.weight_decay)
 
 
 def muon_in_bfloat16(device: str) -> bool:
@@ -72,8 +72,12 @@ def muon_in_bfloat16(device: str) -> bool:
 class Muon(torch.optim.Muon):
     """torch's; where not `muon_in_bfloat16` it orthogonalizes in float32, matrices of one shape together.
 
-    Matrices that are shared out over processes (FSDP) stay with torch's.
+    Matrices that are shared out over processes (FSDP) stay with torch's. Momentum is Nesterov's, updates have AdamW's
+    size.
     """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -129,6 +129,7 @@ def test_a_caption_is_read_from_a_file(guest: Visitor, both: Both, tmp_path: Pat
     file = both[1].read_picture_file(tmp_path / "apple.png", OWN.model)
     best, _ = both[1].caption(file, 4, OWN)
     assert text.startswith(best[0][0])
+    assert "red" in text.splitlines()[0]
     assert "4 readings, 16 passes each" in text
 
 
